@@ -1,0 +1,144 @@
+# Every task of this project; `make help` lists them. CI (.ci/run) calls these targets and nothing else.
+# What a target needs it installs itself: Python packages into .venv, and, for the image tests and as root, Debian packages.
+# Nothing here names a package index: where pip looks is the user's own configuration.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PORT ?= 8080
+HOST ?= 127.0.0.1
+# What goes into an image: torch, or onnx for a small one without it.
+EXTRAS ?= torch
+IMAGE ?= wharf
+BASE_IMAGE ?= $(shell sed -n 's/^ARG BASE_IMAGE=//p' docker/cpu/Dockerfile)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' serving/__init__.py)
+REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# A stamp stands for a finished installation; one older than what it was made from is made again.
+STAMP := .venv/.stamp
+SOURCES := $(shell find serving -name '*.py' -o -name '*.toml' 2>/dev/null)
+
+##@ Use
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-zA-Z_\/%-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: serve
+serve: models-small ## Serve the small sample models on 127.0.0.1:8080 (PORT=... for another port); no torch
+	@echo "Serving $(CURDIR)/models on http://$(HOST):$(PORT). Try in another terminal:"
+	@echo "  curl http://$(HOST):$(PORT)/models"
+	@echo "  curl -H 'Content-Type: application/json' -d '{\"instances\": [[5.1, 3.5, 1.4, 0.2]]}' http://$(HOST):$(PORT)/models/iris_onnx/invoke"
+	@echo "Stop with Ctrl-C."
+	@WHARF_MODEL_ROOT="$(CURDIR)/models" WHARF_HOST=$(HOST) WHARF_PORT=$(PORT) exec $(BIN)/wharf serve
+
+.PHONY: install
+install: $(STAMP)-serve ## Install the product into .venv: .venv/bin/wharf; no torch
+
+.PHONY: models-small
+models-small: $(STAMP)-samples ## Build the three small sample models into ./models; no torch
+	@$(BIN)/python model_repo_templates/build.py --out models --set small
+
+.PHONY: models
+models: $(STAMP)-dev $(STAMP)-torch ## Build every sample model into ./models (ResNet-50 and BERT-base too); brings torch
+	@$(BIN)/python model_repo_templates/build.py --out models --set all
+
+##@ Develop
+.PHONY: install-dev
+install-dev: $(STAMP)-dev $(STAMP)-torch ## Install the product, torch, and all that the tests and checks need
+
+.PHONY: check
+check: $(STAMP)-dev ## Format, lint, types, floors, Dockerfiles, shell scripts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*/Dockerfile docker/standins/*.Dockerfile
+	$(BIN)/shellcheck .ci/run docker/entrypoint.sh $$(grep -lE '^#!.*bash' scripts/*)
+
+.PHONY: test
+test: install-dev models ## Run every test but those of the images
+	$(BIN)/python -m pytest -m "not image"
+
+.PHONY: cover
+cover: install-dev models ## Run the tests and hold the branch coverage of serving/ to its gate (pyproject.toml)
+	$(BIN)/python -m pytest -m "not image" --cov --cov-branch --cov-report=term-missing:skip-covered
+
+.PHONY: bench
+bench: install-dev models ## Run the benchmarks and print their ratios
+	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+.PHONY: lock
+lock: $(STAMP)-dev ## Resolve requirements/*.txt anew, with hashes
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lock
+
+##@ Images
+.PHONY: wheel
+wheel: dist/.stamp-wheel dist/wheels/.stamp-$(EXTRAS) ## Build the wheel of serving into dist/, and fetch torch's CPU wheel into dist/wheels/
+
+.PHONY: build/cpu
+build/cpu: wheel ## Build an image (EXTRAS=onnx for one without torch, BASE_IMAGE=... for another base)
+	scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	  --build-arg EXTRAS=$(EXTRAS) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+
+.PHONY: test-image/cpu
+test-image/cpu: $(STAMP)-dev ## Build an image and test it in a real Docker engine, started and stopped where there is none
+	$(BIN)/python -m pytest -m image tests/image --flavour $(@F)
+
+##@ Housekeeping
+.PHONY: clean
+clean: ## Remove what was built or installed here; stop and remove the private Docker engine
+	scripts/engine purge
+	rm -rf .venv dist build models *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# --- stamps -----------------------------------------------------------------------------------------------------------
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Wharf needs Python 3.11 or newer and" \
+	  "'$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true): name another one, as in 'make serve PYTHON=python3.12'." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module:" \
+	  "install it, on Debian and Ubuntu with 'apt-get install python3-venv'." >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+# $(1): lock file. The product itself is installed in place, so that an edited source is what runs.
+define install
+	@echo "Installing requirements/$(1).txt into .venv (the first time takes a minute)"
+	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/$(1).txt
+	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
+
+$(STAMP)-serve: requirements/serve.txt requirements/build.txt pyproject.toml | .venv/bin/python
+	$(call install,serve)
+
+$(STAMP)-samples: requirements/samples.txt requirements/build.txt pyproject.toml | .venv/bin/python
+	$(call install,samples)
+	@touch $(STAMP)-serve
+
+$(STAMP)-dev: requirements/dev.txt requirements/build.txt pyproject.toml | .venv/bin/python
+	$(call install,dev)
+	@touch $(STAMP)-serve $(STAMP)-samples
+
+# By itself and without its needs, which are locked: see requirements/torch-deps.in.
+$(STAMP)-torch: $(STAMP)-dev
+	@echo "Installing torch 2.13.0 into .venv"
+	@$(PIP) install --no-deps torch==2.13.0
+	@touch $@
+
+dist/.stamp-wheel: $(SOURCES) pyproject.toml requirements/build.txt | .venv/bin/python
+	@mkdir -p dist && rm -f dist/wharf_serving-*.whl
+	@$(PIP) install --require-hashes -r requirements/build.txt
+	@$(PIP) wheel --no-index --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build && touch $@ && ls dist/*.whl
+
+dist/wheels/.stamp-onnx:
+	@mkdir -p dist/wheels && touch $@
+
+dist/wheels/.stamp-torch: | .venv/bin/python
+	$(BIN)/python scripts/torch-wheel dist/wheels
+	@touch $@

@@ -1,0 +1,10 @@
+# Stand-in for the official slim Python image, for tests where no registry can be reached; made by scripts/standin-base.
+# What a product Dockerfile may rely on is the same in both: apt, /usr/local/bin/python3 (3.11) and its venv module.
+FROM scratch
+ADD root.tar /
+# Where the way out re-signs TLS, the host knows that authority and a fresh Debian does not.
+COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
+    PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
+RUN ln -s /usr/bin/python3 /usr/local/bin/python3
+CMD ["python3"]

@@ -1,0 +1,85 @@
+"""Build sample models into a model repository: one folder a model, ready to be served.
+
+Knows which templates there are and which file builds each; what a model is made of is the business of that file. A
+folder that was built by the same sources and libraries is left alone, and a new one appears whole or not at all. Called
+by `make serve` (the small set, no torch), `make models` and the tests.
+
+    python model_repo_templates/build.py --out models            # the small set
+    python model_repo_templates/build.py --out models --set all
+    python model_repo_templates/build.py --out models iris_onnx bert_base_torchscript
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import os
+import shutil
+import time
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SMALL = ("iris_onnx", "digits_onnx", "diabetes_onnx")
+# Template name: the file that builds it and its function there.
+TEMPLATES = {
+    "iris_onnx": ("iris", "build"),
+    "digits_onnx": ("digits", "build_onnx"),
+    "diabetes_onnx": ("diabetes", "build"),
+    "digits_torchscript": ("digits", "build_torchscript"),
+    **{f"{file}_{kind}": (file, f"build_{kind}")
+       for file in ("resnet50", "bert_base") for kind in ("torchscript", "export", "onnx")},
+}  # fmt: skip
+LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "torch", "transformers", "onnxscript")
+STAMP = ".built"
+
+
+def stamp_of(file: str) -> str:
+    """Return a digest of the sources and library versions that a template is made from."""
+    digest = hashlib.sha256()
+    for source in (HERE / f"{file}.py", HERE / "onnx_formats.py", HERE / "torch_formats.py"):
+        digest.update(source.read_bytes())
+    installed = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
+    digest.update(repr([(name, installed.get(name)) for name in LIBRARIES]).encode())
+    return digest.hexdigest()
+
+
+def build(name: str, out: Path) -> str:
+    """Build one template below `out` unless it is up to date; return a line that says what happened."""
+    file, function = TEMPLATES[name]
+    stamp, folder, began = stamp_of(file), out / name, time.monotonic()
+    stamp_file = folder / STAMP
+    if stamp_file.is_file() and stamp_file.read_text() == stamp:
+        return f"{name}: up to date"
+    unfinished = out / f".{name}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    getattr(importlib.import_module(file), function)(unfinished)
+    (unfinished / STAMP).write_text(stamp)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    size_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    return f"{name}: built in {time.monotonic() - began:.1f} s, {size_mb:.2f} MB"
+
+
+def main() -> None:
+    """Parse, build, print a line a template."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="the model repository to write to")
+    parser.add_argument("--set", choices=("small", "all"), default="small", help="small needs no torch")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"instead of a set: {', '.join(TEMPLATES)}")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(TEMPLATES)):
+        parser.error(f"no template {', '.join(unknown)}; there are {', '.join(TEMPLATES)}")
+    # Nothing is ever downloaded: transformers is told so before it is imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # The exporters warn of their own deprecations by the dozen; what they write is checked by the tests.
+    warnings.simplefilter("ignore")
+    for name in options.names or (SMALL if options.set == "small" else TEMPLATES):
+        print(build(name, options.out), flush=True)
+
+
+if __name__ == "__main__":
+    main()

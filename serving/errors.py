@@ -1,0 +1,139 @@
+"""The one tree of errors that callers can meet.
+
+Every leaf knows the HTTP status and the gRPC code that it becomes on the wire. Errors are raised deep and turned
+into a reply in one place (`http.replies`). Anything that is not a `ServingError` is a bug: a 500 with the traceback in
+the log and none on the wire. This room knows no transport and imports nothing of ours.
+
+A message names the thing, what was found, what was wanted and the next step.
+"""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """An error that a caller may see: `status` for HTTP, `grpc_code` for gRPC, both by class."""
+
+    status = 500
+    grpc_code = "INTERNAL"
+    retry_after_s: int | None = None
+
+    @property
+    def message(self) -> str:
+        """The text for the wire: one line, no traceback."""
+        return " ".join(str(self).split())
+
+
+class BadRequestError(ServingError):
+    """The request itself is wrong: body, header, name or url."""
+
+    status = 400
+    grpc_code = "INVALID_ARGUMENT"
+
+
+class InvalidArtifactError(BadRequestError):
+    """The artifact cannot be served, and would not be by trying again."""
+
+    grpc_code = "FAILED_PRECONDITION"
+
+
+class UnauthorizedError(ServingError):
+    """A management route was called without the admin token."""
+
+    status = 401
+    grpc_code = "UNAUTHENTICATED"
+
+
+class ModelNotFoundError(ServingError):
+    """No model of that name is loaded (platform) or in the repository (standalone)."""
+
+    status = 404
+    grpc_code = "NOT_FOUND"
+
+
+class RouteNotFoundError(ServingError):
+    """No such path."""
+
+    status = 404
+    grpc_code = "UNIMPLEMENTED"
+
+
+class MethodNotAllowedError(ServingError):
+    """The path exists, the method does not; `allow` lists the ones that do."""
+
+    status = 405
+    grpc_code = "UNIMPLEMENTED"
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class NotAcceptableError(ServingError):
+    """No codec writes what the Accept header asks for."""
+
+    status = 406
+    grpc_code = "INVALID_ARGUMENT"
+
+
+class ModelConflictError(ServingError):
+    """The model is loaded already."""
+
+    status = 409
+    grpc_code = "ALREADY_EXISTS"
+
+
+class PayloadTooLargeError(ServingError):
+    """The body is over the limit."""
+
+    status = 413
+    grpc_code = "RESOURCE_EXHAUSTED"
+
+
+class UnsupportedMediaTypeError(ServingError):
+    """No codec reads that Content-Type."""
+
+    status = 415
+    grpc_code = "INVALID_ARGUMENT"
+
+
+class ModelFailedError(ServingError):
+    """The model's own computation failed on this input."""
+
+    status = 424
+    grpc_code = "FAILED_PRECONDITION"
+
+
+class LoadFailedError(ServingError):
+    """A backend could not make the model ready, for a reason other than memory."""
+
+    status = 500
+    grpc_code = "INTERNAL"
+
+
+class UnavailableError(ServingError):
+    """Too busy or shutting down; the same request may succeed in `retry_after_s` seconds."""
+
+    status = 503
+    grpc_code = "UNAVAILABLE"
+    retry_after_s = 1
+
+
+class DeadlineExceededError(ServingError):
+    """A wait ran past its limit; the work may still be going on."""
+
+    status = 504
+    grpc_code = "DEADLINE_EXCEEDED"
+
+
+class InsufficientMemoryError(ServingError):
+    """A reservation does not fit the budget. The platform unloads something and tries again."""
+
+    status = 507
+    grpc_code = "RESOURCE_EXHAUSTED"
+
+
+class InsufficientDiskError(ServingError):
+    """An artifact does not fit the disk budget."""
+
+    status = 507
+    grpc_code = "RESOURCE_EXHAUSTED"

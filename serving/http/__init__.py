@@ -1,0 +1,1 @@
+"""How it is spoken: the SageMaker routes and the management routes."""

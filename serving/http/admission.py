@@ -1,0 +1,72 @@
+"""Who may come in: caps on requests in flight and on the memory of their bodies.
+
+Past a cap the answer is 503 at once, before the body is read, never a wait: the threads that are left over always
+answer /ping, the list and DELETE. Called by the routes that invoke; knows no model.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from serving.errors import PayloadTooLargeError, UnavailableError
+from serving.ledger import format_bytes
+
+
+class Admission:
+    """Counts requests and body bytes in flight against their caps."""
+
+    def __init__(self, max_in_flight: int, max_body_bytes: int, body_memory_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
+        self._max_in_flight = max_in_flight
+        # One body of the largest size must always get in, or it could never be served.
+        self._body_memory_bytes = max(body_memory_bytes, max_body_bytes)
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._body_bytes = 0
+        self._refused = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests admitted and not yet left."""
+        return self._in_flight
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of the bodies of those requests."""
+        return self._body_bytes
+
+    def enter(self, length: int | None) -> int:
+        """Admit a request with a body of `length` bytes and return what to `leave` with.
+
+        None is an unknown length and counts as the largest. Raises `PayloadTooLargeError` (413) or
+        `UnavailableError` (503).
+        """
+        if length is None:
+            length = self.max_body_bytes
+        elif length > self.max_body_bytes:
+            raise self.too_large(f"{length} bytes")
+        with self._lock:
+            if self._in_flight >= self._max_in_flight:
+                raise UnavailableError(
+                    f"{self._max_in_flight} requests are in flight, the limit (WHARF_MAX_IN_FLIGHT): try again."
+                )
+            if self._body_bytes + length > self._body_memory_bytes:
+                raise UnavailableError(
+                    f"Request bodies in flight hold {format_bytes(self._body_bytes)} of "
+                    f"{format_bytes(self._body_memory_bytes)} (WHARF_BODY_MEMORY): try again."
+                )
+            self._in_flight += 1
+            self._body_bytes += length
+        return length
+
+    def leave(self, length: int) -> None:
+        """Give back what `enter` returned."""
+        with self._lock:
+            self._in_flight -= 1
+            self._body_bytes -= length
+
+    def too_large(self, found: str) -> PayloadTooLargeError:
+        """Return the error for a body that is larger than allowed."""
+        return PayloadTooLargeError(
+            f"The body has {found} and at most {self.max_body_bytes} are taken (WHARF_MAX_BODY_BYTES): send less."
+        )

@@ -1,0 +1,126 @@
+"""The WSGI app: the hot routes by hand, everything else to Flask.
+
+Matches method and path, gives every request an id, turns errors into replies, writes one log line and one observation.
+Runs unchanged under Granian and gunicorn. What a route does is `sagemaker`'s and `admin`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import perf_counter
+
+from serving.contract import REQUEST_ID
+from serving.errors import BadRequestError, MethodNotAllowedError, UnavailableError
+from serving.http.admin import Guard
+from serving.http.replies import Environ, Reply, RequestIds, StartResponse, error_reply, send
+from serving.http.sagemaker import Call, SageMakerRoutes, check_name
+from serving.logs import AccessLog, about
+from serving.metrics import Metrics
+
+_INVOKE = "/invoke"
+_MODELS = "/models/"
+
+
+class App:
+    """A WSGI callable."""
+
+    def __init__(  # noqa: PLR0913  the composition root is the one caller
+        self,
+        routes: SageMakerRoutes,
+        cold: Callable[[Environ, StartResponse], Iterable[bytes]],
+        guard: Guard,
+        request_id: RequestIds,
+        metrics: Metrics,
+        access_log: AccessLog,
+        is_healthy: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._routes = routes
+        self._cold = cold
+        self._guard = guard
+        self._request_id = request_id
+        self._metrics = metrics
+        self._access_log = access_log
+        self._is_healthy = is_healthy
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        path = environ["PATH_INFO"]
+        if path == "/ping":
+            return self._ping(environ, start_response)
+        if path == "/invocations" or (path.endswith(_INVOKE) and path.startswith(_MODELS)):
+            return self._invoke(environ, path, start_response)
+        if path == "/models" and environ["REQUEST_METHOD"] == "GET":
+            return self._list(environ, start_response)
+        return self._cold(environ, start_response)
+
+    def flush(self) -> None:
+        """Write the access lines that are still pending."""
+        self._access_log.flush()
+
+    def _ping(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            reply = error_reply(_wrong_method(environ, "GET, HEAD"), "")
+        elif self._is_healthy():
+            reply = (200, [], b"")
+        else:
+            reply = error_reply(UnavailableError("The model of this endpoint is not loaded (yet): see the log."), "")
+        return send(reply, start_response)
+
+    def _list(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            self._guard.check(environ)
+            reply = self._routes.list_models(Call(environ))
+        except Exception as error:
+            reply = error_reply(error, self._request_id(environ))
+        return send(reply, start_response)
+
+    def _invoke(self, environ: Environ, path: str, start_response: StartResponse) -> Iterable[bytes]:
+        call = Call(environ)
+        request_id = self._request_id(environ)
+        token = about.set((request_id, path))
+        try:
+            reply = self._route(call, path)
+        except Exception as error:
+            reply = error_reply(error, request_id)
+        finally:
+            about.reset(token)
+        self._record(call, path, request_id, reply)
+        reply[1].append((REQUEST_ID, request_id))
+        return send(reply, start_response)
+
+    def _route(self, call: Call, path: str) -> Reply:
+        if call.environ["REQUEST_METHOD"] != "POST":
+            raise _wrong_method(call.environ, "POST")
+        if path == "/invocations":
+            return self._routes.invocations(call)
+        name = path[len(_MODELS) : -len(_INVOKE)]
+        if not name.isascii():
+            name = _decode_name(name)
+        return self._routes.invoke(call, name if name.isalnum() else check_name(name))
+
+    def _record(self, call: Call, path: str, request_id: str, reply: Reply) -> None:
+        environ = call.environ
+        total_s = perf_counter() - call.started
+        self._metrics.invocation(reply[0], total_s, call.model_s)
+        self._access_log.write(
+            reply[0],
+            environ["REQUEST_METHOD"],
+            path,
+            call.model,
+            environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL"),
+            environ.get("HTTP_X_AMZN_SAGEMAKER_INFERENCE_ID"),
+            request_id,
+            round(total_s * 1000, 3),
+        )
+
+
+def _decode_name(name: str) -> str:
+    try:
+        return name.encode("latin-1").decode()
+    except UnicodeError:
+        raise BadRequestError(f"Model name {ascii(name[:80])} is not UTF-8.") from None
+
+
+def _wrong_method(environ: Environ, allow: str) -> MethodNotAllowedError:
+    method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+    return MethodNotAllowedError(f"{ascii(path[:80])} does not take {ascii(method[:20])}: use {allow}.", allow)

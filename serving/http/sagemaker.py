@@ -1,0 +1,187 @@
+"""The SageMaker routes that must be fast or must never wait: ping, list, invoke, invocations.
+
+The path decides the model; the Target-Model header is only logged there, and chooses the model on /invocations.
+Decoding is the codecs' business, readiness the manager's. Called by `app`, which has taken the path apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from urllib.parse import parse_qs
+
+import orjson
+
+from serving.codecs.media import decode, encode
+from serving.contract import (
+    CUSTOM_ATTRIBUTES,
+    CUSTOM_ATTRIBUTES_MAX_CHARS,
+    MODEL_COMPONENT_MAX_BYTES,
+    MODEL_NAME_MAX_CHARS,
+    MODEL_NAME_PATTERN,
+    PAGE_LIMIT_DEFAULT,
+    PAGE_LIMIT_MAX,
+)
+from serving.cores import CoreBudget
+from serving.errors import BadRequestError, InsufficientMemoryError, ModelNotFoundError
+from serving.http.admission import Admission
+from serving.http.replies import JSON, Environ, Reply
+from serving.manager import ModelManager
+
+
+@dataclass(slots=True)
+class Call:
+    """What one request is about, gathered on its way for its log line and its observation."""
+
+    environ: Environ
+    model: str = ""
+    model_s: float = 0.0
+    started: float = field(default_factory=perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeSettings:
+    """What invocations need of the settings."""
+
+    request_timeout_s: float
+    default_accept: str
+
+
+def check_name(name: str) -> str:
+    """Return `name` when it is legal as a file's (or a relative path's) name.
+
+    Raise `BadRequestError` that says why not.
+    """
+    if not name or len(name) > MODEL_NAME_MAX_CHARS or not MODEL_NAME_PATTERN.fullmatch(name):
+        raise BadRequestError(
+            f"Model name {ascii(name[:80])} is not legal: it wants 1 to {MODEL_NAME_MAX_CHARS} printable characters."
+        )
+    for part in name.split("/"):
+        if part in ("", ".", "..") or len(part.encode()) > MODEL_COMPONENT_MAX_BYTES:
+            raise BadRequestError(
+                f"Model name {ascii(name[:80])} is not legal: parts between slashes are 1 to "
+                f"{MODEL_COMPONENT_MAX_BYTES} bytes and neither '.' nor '..'."
+            )
+    return name
+
+
+class SageMakerRoutes:
+    """The hot half of the contract."""
+
+    def __init__(
+        self,
+        manager: ModelManager,
+        cores: CoreBudget,
+        admission: Admission,
+        settings: InvokeSettings,
+        default_model: Callable[[], str],
+    ) -> None:
+        self._manager = manager
+        self._cores = cores
+        self._admission = admission
+        self._settings = settings
+        self._default_model = default_model
+
+    def list_models(self, call: Call) -> Reply:
+        """`GET /models`: a page of what is loaded, from memory alone."""
+        query = parse_qs(
+            call.environ.get("QUERY_STRING", ""), keep_blank_values=True, encoding="utf-8", errors="replace"
+        )
+        limit = _limit(query.get("limit", [""])[0])
+        after = _read_token(query.get("next_page_token", [""])[0])
+        rest = [each for each in self._manager.loaded() if after is None or each[0] > after]
+        page = rest[:limit]
+        answer: dict[str, object] = {"models": [{"modelName": name, "modelUrl": url} for name, url in page]}
+        if len(rest) > limit:
+            answer["nextPageToken"] = base64.urlsafe_b64encode(page[-1][0].encode()).decode()
+        return 200, [JSON], orjson.dumps(answer)
+
+    def invocations(self, call: Call) -> Reply:
+        """`POST /invocations`: the Target-Model header chooses, else the default model."""
+        target = call.environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL")
+        return self.invoke(call, check_name(_utf8(target)) if target else self._default_model())
+
+    def invoke(self, call: Call, name: str) -> Reply:
+        """`POST /models/{name}/invoke`: body to tensors, run, tensors to body."""
+        call.model = name
+        environ = call.environ
+        admitted_bytes = self._admission.enter(_content_length(environ))
+        try:
+            body = self._read_body(environ)
+            accept = environ.get("HTTP_ACCEPT")
+            if not accept or accept == "*/*":
+                accept = self._settings.default_accept
+            with self._manager.ready(name) as resident:
+                model = resident.model
+                decoded = decode(body, environ.get("CONTENT_TYPE"), model.signature)
+                with self._cores.lease(model.threads, self._settings.request_timeout_s):
+                    started = perf_counter()
+                    outputs = model.run(decoded.tensors)
+                    call.model_s = perf_counter() - started
+                answer, content_type = encode(outputs, accept, decoded.form)
+        except MemoryError:
+            raise InsufficientMemoryError(
+                f"Model '{name}' ran out of memory on this request: send less at once."
+            ) from None
+        finally:
+            self._admission.leave(admitted_bytes)
+        headers = [("Content-Type", content_type)]
+        attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES")
+        if attributes:
+            headers.append((CUSTOM_ATTRIBUTES, attributes[:CUSTOM_ATTRIBUTES_MAX_CHARS]))
+        return 200, headers, answer
+
+    def _read_body(self, environ: Environ) -> bytes:
+        length = environ.get("CONTENT_LENGTH")
+        if length:
+            body: bytes = environ["wsgi.input"].read(int(length))
+            if len(body) != int(length):
+                raise BadRequestError(f"The body ended after {len(body)} of {length} bytes: send all of it.")
+            return body
+        if not environ.get("wsgi.input_terminated"):
+            return b""
+        # Chunked: read one byte past the limit to know.
+        body = environ["wsgi.input"].read(self._admission.max_body_bytes + 1)
+        if len(body) > self._admission.max_body_bytes:
+            raise self._admission.too_large(f"over {self._admission.max_body_bytes} bytes")
+        return body
+
+
+def _content_length(environ: Environ) -> int | None:
+    """Return the declared length; None for a chunked body, 0 for none."""
+    text = environ.get("CONTENT_LENGTH")
+    if not text:
+        return None if "HTTP_TRANSFER_ENCODING" in environ else 0
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequestError(f"Content-Length {ascii(text[:40])} is not a number of bytes.")
+    return int(text)
+
+
+def _utf8(header: str) -> str:
+    """WSGI hands bytes over as latin-1; names are UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        raise ModelNotFoundError(f"Model {ascii(header[:80])} is not UTF-8: no model has such a name.") from None
+
+
+def _limit(text: str) -> int:
+    if not text:
+        return PAGE_LIMIT_DEFAULT
+    if not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
+        raise BadRequestError(f"Query 'limit' is {ascii(text[:40])} and wants a number from 1 to {PAGE_LIMIT_MAX}.")
+    return min(int(text[:9]), PAGE_LIMIT_MAX)
+
+
+def _read_token(text: str) -> str | None:
+    if not text:
+        return None
+    try:
+        return base64.urlsafe_b64decode(text.encode("ascii")).decode()
+    except (UnicodeError, binascii.Error):
+        raise BadRequestError(
+            f"Query 'next_page_token' is {ascii(text[:40])}: send back the nextPageToken of the page before, unchanged."
+        ) from None

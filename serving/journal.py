@@ -1,0 +1,66 @@
+"""What was loaded, on disk, so that a killed server process comes back with it.
+
+The platform believes a model to be loaded until it unloads it; a server that restarts empty would answer 404. The
+master makes one journal per life and deletes it at its end, so a restarted container starts empty, as the platform
+expects. Only READY models stand in it: a model whose load killed the process is not tried again. Called by `manager`
+under its lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+log = logging.getLogger("wharf.journal")
+
+
+class Journal:
+    """Names and urls of the loaded models in one small JSON file; without a path it forgets everything."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, str]:
+        """Return url by name; empty for a missing or damaged file (which is logged)."""
+        if self._path is None:
+            return {}
+        try:
+            entries = json.loads(self._path.read_text() or "{}")
+            return {str(name): str(url) for name, url in entries.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError) as error:
+            log.warning("event=journal_unreadable error=%r", str(error))
+            return {}
+
+    def write(self, urls: Mapping[str, str]) -> None:
+        """Replace the contents atomically; a failure is logged, never raised: serving goes on."""
+        if self._path is None:
+            return
+        part = self._path.with_suffix(".part")
+        try:
+            part.write_text(json.dumps(dict(urls)))
+            part.replace(self._path)
+        except OSError as error:
+            log.warning("event=journal_unwritable error=%r", str(error))
+
+
+def make_journal_path(cache_dir: Path) -> Path | None:
+    """Create an empty journal for a new master and return its path; None where nothing is writable.
+
+    Under a read-only root file system /dev/shm is still a tmpfs.
+    """
+    for folder in (cache_dir, Path(tempfile.gettempdir()), Path("/dev/shm")):  # noqa: S108  mkstemp is safe there
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle, name = tempfile.mkstemp(prefix="wharf-journal-", suffix=".json", dir=folder)
+        except OSError:
+            continue
+        os.close(handle)
+        return Path(name)
+    log.warning("event=no_journal reason='no writable folder' hint='set WHARF_CACHE_DIR to one'")
+    return None

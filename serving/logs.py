@@ -1,0 +1,114 @@
+"""How a log line looks, and who it is about.
+
+One line an event, `key=value` text or one JSON object by setting. `about` carries the request id and the model of the
+present request into every line that is written while it runs, whatever room writes it. Access lines are gathered and
+written ten times a second by one thread, so that a request never waits for a slow pipe nor gives up the interpreter
+for a write.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from contextvars import ContextVar
+
+about: ContextVar[tuple[str, str]] = ContextVar("about", default=("", ""))
+
+# Lines wait at most this long; short enough to read along, long enough to write many in one system call.
+_FLUSH_INTERVAL_S = 0.1
+# Past this many unwritten lines (a reader that hangs) the oldest go: memory matters more than a log.
+_MAX_PENDING = 100_000
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, *, is_json: bool) -> None:
+        super().__init__()
+        self._is_json = is_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        request_id, model = about.get()
+        fields = {
+            "time": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "room": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id:
+            fields |= {"request_id": request_id, "about_model": model}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return write_line(fields, is_json=self._is_json)
+
+
+def write_line(fields: dict[str, str], *, is_json: bool) -> str:
+    """Write fields as one line; the message of a text line is `key=value` already and stands unquoted."""
+    if is_json:
+        return json.dumps(fields)
+    shown = (value if key == "message" else f"{key}={_quoted(value)}" for key, value in fields.items())
+    return " ".join(shown)
+
+
+def _quoted(value: str) -> str:
+    return value if value and value.isprintable() and " " not in value and '"' not in value else json.dumps(value)
+
+
+def _timestamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
+
+
+def configure(level: str, log_format: str) -> None:
+    """Send every logger's lines to standard error in our form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(is_json=log_format == "json"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+class AccessLog:
+    """One line for each request, gathered and written by a thread of its own."""
+
+    def __init__(self, which: str, log_format: str, fd: int = 2) -> None:
+        self._least_status = {"all": 0, "errors": 400, "off": 1000}[which]
+        self._is_json = log_format == "json"
+        self._fd = fd
+        self._pending: deque[tuple[float, tuple[object, ...]]] = deque(maxlen=_MAX_PENDING)
+        if which != "off":
+            threading.Thread(target=self._run, name="access-log", daemon=True).start()
+            atexit.register(self.flush)
+
+    def write(self, status: int, *values: object) -> None:
+        """Take one request: its status and what `_FIELDS` lists after it."""
+        if status >= self._least_status:
+            self._pending.append((time.time(), (status, *values)))
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        lines = []
+        while self._pending:
+            lines.append(self._line(*self._pending.popleft()))
+        data = "".join(lines).encode()
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:  # a closed pipe takes no log; serving goes on
+            return
+
+    def _line(self, seconds: float, values: tuple[object, ...]) -> str:
+        fields = {"time": _timestamp(seconds), "level": "info", "room": "wharf.access", "event": "request"}
+        fields |= {key: str(value) for key, value in zip(_FIELDS, values, strict=True) if value not in (None, "")}
+        return write_line(fields, is_json=self._is_json) + "\n"
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_FLUSH_INTERVAL_S)
+            self.flush()
+
+
+_FIELDS = ("status", "method", "path", "model", "target_model", "inference_id", "request_id", "milliseconds")

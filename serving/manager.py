@@ -1,0 +1,421 @@
+"""What is loaded: the one owner of residency.
+
+Callers say `with manager.ready(name) as resident:` and never see a state. Deciding is left to pure rooms (`lifecycle`,
+`ledger`, `eviction`); acting happens here and in `room`. Slow work (unpacking, loading, draining, unloading, measuring)
+never holds the lock: the state is marked under it, the work is done outside, the result is committed under it.
+
+Two modes, one engine. Platform: models come by `load`, go by `unload`, nothing is evicted, what does not fit is 507 at
+once. Standalone: a model is also loaded by its first request, and the least recently used idle models make room.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from serving import memory
+from serving.backends.base import Backend, Footprint, LoadedModel
+from serving.errors import (
+    DeadlineExceededError,
+    LoadFailedError,
+    ModelConflictError,
+    ModelNotFoundError,
+    ServingError,
+    UnavailableError,
+)
+from serving.journal import Journal
+from serving.ledger import Ledger
+from serving.lifecycle import Event, State
+from serving.metrics import Gauges, Metrics
+from serving.repository.source import ModelSource
+from serving.residents import Resident, Residents
+from serving.room import OnEvict, Room
+
+log = logging.getLogger("wharf.manager")
+
+# A drain that outlived its limit goes on in the background; a day is longer than any request.
+_FOREVER_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Waits in seconds, and loads at once."""
+
+    request_timeout_s: float = 60.0
+    load_timeout_s: float = 360.0
+    drain_timeout_s: float = 300.0
+    load_concurrency: int = 4
+
+
+class Lease:
+    """`with` it and the model is ready, and stays so until the end of the block."""
+
+    __slots__ = ("_manager", "_name", "_resident")
+
+    def __init__(self, manager: ModelManager, name: str) -> None:
+        self._manager = manager
+        self._name = name
+
+    def __enter__(self) -> Resident:
+        self._resident = self._manager._acquire(self._name)
+        return self._resident
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager._release(self._resident)
+
+
+class ModelManager:
+    """Loads, shares, evicts and unloads models by accounting."""
+
+    def __init__(  # noqa: PLR0913  the composition root is the one caller
+        self,
+        source: ModelSource,
+        backends: Mapping[str, Backend],
+        ledger: Ledger,
+        metrics: Metrics,
+        *,
+        is_platform: bool,
+        limits: Limits | None = None,
+        journal: Journal | None = None,
+        on_evict: OnEvict | None = None,
+    ) -> None:
+        self._source = source
+        self._backends = backends
+        self._ledger = ledger
+        self._metrics = metrics
+        self._is_platform = is_platform
+        self._limits = limits or Limits()
+        self._journal = journal or Journal(None)
+        self._residents = Residents()
+        self._lock = self._residents.lock
+        self._by_name = self._residents.by_name
+        self._room = Room(
+            self._residents, ledger, metrics, self._finish_unload, may_evict=not is_platform, on_evict=on_evict
+        )
+        self._load_slots = threading.BoundedSemaphore(self._limits.load_concurrency)
+        self._journal_lock = threading.Lock()
+        self._prepare_lock = threading.Lock()
+        self._urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
+        self._aliases: dict[str, str] = {}  # names as asked for -> names of the repository
+
+    # ---- what callers ask -------------------------------------------------------------------------------------------
+
+    def ready(self, name: str) -> Lease:
+        """Hold `name` ready for the length of a `with`.
+
+        Raises `ModelNotFoundError`, what its load raises, or `UnavailableError` when it is not ready in time.
+        """
+        return Lease(self, name)
+
+    def load(self, name: str, url: str) -> None:
+        """Load `name` from `url` and return when it is ready.
+
+        A second load of a name that is loading joins it: `ModelConflictError` after success, the same error after
+        failure.
+        """
+        self._source.check(url)
+        deadline = time.monotonic() + self._limits.load_timeout_s
+        with self._lock:
+            while (resident := self._by_name.get(name)) is not None:
+                if resident.state is State.LOADING:
+                    self._join(resident, DeadlineExceededError(f"Model '{name}' is still loading."), deadline)
+                if resident.state is State.READY:
+                    raise ModelConflictError(
+                        f"Model '{name}' is loaded from '{resident.url}' already: unload it first."
+                    )
+                self._residents.wait(deadline, DeadlineExceededError(f"Model '{name}' is still being unloaded."))
+            self._refuse_when_closing()
+            resident = self._by_name[name] = Resident(name, url)
+            resident.is_claimed = True
+            self._urls[name] = url
+        self._load(resident)
+
+    def unload(self, name: str) -> None:
+        """Unload `name`: no new requests, drain, let go, give the memory back; return when it is free for others.
+
+        Raises `ModelNotFoundError` for a name that is not loaded, `UnavailableError` when the drain takes too long;
+        then the unload goes on by itself.
+        """
+        deadline = time.monotonic() + self._limits.load_timeout_s
+        with self._lock:
+            while (resident := self._by_name.get(name)) is not None and resident.state is not State.READY:
+                if not resident.is_visible:
+                    raise self._unknown(name)
+                self._residents.wait(deadline, UnavailableError(f"Model '{name}' is still being restored: try again."))
+            if resident is None:
+                raise self._unknown(name)
+            self._residents.move(resident, Event.UNLOAD)
+            self._urls.pop(name, None)
+        self._finish_unload(resident)
+
+    def loaded(self) -> list[tuple[str, str]]:
+        """Return (name, url) of every loaded model, sorted by name. Never waits for a load, an unload or a run."""
+        with self._lock:
+            return sorted((each.name, each.url) for each in self._by_name.values() if each.is_visible)
+
+    def url_of(self, name: str) -> str:
+        """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""
+        with self._lock:
+            resident = self._by_name.get(name)
+            if resident is None or not resident.is_visible:
+                raise self._unknown(name)
+            return resident.url
+
+    def restore(self) -> None:
+        """Take back what the journal lists: listed at once, loaded in the background, sooner when a request asks."""
+        restored = [Resident(name, url, is_listed=True) for name, url in self._journal.read().items()]
+        with self._lock:
+            self._by_name.update((each.name, each) for each in restored)
+            self._urls.update((each.name, each.url) for each in restored)
+        if restored:
+            log.info("event=restoring models=%d", len(restored))
+            threading.Thread(target=self._restore, args=(restored,), name="restore", daemon=True).start()
+
+    def close(self, timeout_s: float) -> bool:
+        """Refuse new work, drain and unload everything within `timeout_s`; return whether all of it ended."""
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            self._room.is_closed = True
+            ready = [each for each in self._by_name.values() if each.state is State.READY]
+            for resident in ready:
+                self._residents.move(resident, Event.UNLOAD)
+        is_clean = True
+        for resident in ready:
+            try:
+                self._finish_unload(resident, max(0.0, deadline - time.monotonic()))
+            except UnavailableError:
+                is_clean = False
+        return is_clean
+
+    def gauges(self) -> Gauges:
+        """Return what `/metrics` shows of the present."""
+        with self._lock:
+            residents = list(self._by_name.values())
+            scalars = {
+                "LoadedModelCount": ("Models loaded", float(sum(each.state is State.READY for each in residents))),
+                "MemoryBudgetBytes": ("Memory that models may hold", float(self._ledger.budget_bytes)),
+                "MemoryReservedBytes": ("Memory reserved by models", float(self._ledger.used_bytes)),
+                "LoadQueue": ("Loads that wait for room", float(self._room.queue)),
+            }
+            return Gauges(scalars, dict(self._ledger.reservations), {each.name: each.in_flight for each in residents})
+
+    # ---- one request ------------------------------------------------------------------------------------------------
+
+    def _acquire(self, name: str) -> Resident:
+        with self._lock:
+            resident = self._by_name.get(name) or self._by_name.get(self._aliases.get(name, name))
+            if resident is not None and resident.state is State.READY:
+                resident.in_flight += 1
+                return resident
+        return self._acquire_slowly(name)
+
+    def _release(self, resident: Resident) -> None:
+        with self._lock:
+            resident.in_flight -= 1
+            self._residents.touch(resident)
+            self._residents.wake()
+
+    def _acquire_slowly(self, asked: str) -> Resident:
+        """Join, start or wait for a model that is not READY, and take it."""
+        started = time.monotonic()
+        deadline = started + self._limits.request_timeout_s
+        name, url = self._find(asked)
+        while (resident := self._claim(name, url, deadline)) is None:
+            pass
+        self._metrics.count("ModelCacheMiss")
+        self._metrics.observe("ModelLoadingWaitTime", time.monotonic() - started)
+        return resident
+
+    def _find(self, asked: str) -> tuple[str, str | None]:
+        """Return the name of the repository for a name as asked, and its url where a request may load it."""
+        with self._lock:
+            if asked in self._by_name or self._is_platform:
+                return asked, self._urls.get(asked)
+            if asked in self._urls:
+                return asked, self._urls[asked]
+        name, url = self._source.find(asked)
+        self._aliases[asked] = name
+        return name, url
+
+    def _claim(self, name: str, url: str | None, deadline: float) -> Resident | None:
+        """Take `name` when it is ready; None means: it changed meanwhile, ask again.
+
+        1. Nobody there: standalone begins to load it, platform says 404. 2. READY: take it. 3. UNLOADING: 404 or wait.
+        4. LOADING and claimed: join. 5. LOADING, unclaimed (new, or restored): this very thread loads it.
+        """
+        with self._lock:
+            resident = self._by_name.get(name)
+            if resident is None:  # (1)
+                if self._is_platform or url is None:
+                    raise self._unknown(name)
+                self._refuse_when_closing()
+                resident = self._by_name[name] = Resident(name, url)
+            if resident.state is State.UNLOADING:  # (3)
+                if self._is_platform:
+                    raise self._unknown(name)
+                self._residents.wait(deadline, UnavailableError(f"Model '{name}' is being unloaded: try again."))
+                return None
+            resident.in_flight += 1
+            if resident.state is State.READY:  # (2)
+                return resident
+            if resident.is_claimed:  # (4)
+                try:
+                    self._join(resident, UnavailableError(f"Model '{name}' is still loading: try again."), deadline)
+                except ServingError:
+                    resident.in_flight -= 1
+                    raise
+                return resident
+            resident.is_claimed = True
+        self._load(resident)  # (5)
+        return resident
+
+    def _join(self, resident: Resident, too_late: ServingError, deadline: float) -> None:
+        """Wait, under the lock, for the end of a load that another thread runs; raise what it raised."""
+        while resident.state is State.LOADING:
+            self._residents.wait(deadline, too_late)
+        if resident.error is not None:
+            raise resident.error
+
+    # ---- loading ----------------------------------------------------------------------------------------------------
+
+    def _load(self, resident: Resident) -> None:
+        started = time.monotonic()
+        try:
+            with self._load_slots:
+                model, footprint, measured_bytes = self._bring_in(resident)
+        except BaseException as error:
+            raise self._fail(resident, error) from error
+        resident_bytes = measured_bytes or footprint.resident_bytes
+        with self._lock:
+            self._ledger.correct(resident.name, resident_bytes)
+            resident.model = model
+            self._residents.touch(resident)
+            self._residents.move(resident, Event.LOADED)
+        seconds = time.monotonic() - started
+        self._metrics.observe("ModelLoadingTime", seconds)
+        log.info(
+            "event=loaded model=%s seconds=%.3f bytes=%d predicted_bytes=%d",
+            *(resident.name, seconds, resident_bytes, footprint.resident_bytes),
+        )
+        self._room.settle(resident)
+        self._save()
+
+    def _bring_in(self, resident: Resident) -> tuple[LoadedModel, Footprint, int | None]:
+        """Unpack, reserve, load; return the model, what was predicted and the bytes by which memory grew.
+
+        The growth is None when another load or unload ran meanwhile: it would be theirs as well.
+        """
+        started = time.monotonic()
+        artifact = resident.artifact = self._source.open(resident.name, resident.url)
+        self._metrics.observe("ModelDownloadingTime", time.monotonic() - started)
+        backend = self._backends[artifact.spec.format]
+        footprint = backend.footprint(artifact.spec)
+        self._ledger.check_possible(resident.name, footprint.peak_bytes)
+        self._prepare(backend)
+        self._room.reserve(resident, footprint.peak_bytes, self._limits.request_timeout_s)
+        move = self._residents.begin_move()
+        try:
+            before_bytes = memory.resident_bytes()
+            model = backend.load(artifact.spec)
+            memory.trim()
+            grown_bytes = memory.resident_bytes() - before_bytes
+            return model, footprint, grown_bytes if self._residents.stood_still(move) and grown_bytes > 0 else None
+        finally:
+            self._residents.end_move()
+
+    def _prepare(self, backend: Backend) -> None:
+        """Import the runtime once, before anything is measured: it is the server's memory, not the first model's."""
+        with self._prepare_lock:
+            before_bytes = memory.resident_bytes()
+            if backend.prepare():
+                with self._lock:
+                    self._ledger.runtime_grew(memory.resident_bytes() - before_bytes)
+
+    def _fail(self, resident: Resident, error: BaseException) -> ServingError:
+        """Leave nothing behind: no name, no reservation, no hold on files; waiters get the same error."""
+        if not isinstance(error, ServingError):
+            log.error("event=load_crashed model=%s", resident.name, exc_info=error)
+            error = LoadFailedError(f"Model '{resident.name}' failed to load: {type(error).__name__}; see the log.")
+        log.warning("event=load_failed model=%s status=%d error=%r", resident.name, error.status, error.message)
+        self._metrics.count("LoadFailures")
+        if resident.artifact is not None:
+            resident.artifact.release()
+        memory.give_back()
+        with self._lock:
+            self._ledger.release(resident.name)
+            self._urls.pop(resident.name, None)
+            resident.error = error
+            self._residents.move(resident, Event.LOAD_FAILED)
+        if resident.is_listed:
+            self._save()
+        return error
+
+    def _restore(self, restored: list[Resident]) -> None:
+        for resident in restored:
+            with self._lock:
+                is_mine, resident.is_claimed = not resident.is_claimed, True
+            if is_mine:
+                try:
+                    self._load(resident)
+                except ServingError:
+                    log.error("event=not_restored model=%s url=%s", resident.name, resident.url)
+
+    # ---- unloading --------------------------------------------------------------------------------------------------
+
+    def _finish_unload(self, resident: Resident, timeout_s: float | None = None) -> None:
+        """Drain, let go, give back, release. A drain past its limit goes on in a thread of its own and raises."""
+        started = time.monotonic()
+        timeout_s = self._limits.drain_timeout_s if timeout_s is None else timeout_s
+        self._save()
+        with self._lock:
+            try:
+                while resident.in_flight:
+                    self._residents.wait(started + timeout_s, _still_busy(resident, timeout_s))
+            except UnavailableError:
+                threading.Thread(target=self._finish_unload, args=(resident, _FOREVER_S), daemon=True).start()
+                raise
+        self._let_go(resident)
+        seconds = time.monotonic() - started
+        self._metrics.observe("ModelUnloadingTime", seconds)
+        log.info("event=unloaded model=%s seconds=%.3f", resident.name, seconds)
+
+    def _let_go(self, resident: Resident) -> None:
+        self._residents.begin_move()
+        try:
+            resident.model.close()
+        finally:
+            del resident.model
+            if resident.artifact is not None:
+                resident.artifact.release()
+            memory.give_back()
+            self._residents.end_move()
+            with self._lock:
+                self._ledger.release(resident.name)
+                self._residents.move(resident, Event.UNLOADED)
+
+    # ---- small print ------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        with self._journal_lock:
+            self._journal.write(dict(self.loaded()))
+
+    def _refuse_when_closing(self) -> None:
+        if self._room.is_closed:
+            raise UnavailableError("The server is shutting down: send the request to another one.")
+
+    def _unknown(self, name: str) -> ModelNotFoundError:
+        hint = "load it with POST /models" if self._is_platform else "GET /repository lists what there is"
+        return ModelNotFoundError(f"Model '{name}' is not loaded: {hint}.")
+
+
+def _still_busy(resident: Resident, timeout_s: float) -> UnavailableError:
+    return UnavailableError(
+        f"Model '{resident.name}' still has {resident.in_flight} requests in flight after {timeout_s:g} s: "
+        "it is unloaded when they end."
+    )

@@ -1,0 +1,155 @@
+"""Reads Triton's `config.pbtxt` with the vendor's own schema, and says what of it is not acted on.
+
+The schema comes with tritonclient; its module is loaded by its file, because the package around it wants grpc. Of the
+configuration, backend or platform, max_batch_size, input, output and default_model_filename are used (`name` is Triton's own
+check on the folder; here the caller names the model). Fields that change what a model means are refused by name; others that
+this version does not act on are warned about, once a model. `layouts` calls it, only where there is such a file.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from serving.errors import InvalidArtifactError
+from serving.repository.model_config import ModelConfig, checked_specs
+from serving.tensors import DTYPES, TensorSpec
+
+_log = logging.getLogger(__name__)
+
+# Triton's `platform`, or its `backend`; None leaves torch's two formats to the file.
+_FORMATS = {
+    "onnxruntime_onnx": "onnx",
+    "onnxruntime": "onnx",
+    "pytorch_libtorch": "torchscript",
+    "pytorch": None,
+    "torch_aoti": "torch_export",
+}
+
+_USED = frozenset(
+    ("name", "platform", "backend", "max_batch_size", "input", "output", "default_model_filename")
+)
+
+_REFUSED = {
+    "ensemble_scheduling": "it is an ensemble of other models; serve them one by one",
+    "sequence_batching": "it keeps state between requests, which this version cannot",
+    "batch_input": "its inputs are made by Triton's batcher",
+    "batch_output": "its outputs are split by Triton's batcher",
+    "model_operations": "it needs libraries of custom operators",
+    "model_repository_agents": "it wants an agent to check or change the model's files",
+}
+
+_REFUSED_TENSOR = {
+    "reshape": "give the shape that the model itself takes",
+    "is_shape_tensor": "that is TensorRT's",
+    "is_non_linear_format_io": "that is TensorRT's",
+}
+
+_USED_TENSOR = frozenset(("name", "data_type", "dims"))
+
+
+def read_config_pbtxt(model: str, file: Path) -> ModelConfig:
+    """Read `file`, the configuration of `model`.
+
+    Raises `InvalidArtifactError` for what cannot be parsed, is refused, or when tritonclient is not installed.
+    """
+    config = _parse(file)
+    _check_fields(model, config)
+    specs = {
+        key: checked_specs((_spec(each, config.max_batch_size) for each in tensors), f"config.pbtxt {kind}")
+        for key, kind, tensors in (("inputs", "input", config.input), ("outputs", "output", config.output))
+        if tensors
+    }
+    return ModelConfig(format=_format(config), file=config.default_model_filename or None, **specs)
+
+
+def _parse(file: Path) -> Any:
+    schema, text_format = _schema()
+    try:
+        return text_format.Parse(file.read_text("utf-8"), schema.ModelConfig())
+    except (OSError, ValueError, RecursionError, text_format.ParseError) as error:
+        raise InvalidArtifactError(f"config.pbtxt cannot be parsed ({error}): correct it.") from error
+
+
+@functools.cache
+def _schema() -> tuple[ModuleType, ModuleType]:
+    spec = importlib.util.find_spec("tritonclient")
+    try:
+        from google.protobuf import text_format
+
+        if spec is None or not spec.submodule_search_locations:
+            raise ImportError("tritonclient")
+        file = Path(spec.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+        loader = importlib.util.spec_from_file_location("tritonclient_model_config_pb2", file)
+        if loader is None or loader.loader is None:
+            raise ImportError(str(file))
+        schema = importlib.util.module_from_spec(loader)
+        loader.loader.exec_module(schema)
+    except (ImportError, OSError) as error:
+        raise InvalidArtifactError(
+            "config.pbtxt is read with Triton's own schema, which is not installed: "
+            "`pip install wharf-serving[triton]` or write a wharf.toml."
+        ) from error
+    return schema, text_format
+
+
+def _check_fields(model: str, config: Any) -> None:
+    fields = [field.name for field, _ in config.ListFields()]
+    for name in fields:
+        if name in _REFUSED:
+            raise InvalidArtifactError(f"config.pbtxt of '{model}' sets {name}: {_REFUSED[name]}.")
+    if config.model_transaction_policy.decoupled:
+        raise InvalidArtifactError(
+            f"config.pbtxt of '{model}' sets decoupled: this version gives one answer to one request."
+        )
+    for tensor in (*config.input, *config.output):
+        fields += _check_tensor(model, tensor)
+    idle = sorted(set(fields) - _USED - {"model_transaction_policy"})
+    if idle:
+        _warn(model, ", ".join(idle))
+
+
+def _check_tensor(model: str, tensor: Any) -> list[str]:
+    names = [field.name for field, _ in tensor.ListFields()]
+    for name in names:
+        if name in _REFUSED_TENSOR:
+            raise InvalidArtifactError(
+                f"config.pbtxt of '{model}' sets {name} for '{tensor.name}': {_REFUSED_TENSOR[name]}."
+            )
+    kind = "input" if "Input" in tensor.DESCRIPTOR.name else "output"
+    return [f"{kind}.{name}" for name in names if name not in _USED_TENSOR]
+
+
+@functools.lru_cache(maxsize=4096)  # a model may be loaded a hundred times a day; it says this once
+def _warn(model: str, fields: str) -> None:
+    _log.warning(
+        "config.pbtxt of '%s' sets %s, which this version does not act on: the model is served without.", model, fields
+    )
+
+
+def _format(config: Any) -> str | None:
+    for value in (config.platform, config.backend):
+        if value and value not in _FORMATS:
+            raise InvalidArtifactError(
+                f"config.pbtxt asks for '{value}', which this version does not serve: served are {', '.join(_FORMATS)}."
+            )
+    if config.runtime.endswith(".py"):
+        raise InvalidArtifactError(f"config.pbtxt sets runtime '{config.runtime}': this version runs no people's Python.")
+    return _FORMATS.get(config.platform) or _FORMATS.get(config.backend)
+
+
+def _spec(tensor: Any, max_batch_size: int) -> TensorSpec:
+    enum = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type
+    dtype = enum.values_by_number[tensor.data_type].name.removeprefix("TYPE_")
+    dtype = "BYTES" if dtype == "STRING" else dtype
+    if dtype not in DTYPES:
+        raise InvalidArtifactError(
+            f"config.pbtxt gives '{tensor.name}' the data_type TYPE_{dtype}: served are {', '.join(DTYPES)}."
+        )
+    if max_batch_size < 0:
+        raise InvalidArtifactError(f"config.pbtxt has max_batch_size {max_batch_size}: use 0 or more.")
+    return TensorSpec(tensor.name, dtype, ((-1,) if max_batch_size else ()) + tuple(tensor.dims))

@@ -1,0 +1,77 @@
+"""Where models come from: names and urls in, an artifact on disk with its spec out.
+
+Puts the pieces of this floor together: `artifact` resolves and locates, `store` unpacks, `layouts` describes. Everything stays
+inside the model root (and the folder of a single-model endpoint). Called by `manager` and, for `wharf validate`, by the
+command.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.errors import ModelNotFoundError
+from serving.repository import artifact
+from serving.repository.layouts import ModelSpec, describe
+from serving.repository.store import Opened, Store
+
+# `wharf validate` unpacks one archive of the user's own; the server's budget does not apply.
+_VALIDATE_DISK_BYTES = 100 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact on disk: what it is served as, and a hold on its files until `release`."""
+
+    spec: ModelSpec
+    opened: Opened
+
+    def release(self) -> None:
+        """Let the store delete the files when it needs the room."""
+        self.opened.release()
+
+
+class ModelSource:
+    """The model repository below one root, plus the one folder of a single-model endpoint."""
+
+    def __init__(self, root: Path, store: Store, single_dir: Path | None = None, *, allow_fake: bool = False) -> None:
+        self._root = root
+        self._store = store
+        self._allow_fake = allow_fake
+        self.single_dir = single_dir
+
+    def find(self, name: str) -> tuple[str, str]:
+        """Return the canonical name and the url of a model of the repository; raise `ModelNotFoundError`."""
+        canonical, path = artifact.locate(self._root, name)
+        return canonical, str(path)
+
+    def available(self) -> list[str]:
+        """Return the names of the repository, sorted."""
+        return artifact.available(self._root)
+
+    def check(self, url: str) -> Path:
+        """Return the path of a url; raise `BadRequestError` outside the root, `ModelNotFoundError` for a missing one."""
+        if self.single_dir is not None and url == str(self.single_dir):
+            return self.single_dir
+        return artifact.resolve(self._root, url)
+
+    def open(self, name: str, url: str) -> Artifact:
+        """Unpack if need be and say what it is served as."""
+        opened = self._store.open(self.check(url))
+        try:
+            return Artifact(describe(name, opened.path, allow_fake=self._allow_fake), opened)
+        except BaseException:
+            opened.release()
+            raise
+
+
+def validate(path: Path) -> ModelSpec:
+    """Say what `path` (a folder, a model file or an archive) would be served as; raise what a load would raise."""
+    if not path.exists():
+        raise ModelNotFoundError(f"There is nothing at '{path}': give a model's folder, file or archive.")
+    with tempfile.TemporaryDirectory(prefix="wharf-validate-") as folder:
+        source = ModelSource(path.parent, Store(Path(folder), _VALIDATE_DISK_BYTES), allow_fake=True)
+        opened = source.open(path.name, str(path.resolve()))
+        opened.release()
+        return opened.spec

@@ -1,0 +1,109 @@
+"""The table of resident models, with the one lock of the house and the waits on it.
+
+Holds who is resident and in which state; decides nothing and does no slow work. Only `manager` and `room` write to it,
+always under its lock; nobody else ever sees a `Resident` that is not READY.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+from serving.backends.base import LoadedModel
+from serving.errors import ServingError
+from serving.lifecycle import Event, State, advance
+from serving.repository.source import Artifact
+
+
+class Resident:
+    """A model on its way in, in, or on its way out.
+
+    `in_flight` counts the requests that hold the model or wait for its load: it is no victim while there are any.
+    """
+
+    __slots__ = (
+        "artifact",
+        "error",
+        "in_flight",
+        "is_claimed",
+        "is_listed",
+        "last_used",
+        "model",
+        "name",
+        "state",
+        "url",
+    )
+
+    model: LoadedModel
+
+    def __init__(self, name: str, url: str, *, is_listed: bool = False) -> None:
+        self.name = name
+        self.url = url
+        self.state = advance(State.UNAVAILABLE, Event.LOAD)
+        self.in_flight = 0
+        self.last_used = 0
+        self.is_listed = is_listed  # restored from the journal: the platform believes it to be loaded
+        self.is_claimed = False  # a thread has taken on its load
+        self.artifact: Artifact | None = None
+        self.error: ServingError | None = None
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether the platform sees it in its list."""
+        return self.state is State.READY or (self.state is State.LOADING and self.is_listed)
+
+
+class Residents:
+    """Residents by name, the lock, and what can be waited for under it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.by_name: dict[str, Resident] = {}
+        self._changed = threading.Condition(self.lock)
+        self._waiters = 0
+        self._ticks = itertools.count(1)
+        self._moves = 0
+        self._moving = 0
+
+    def move(self, resident: Resident, event: Event) -> None:
+        """Advance a resident's state and wake everyone; under the lock. UNAVAILABLE leaves the table."""
+        resident.state = advance(resident.state, event)
+        if resident.state is State.UNAVAILABLE:
+            self.by_name.pop(resident.name, None)
+        self.wake()
+
+    def touch(self, resident: Resident) -> None:
+        """Mark a completed use; under the lock."""
+        resident.last_used = next(self._ticks)
+
+    def wake(self) -> None:
+        """Wake everyone who waits for a change; under the lock. Costs nothing while nobody waits."""
+        if self._waiters:
+            self._changed.notify_all()
+
+    def wait(self, deadline: float, error: ServingError) -> None:
+        """Wait for any change, under the lock; raise `error` past the deadline (of the monotonic clock)."""
+        self._waiters += 1
+        try:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not self._changed.wait(left_s):
+                raise error
+        finally:
+            self._waiters -= 1
+
+    def begin_move(self) -> int:
+        """Note that a load or an unload begins to change memory; the number is for `stood_still`."""
+        with self.lock:
+            self._moves += 1
+            self._moving += 1
+            return self._moves if self._moving == 1 else 0
+
+    def end_move(self) -> None:
+        """Note that it ended."""
+        with self.lock:
+            self._moving -= 1
+
+    def stood_still(self, move: int) -> bool:
+        """Whether no other load or unload ran since `begin_move` gave `move`: memory then grew by this one alone."""
+        return move == self._moves

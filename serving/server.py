@@ -1,0 +1,298 @@
+"""The composition root: settings become rooms, rooms become an app, an app becomes a server with a life.
+
+The master (Granian's or gunicorn's) has one child, the server process; it brings a dead one back and forwards signals.
+Everything that models use is built in the child, after the fork. This is the one room that reads the environment and
+touches signals; what a request does is decided in the rooms below.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing.util
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from serving import logs, memory
+from serving.backends.base import Backend
+from serving.backends.fake import FakeBackend
+from serving.backends.onnx import OnnxBackend
+from serving.backends.torch import TorchBackend
+from serving.cores import CoreBudget
+from serving.errors import BadRequestError, ServingError
+from serving.http.admin import Guard, make_admin
+from serving.http.admission import Admission
+from serving.http.app import App
+from serving.http.replies import RequestIds
+from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
+from serving.journal import Journal, make_journal_path
+from serving.ledger import Ledger, format_bytes
+from serving.manager import Limits, ModelManager
+from serving.metrics import Gauges, Metrics
+from serving.repository.source import ModelSource
+from serving.repository.store import Store, UnpackLimits
+from serving.settings import Settings, Share
+from serving.usage import Usage
+
+log = logging.getLogger("wharf.server")
+
+# Threads that admission never takes: they answer /ping, the list, DELETE and refusals while all invocations are busy.
+RESERVED_THREADS = 16
+# Connections that may be open; each costs some 10 KiB, and one that is not accepted hangs.
+MAX_CONNECTIONS = 16_384
+SINGLE_MODEL = "model"
+
+
+class Server:
+    """One server process: all rooms, wired."""
+
+    def __init__(self, settings: Settings, journal_path: Path | None) -> None:
+        self.settings = settings
+        limits = memory.read_limits()
+        self.metrics = Metrics()
+        cores = CoreBudget(int(settings.cores or limits.cores))
+        admission = Admission(
+            settings.max_in_flight, settings.max_body_bytes, _share(settings.body_memory, limits.memory_bytes)
+        )
+        self.source = _make_source(settings)
+        backends = _make_backends(settings, cores.cores)
+        ledger = _make_ledger(settings, limits)
+        self.manager = ModelManager(
+            self.source,
+            backends,
+            ledger,
+            self.metrics,
+            is_platform=settings.is_platform,
+            limits=Limits(
+                settings.request_timeout_s,
+                settings.load_timeout_s,
+                settings.drain_timeout_s,
+                settings.load_concurrency,
+            ),
+            journal=Journal(journal_path),
+        )
+        usage = Usage(limits, cores, admission, settings.cache_dir)
+        self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
+        self._healthy = threading.Event()
+        guard = Guard(None if settings.is_platform else settings.admin_token)
+        routes = SageMakerRoutes(
+            self.manager,
+            cores,
+            admission,
+            InvokeSettings(settings.request_timeout_s, settings.default_accept),
+            self._default_model,
+        )
+        request_id = RequestIds()
+        admin = make_admin(self.manager, self.metrics, guard, self._available, request_id)
+        access_log = logs.AccessLog(settings.access_log, settings.log_format)
+        self.app = App(routes, admin, guard, request_id, self.metrics, access_log, self._healthy.is_set)
+        log.info(
+            "event=started pid=%d mode=%s root=%s budget=%s limit=%s limit_source=%r cores=%d threads=%d",
+            *(os.getpid(), "platform" if settings.is_platform else "standalone", settings.model_root),
+            *(format_bytes(ledger.budget_bytes), format_bytes(limits.memory_bytes), limits.memory_source),
+            *(cores.cores, settings.max_in_flight + RESERVED_THREADS),
+        )
+
+    def start(self) -> None:
+        """Restore what a killed process had loaded; load the one model of a single-model endpoint."""
+        self.manager.restore()
+        if self.source.single_dir is None:
+            self._healthy.set()
+        else:
+            threading.Thread(target=self._load_single, name="single-model", daemon=True).start()
+        # What is imported now stays: collections after each unload need not walk it.
+        gc.collect()
+        gc.freeze()
+
+    def close(self) -> None:
+        """Drain and unload within the shutdown limit."""
+        is_clean = self.manager.close(self.settings.shutdown_timeout_s)
+        log.info("event=stopped clean=%s", is_clean)
+        self.app.flush()
+
+    def _load_single(self) -> None:
+        try:
+            self.manager.load(SINGLE_MODEL, str(self.source.single_dir))
+        except ServingError as error:
+            # Restored from the journal is as good; anything else keeps /ping at 503, as an endpoint's health check
+            # wants.
+            if not any(name == SINGLE_MODEL for name, _ in self.manager.loaded()):
+                log.error("event=single_model_failed error=%r", error.message)
+                return
+        self._healthy.set()
+
+    def _default_model(self) -> str:
+        if self.settings.default_model:
+            return self.settings.default_model
+        if self.source.single_dir is not None:
+            return SINGLE_MODEL
+        names = [] if self.settings.is_platform else self.source.available()
+        if len(names) != 1:
+            raise BadRequestError(
+                "Which model? Send the X-Amzn-SageMaker-Target-Model header, call /models/NAME/invoke, or set "
+                f"WHARF_DEFAULT_MODEL: there are {len(names)} models in the repository."
+            )
+        return names[0]
+
+    def _available(self) -> list[dict[str, object]]:
+        loaded = {name for name, _ in self.manager.loaded()}
+        return [{"modelName": name, "loaded": name in loaded} for name in self.source.available()]
+
+
+def _share(value: int | Share, whole_bytes: int) -> int:
+    return int(value.percent / 100 * whole_bytes) if isinstance(value, Share) else value
+
+
+def _make_source(settings: Settings) -> ModelSource:
+    single_dir = settings.base_dir / "model"
+    has_single = not settings.is_platform and single_dir.is_dir() and any(single_dir.iterdir())
+    limits = UnpackLimits(settings.unpack_max_bytes, settings.unpack_max_files, settings.unpack_max_ratio)
+    return ModelSource(
+        settings.model_root,
+        Store(settings.cache_dir, settings.disk_budget_bytes, limits),
+        single_dir if has_single else None,
+        allow_fake=settings.fake_backend,
+    )
+
+
+def _make_backends(settings: Settings, cores: int) -> dict[str, Backend]:
+    torch_backend = TorchBackend(settings.device, cores)
+    return {
+        "torchscript": torch_backend,
+        "torch_export": torch_backend,
+        "onnx": OnnxBackend(settings.device, cores),
+        "fake": FakeBackend(),
+    }
+
+
+def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:
+    budget_bytes = _share(settings.memory_budget, limits.memory_bytes)
+    if not isinstance(settings.memory_budget, Share):
+        return Ledger(budget_bytes)
+    base_bytes = memory.resident_bytes() + memory.resident_bytes(os.getppid())
+    return Ledger(max(0, budget_bytes - base_bytes), pays_for_runtimes=True)
+
+
+def _merge(ours: Gauges, scalars: dict[str, tuple[str, float]]) -> Gauges:
+    return Gauges(ours.scalars | scalars, ours.model_bytes, ours.model_in_flight)
+
+
+def serve(settings: Settings) -> int:
+    """Run the master until a signal; return the exit status: 0 only when everything was drained and ended by itself."""
+    settings.check()
+    logs.configure(settings.log_level, settings.log_format)
+    if settings.grpc_port is not None:
+        log.warning("event=setting_without_effect name=WHARF_GRPC_PORT reason='this version has no gRPC server'")
+    journal_path = make_journal_path(settings.cache_dir)
+    try:
+        with _hold_port(settings.host, settings.port) as holder:
+            port = holder.getsockname()[1]
+            sys.stderr.write(f"wharf: listening on http://{_shown(settings.host)}:{port}\n")
+            run = _run_gunicorn if settings.http_server == "gunicorn" else _run_granian
+            return run(settings, port, lambda: _start_child(settings, journal_path))
+    finally:
+        if journal_path is not None:
+            journal_path.unlink(missing_ok=True)
+
+
+def _start_child(settings: Settings, journal_path: Path | None) -> Server:
+    """Build the server in its own process, right after the fork."""
+    memory.tune_allocator()
+    logs.configure(settings.log_level, settings.log_format)
+    server = Server(settings, journal_path)
+    server.start()
+    return server
+
+
+def _shown(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+
+
+def _hold_port(host: str, port: int) -> socket.socket:
+    """Bind without listening, so that the port (0: a free one) stays ours while the server process is replaced."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    holder = socket.socket(family, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        holder.bind((host, port))
+    except OSError as error:
+        holder.close()
+        raise BadRequestError(
+            f"Port {port} of {host} cannot be bound ({error.strerror}): stop what holds it or set WHARF_PORT."
+        ) from None
+    return holder
+
+
+def _run_granian(settings: Settings, port: int, start_child: Callable[[], Server]) -> int:
+    from granian.constants import HTTPModes, Interfaces
+    from granian.log import LogLevels
+    from granian.server.mp import MPServer
+
+    codes: list[int | None] = []
+
+    class Master(MPServer):  # type: ignore[misc]  # Granian ships no types for it
+        def _stop_workers(self) -> None:
+            workers = list(self.wrks)
+            super()._stop_workers()
+            codes.extend(worker.inner.exitcode for worker in workers)
+
+    def load() -> App:
+        server = start_child()
+        # Runs in the child after Granian has drained its connections.
+        multiprocessing.util.Finalize(None, server.close, exitpriority=100)
+        return server.app
+
+    Master(
+        "wharf",
+        address=settings.host,
+        port=port,
+        interface=Interfaces.WSGI,
+        workers=1,
+        blocking_threads=settings.max_in_flight + RESERVED_THREADS,
+        backlog=4096,
+        backpressure=MAX_CONNECTIONS,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_level=LogLevels.warning,
+        respawn_failed_workers=True,
+        workers_kill_timeout=int(settings.shutdown_timeout_s) + 1,
+    ).serve(target_loader=load, wrap_loader=False)
+    return 0 if all(code == 0 for code in codes) else 1
+
+
+def _run_gunicorn(settings: Settings, port: int, start_child: Callable[[], Server]) -> int:
+    from gunicorn.app.base import BaseApplication
+
+    children: list[Server] = []  # in the child: its one server
+
+    class Master(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
+        def load_config(self) -> None:
+            values = {
+                "bind": f"{settings.host}:{port}",
+                "workers": 1,
+                "worker_class": "gthread",
+                "threads": settings.max_in_flight + RESERVED_THREADS,
+                "worker_connections": MAX_CONNECTIONS,
+                "backlog": 4096,
+                "reuse_port": True,
+                "keepalive": 75,
+                "graceful_timeout": int(settings.shutdown_timeout_s) + 1,
+                "loglevel": "warning",
+                # The optional C parser drops large keep-alive requests.
+                "http_parser": "python",
+                "worker_exit": lambda _arbiter, _worker: [server.close() for server in children],
+            }
+            for key, value in values.items():
+                self.cfg.set(key, value)
+
+        def load(self) -> App:
+            children.append(start_child())
+            return children[0].app
+
+    Master().run()
+    return 0

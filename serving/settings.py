@@ -1,0 +1,290 @@
+"""Every setting: its environment variable, its default, its reason.
+
+Read once in `server.py` from an injected mapping and passed down as a frozen value; no other room looks at the
+environment. SageMaker's own names come first, then `WHARF_*`. docs/settings.md is generated from the sentences here. A
+value that cannot be read is an error that names the variable, the value and what was wanted; an unknown `WHARF_*` name
+is warned about.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from serving.contract import INVOKE_BODY_MAX_BYTES
+from serving.errors import BadRequestError
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
+
+
+# What the command's other verbs read: where the server is.
+_CLIENT_SETTINGS = {"WHARF_URL"}
+
+
+class SettingError(BadRequestError):
+    """A variable of the environment that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of a limit that is known only on the machine: `percent` of it."""
+
+    percent: float
+
+
+def parse_bytes(text: str) -> int:
+    """Read `1073741824`, `512MiB`, `1.5 GiB`, `2g`; units are powers of 1,024. Raises ValueError."""
+    match = _BYTES.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(text)
+    value = float(match[1]) * (1 << 10 * " kmgt".index(match[2] or " "))
+    if not 0 < value < 1 << 63:
+        raise ValueError(text)
+    return int(value)
+
+
+def parse_budget(text: str) -> int | Share:
+    """Read bytes (`parse_bytes`) or a share of the machine's limit (`80%`). Raises ValueError."""
+    if not text.strip().endswith("%"):
+        return parse_bytes(text)
+    percent = float(text.strip()[:-1])
+    if not 0 < percent <= 100:
+        raise ValueError(text)
+    return Share(percent)
+
+
+def _flag(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    return values[text.strip().lower()]
+
+
+def _mebibytes(text: str) -> int:
+    return parse_bytes(f"{int(text)}m")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise ValueError(text)
+    return value
+
+
+def _cores(text: str) -> float:
+    return _seconds(text)
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError(text)
+    return value
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    low, high = (_port(part) for part in text.split("-"))
+    if low > high:
+        raise ValueError(text)
+    return low, high
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.strip().lower() not in words:
+            raise ValueError(text)
+        return text.strip().lower()
+
+    return parse
+
+
+def _log_level(text: str) -> str:
+    # SageMaker's name carries Python's numbers (20 is INFO).
+    names = {"10": "debug", "20": "info", "30": "warning", "40": "error", "50": "critical", "warn": "warning"}
+    return _one_of(*names.values())(names.get(text.strip().lower(), text))
+
+
+def _setting(
+    default: Any, wanted: str, parse: Callable[[str], Any], *env: str | tuple[str, Callable[[str], Any]]
+) -> Any:
+    sources = tuple(each if isinstance(each, tuple) else (each, parse) for each in env)
+    return field(default=default, metadata={"sources": sources, "wanted": wanted})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings; a sentence under each is its reference."""
+
+    host: str = _setting("0.0.0.0", "an address", str, "WHARF_HOST")  # noqa: S104  the platform calls from outside
+    """Address to listen on; the platform calls from another address, so loopback would fail there."""
+
+    port: int = _setting(8080, "a port, 0 to 65535", _port, "SAGEMAKER_BIND_TO_PORT", "WHARF_PORT")
+    """Port of the HTTP server; 0 takes a free one and prints it."""
+
+    safe_port_range: tuple[int, int] | None = _setting(
+        None, "two ports like 25000-25999", _port_range, "SAGEMAKER_SAFE_PORT_RANGE"
+    )
+    """Ports that any second listener must lie in; checked against WHARF_GRPC_PORT."""
+
+    grpc_port: int | None = _setting(None, "a port, 0 to 65535", _port, "WHARF_GRPC_PORT")
+    """Port of the gRPC server. Reserved: this version has none and says so at start when it is set."""
+
+    http_server: str = _setting("granian", "granian or gunicorn", _one_of("granian", "gunicorn"), "WHARF_HTTP_SERVER")
+    """HTTP server: granian costs the least CPU a request, gunicorn is what many operators know."""
+
+    is_platform: bool = _setting(False, "true or false", _flag, "SAGEMAKER_MULTI_MODEL")
+    """Platform mode.
+
+    Models come and go only by the platform's calls; nothing is evicted, a load that does not fit gets 507.
+    """
+
+    model_root: Path = _setting(Path("/opt/ml/models"), "a folder", Path, "WHARF_MODEL_ROOT")
+    """The model repository; nothing outside it is loaded and nothing is ever written below it."""
+
+    base_dir: Path = _setting(Path("/opt/ml"), "a folder", Path, "SAGEMAKER_BASE_DIR")
+    """SageMaker's folder; `<base_dir>/model` holds the one model of a single-model endpoint."""
+
+    default_model: str | None = _setting(None, "a model's name", str, "WHARF_DEFAULT_MODEL")
+    """Model of /invocations without a Target-Model header.
+
+    Else the single model, else the only one of the repository.
+    """
+
+    default_accept: str = _setting(
+        "application/json", "a media type", str, "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "WHARF_DEFAULT_ACCEPT"
+    )
+    """What a request without Accept (or with */*) gets."""
+
+    memory_budget: int | Share = _setting(
+        Share(80.0), "bytes, 512MiB, 4GiB or 80%", parse_budget, "WHARF_MEMORY_BUDGET"
+    )
+    """Memory for models. Bytes.
+
+    Exactly that. Percent: of the cgroup limit (else of RAM), less what the server itself holds.
+    """
+
+    cores: float | None = _setting(None, "a number above 0", _cores, "WHARF_CPU_CORES")
+    """Cores shared by all models; unset: the cgroup's CPU quota, else the processors this process may use."""
+
+    device: str = _setting("cpu", "cpu or cuda", _one_of("cpu", "cuda"), "WHARF_DEVICE")
+    """Where models run unless their wharf.toml says otherwise. cuda is unverified until run on a GPU."""
+
+    cache_dir: Path = _setting(Path("/tmp/wharf"), "a folder", Path, "WHARF_CACHE_DIR")  # noqa: S108  created 0700
+    """Where archives are unpacked; content-addressed, may be deleted between runs."""
+
+    disk_budget_bytes: int = _setting(10 << 30, "bytes, 512MiB, 10GiB", parse_bytes, "WHARF_DISK_BUDGET")
+    """Disk for unpacked archives; the least recently used make room. Half of a small SageMaker volume."""
+
+    unpack_max_bytes: int = _setting(20 << 30, "bytes, 512MiB, 20GiB", parse_bytes, "WHARF_UNPACK_MAX_BYTES")
+    """Largest sum of files that one archive may unpack to; stops a bomb that lies about its size."""
+
+    unpack_max_files: int = _setting(10_000, "a count", _count, "WHARF_UNPACK_MAX_FILES")
+    """Most members of one archive; an inode bomb costs more than its bytes."""
+
+    unpack_max_ratio: int = _setting(200, "a number above 0", _count, "WHARF_UNPACK_MAX_RATIO")
+    """Largest unpacked:packed ratio. Weights compress at most some 10:1, zeros in a bomb 1,000:1."""
+
+    max_body_bytes: int = _setting(
+        INVOKE_BODY_MAX_BYTES,
+        "bytes, 6MiB",
+        parse_bytes,
+        "SAGEMAKER_MAX_REQUEST_SIZE",
+        ("SAGEMAKER_MAX_PAYLOAD_IN_MB", _mebibytes),
+        "MAX_CONTENT_LENGTH",
+        "WHARF_MAX_BODY_BYTES",
+    )
+    """Largest request body; InvokeEndpoint's own limit is 6 MiB, batch transform may send up to 100 MiB."""
+
+    body_memory: int | Share = _setting(Share(10.0), "bytes, 64MiB or 10%", parse_budget, "WHARF_BODY_MEMORY")
+    """Memory for request bodies in flight; past it a request gets 503 before its body is read. Percent.
+
+    Of the machine's limit.
+    """
+
+    max_in_flight: int = _setting(240, "a count", _count, "WHARF_MAX_IN_FLIGHT")
+    """Invocations at once; past it the answer is 503 at once. Each one holds a thread (and mostly waits)."""
+
+    request_timeout_s: float = _setting(
+        60.0, "seconds", _seconds, "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "WHARF_REQUEST_TIMEOUT"
+    )
+    """Longest wait of an invocation for its model, room or cores; the platform gives up after 60 s."""
+
+    load_timeout_s: float = _setting(360.0, "seconds", _seconds, "SAGEMAKER_STARTUP_TIMEOUT", "WHARF_LOAD_TIMEOUT")
+    """Longest wait of a load call for a load; the platform gives up after 360 s. The load itself goes on."""
+
+    load_concurrency: int = _setting(4, "a count", _count, "WHARF_LOAD_CONCURRENCY")
+    """Loads at once; more only fight for the disk and hold more transient memory."""
+
+    drain_timeout_s: float = _setting(300.0, "seconds", _seconds, "WHARF_DRAIN_TIMEOUT")
+    """Longest wait of an unload for requests in flight; the platform waits 360 s."""
+
+    shutdown_timeout_s: float = _setting(8.0, "seconds", _seconds, "WHARF_SHUTDOWN_TIMEOUT")
+    """Longest drain after SIGTERM; `docker stop` kills after 10 s, SageMaker after 30 s."""
+
+    admin_token: str | None = _setting(None, "a secret", str, "WHARF_ADMIN_TOKEN")
+    """Token that management routes want as `Authorization.
+
+    Bearer`. Ignored in platform mode: the platform sends none.
+    """
+
+    log_level: str = _setting(
+        "info", "debug, info, warning, error", _log_level, "SAGEMAKER_CONTAINER_LOG_LEVEL", "WHARF_LOG_LEVEL"
+    )
+    """Least level of log lines."""
+
+    log_format: str = _setting("text", "text or json", _one_of("text", "json"), "WHARF_LOG_FORMAT")
+    """key=value text or one JSON object a line."""
+
+    access_log: str = _setting("all", "all, errors or off", _one_of("all", "errors", "off"), "WHARF_ACCESS_LOG")
+    """Which requests get a line; polls of /ping and GET /models never do unless they fail."""
+
+    fake_backend: bool = _setting(False, "true or false", _flag, "WHARF_FAKE_BACKEND")
+    """Serve folders with a fake.json: a small real backend with a byte meter, for load tests."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read settings from `env`; an empty value counts as unset. Raises `SettingError`."""
+        return cls(**{each.name: value for each in fields(cls) if (value := _read(each, env)) is not None})
+
+    def check(self) -> None:
+        """Raise `SettingError` where two settings contradict each other."""
+        if self.grpc_port and self.safe_port_range:
+            low, high = self.safe_port_range
+            if not low <= self.grpc_port <= high:
+                raise SettingError(
+                    f"WHARF_GRPC_PORT is {self.grpc_port} and SAGEMAKER_SAFE_PORT_RANGE allows {low}-{high}: "
+                    "choose one inside."
+                )
+
+
+def unknown_settings(env: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each `WHARF_*` variable that no setting reads: a typo must not pass in silence."""
+    known = {name for each in fields(Settings) for name, _ in each.metadata["sources"]} | _CLIENT_SETTINGS
+    sentences = []
+    for name in sorted(name for name in env if name.startswith("WHARF_") and name not in known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "docs/settings.md lists all settings."
+        sentences.append(f"Setting {name} does not exist and has no effect: {hint}")
+    return sentences
+
+
+def _read(each: Any, env: Mapping[str, str]) -> Any:
+    for name, parse in each.metadata["sources"]:
+        text = env.get(name, "")
+        if not text.strip():
+            continue
+        try:
+            return parse(text)
+        except (ValueError, KeyError, OverflowError):
+            shown = "(hidden)" if "TOKEN" in name else repr(text)
+            raise SettingError(f"Setting {name} has value {shown} and wants {each.metadata['wanted']}.") from None
+    return None
