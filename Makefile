@@ -17,7 +17,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' serving/__init__.py)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # A stamp stands for a finished installation; one older than what it was made from is made again.
 STAMP := .venv/.stamp
 SOURCES := $(shell find serving -name '*.py' -o -name '*.toml' 2>/dev/null)
@@ -87,7 +87,7 @@ build/cpu: wheel ## Build an image (EXTRAS=onnx for one without torch, BASE_IMAG
 
 .PHONY: test-image/cpu
 test-image/cpu: $(STAMP)-dev ## Build an image and test it in a real Docker engine, started and stopped where there is none
-	$(BIN)/python -m pytest -m image tests/image --flavour $(@F)
+	$(BIN)/python -m pytest -m image tests/image --flavour $(@F) --log-cli-level=INFO
 
 ##@ Housekeeping
 .PHONY: clean
@@ -140,5 +140,5 @@ dist/wheels/.stamp-onnx:
 	@mkdir -p dist/wheels && touch $@
 
 dist/wheels/.stamp-torch: | .venv/bin/python
-	$(BIN)/python scripts/torch-wheel dist/wheels
+	$(BIN)/python scripts/torch_wheel.py dist/wheels
 	@touch $@

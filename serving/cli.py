@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "models":
             verb.add_argument("--available", action="store_true", help="list the repository, loaded or not")
         if name == "load":
-            verb.add_argument("artifact", nargs="?", help="path below the model root; by default the name")
+            verb.add_argument("artifact", nargs="?", help="path below the model root; by default the repository's model of that name")
         if name == "invoke":
             verb.add_argument("--data", default="-", help="the body: text, @FILE, or - for standard input (default)")
             verb.add_argument("--content-type", default="application/json")
@@ -122,9 +122,17 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> int:
-    body = {"model_name": arguments.name, "url": arguments.artifact or arguments.name}
+    url = arguments.artifact or _url_of(arguments)
+    body = {"model_name": arguments.name, "url": url}
     print(_ask(arguments, "POST", "/models", json.dumps(body).encode())["status"])
     return 0
+
+
+def _url_of(arguments: argparse.Namespace) -> str:
+    for model in _ask(arguments, "GET", "/repository")["models"]:
+        if model["modelName"] == arguments.name:
+            return model["modelUrl"]
+    raise SystemExit(_complain(f"No model '{arguments.name}' in the repository: see `wharf models --available`."))
 
 
 def _unload(arguments: argparse.Namespace) -> int:

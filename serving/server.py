@@ -20,8 +20,6 @@ from pathlib import Path
 from serving import logs, memory
 from serving.backends.base import Backend
 from serving.backends.fake import FakeBackend
-from serving.backends.onnx import OnnxBackend
-from serving.backends.torch import TorchBackend
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
@@ -140,7 +138,10 @@ class Server:
 
     def _available(self) -> list[dict[str, object]]:
         loaded = {name for name, _ in self.manager.loaded()}
-        return [{"modelName": name, "loaded": name in loaded} for name in self.source.available()]
+        return [
+            {"modelName": name, "modelUrl": self.source.find(name)[1], "loaded": name in loaded}
+            for name in self.source.available()
+        ]
 
 
 def _share(value: int | Share, whole_bytes: int) -> int:
@@ -160,13 +161,7 @@ def _make_source(settings: Settings) -> ModelSource:
 
 
 def _make_backends(settings: Settings, cores: int) -> dict[str, Backend]:
-    torch_backend = TorchBackend(settings.device, cores)
-    return {
-        "torchscript": torch_backend,
-        "torch_export": torch_backend,
-        "onnx": OnnxBackend(settings.device, cores),
-        "fake": FakeBackend(),
-    }
+    return {"fake": FakeBackend()}
 
 
 def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:

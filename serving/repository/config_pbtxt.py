@@ -1,9 +1,10 @@
 """Reads Triton's `config.pbtxt` with the vendor's own schema, and says what of it is not acted on.
 
-The schema comes with tritonclient; its module is loaded by its file, because the package around it wants grpc. Of the
-configuration, backend or platform, max_batch_size, input, output and default_model_filename are used (`name` is Triton's own
-check on the folder; here the caller names the model). Fields that change what a model means are refused by name; others that
-this version does not act on are warned about, once a model. `layouts` calls it, only where there is such a file.
+The schema comes with tritonclient; its module is loaded by its file, because the package around it wants grpc. Used are
+backend or platform, max_batch_size (as a free first dimension), input, output and default_model_filename; `name` is
+Triton's own check on the folder, here the caller names the model. Fields that change what a model means are refused by
+name; others that this version does not act on are warned about, once a model. `layouts` calls it, only where there is
+such a file.
 """
 
 from __future__ import annotations
@@ -30,9 +31,7 @@ _FORMATS = {
     "torch_aoti": "torch_export",
 }
 
-_USED = frozenset(
-    ("name", "platform", "backend", "max_batch_size", "input", "output", "default_model_filename")
-)
+_USED = frozenset(("name", "platform", "backend", "max_batch_size", "input", "output", "default_model_filename"))
 
 _REFUSED = {
     "ensemble_scheduling": "it is an ensemble of other models; serve them one by one",
@@ -59,12 +58,12 @@ def read_config_pbtxt(model: str, file: Path) -> ModelConfig:
     """
     config = _parse(file)
     _check_fields(model, config)
-    specs = {
-        key: checked_specs((_spec(each, config.max_batch_size) for each in tensors), f"config.pbtxt {kind}")
-        for key, kind, tensors in (("inputs", "input", config.input), ("outputs", "output", config.output))
-        if tensors
-    }
-    return ModelConfig(format=_format(config), file=config.default_model_filename or None, **specs)
+    return ModelConfig(
+        format=_format(config),
+        file=config.default_model_filename or None,
+        inputs=_specs(config.input, config.max_batch_size, "config.pbtxt input"),
+        outputs=_specs(config.output, config.max_batch_size, "config.pbtxt output"),
+    )
 
 
 def _parse(file: Path) -> Any:
@@ -138,8 +137,14 @@ def _format(config: Any) -> str | None:
                 f"config.pbtxt asks for '{value}', which this version does not serve: served are {', '.join(_FORMATS)}."
             )
     if config.runtime.endswith(".py"):
-        raise InvalidArtifactError(f"config.pbtxt sets runtime '{config.runtime}': this version runs no people's Python.")
+        raise InvalidArtifactError(
+            f"config.pbtxt sets runtime '{config.runtime}': this version runs no people's Python."
+        )
     return _FORMATS.get(config.platform) or _FORMATS.get(config.backend)
+
+
+def _specs(tensors: Any, max_batch_size: int, source: str) -> tuple[TensorSpec, ...] | None:
+    return checked_specs((_spec(each, max_batch_size) for each in tensors), source) if tensors else None
 
 
 def _spec(tensor: Any, max_batch_size: int) -> TensorSpec:

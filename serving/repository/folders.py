@@ -1,8 +1,8 @@
 """What lies in a model's folder, as people and tools lay it out.
 
-Hidden entries and macOS' leftovers do not count. Archives often hold one folder that holds the model (SageMaker's lie below
-`<hash>/model`), and Triton's models lie in numbered versions, of which the highest is meant. This room looks at names
-only; `layouts` decides what they mean, `artifact` which of them are models.
+Hidden entries and macOS' leftovers do not count. Archives often hold one folder that holds the model (SageMaker's lie
+below `<hash>/model`), and Triton's models lie in numbered versions, of which the highest is meant. This room looks at
+names only; `layouts` decides what they mean, `artifact` which of them are models.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _WALKED_MAX = 500
 def visible(folder: Path) -> list[Path]:
     """List the entries of `folder` that count, sorted by name; none where it cannot be read."""
     try:
-        names = sorted(os.listdir(folder))
+        entries = sorted(folder.iterdir())
     except OSError:
         return []
-    return [folder / name for name in names if not name.startswith(".") and name != "__MACOSX"]
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
 
 
 def latest_version(folder: Path) -> Path | None:
@@ -52,7 +52,7 @@ def descend(folder: Path) -> Path:
 
 
 def model_file(entry: Path) -> Path | None:
-    """Return the file that `entry` is or holds: a name with a model's suffix, or Triton's folder `x.onnx/model.onnx`."""
+    """Return the file that `entry` is or holds: one with a model's suffix, or Triton's folder `x.onnx/model.onnx`."""
     if not entry.name.endswith(MODEL_SUFFIXES):
         return None
     if entry.is_dir():

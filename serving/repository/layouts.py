@@ -1,16 +1,40 @@
 """What a folder is: which format it holds, which file, and what its small configuration adds.
 
-Pure reading: `describe` looks at names, sizes and the two small configuration files (`wharf.toml`, `config.pbtxt`); it
-never opens a model file and never writes. The manager calls it after the artifact is a folder on disk; `wharf validate`
-prints what it says.
+1. Folders that hold one folder are followed down.
+2. wharf.toml and config.pbtxt are read where there are any.
+3. The model is the file that they name; else `model.*`, else the only model file; in the folder, else its highest version.
+4. Python beside a model, which would change its answers, is refused unless the configuration names the file.
+5. What the file holds is told from its bytes, without unpickling, torch or a runtime.
+
+Nothing is ever written. `source` calls `describe` once the artifact is on disk; `wharf validate` prints what it says.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.errors import InvalidArtifactError
+from serving.repository.config_pbtxt import read_config_pbtxt
+from serving.repository.folders import (
+    MODEL_SUFFIXES,
+    check_readable,
+    descend,
+    files_below,
+    latest_version,
+    listing,
+    model_files,
+)
+from serving.repository.model_config import ModelConfig
+from serving.repository.onnx_files import external_files, is_onnx
+from serving.repository.torch_files import TorchKind, torch_kind
+from serving.repository.unserved import advice_for, python_among
+from serving.repository.wharf_toml import read_wharf_toml
 from serving.tensors import TensorSpec
+
+_SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +57,163 @@ class ModelSpec:
     sources: tuple[str, ...] = ()
 
 
-def describe(name: str, path: Path, *, allow_fake: bool = False) -> ModelSpec:
+def describe(name: str, path: Path, *, allow_fake: bool = False, within: Path | None = None) -> ModelSpec:
     """Say what `path` is served as.
 
+    The model's files must lie, links followed, inside `within` (any place where it is None).
     Raises `InvalidArtifactError` that lists what was found and what was wanted.
     """
-    raise NotImplementedError
+    check_readable(path)
+    if not path.is_dir():
+        return _checked(_spec(name, path, path.parent, ModelConfig(), ()), within)
+    folder = descend(path)
+    check_readable(folder)
+    if (folder / "fake.json").is_file():
+        return _fake(name, folder / "fake.json", allow_fake)
+    config, sources = _config(name, folder)
+    return _checked(_spec(name, _model_file(name, folder, config), folder, config, sources), within)
+
+
+def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
+    if not is_allowed:
+        raise InvalidArtifactError(
+            f"Model '{name}' is a fake (fake.json) for load tests: set WHARF_FAKE_BACKEND=true to serve it."
+        )
+    return ModelSpec(name, "fake", file, file.stat().st_size, sources=("fake.json",))
+
+
+def _config(name: str, folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
+    config, sources = ModelConfig(), []
+    if (file := folder / "wharf.toml").exists():
+        config = config.over(read_wharf_toml(file))
+        sources.append(file.name)
+    if (file := folder / "config.pbtxt").exists():
+        config = config.over(read_config_pbtxt(name, file))
+        sources.append(file.name)
+    return config, tuple(sources)
+
+
+def _model_file(name: str, folder: Path, config: ModelConfig) -> Path:
+    version = latest_version(folder)
+    if config.file is not None:
+        return _named_file(name, folder, version, config.file)
+    found = model_files(folder)
+    if not found and version is not None:
+        version = descend(version)
+        found = model_files(version)
+    _refuse_python(name, folder)
+    if not found:
+        raise _nothing(name, folder)
+    if config.format is not None:
+        found = [each for each in found if each.suffix == _SUFFIXES[config.format]] or found
+    found = [each for each in found if each.stem == "model"] or found
+    if len(found) > 1:
+        names = ", ".join(str(each.relative_to(folder)) for each in found[:10])
+        raise InvalidArtifactError(
+            f"Model '{name}' has {len(found)} model files ({names}): keep one, or name it in a wharf.toml (file = ...)."
+        )
+    return found[0]
+
+
+def _named_file(name: str, folder: Path, version: Path | None, wanted: str) -> Path:
+    for base in (folder, version):
+        if base is None:
+            continue
+        found = base / wanted
+        if Path(wanted).is_absolute() or not os.path.realpath(found).startswith(os.path.realpath(folder) + "/"):
+            raise InvalidArtifactError(
+                f"Model '{name}' names the file '{wanted}', outside its folder: name one inside."
+            )
+        if found.is_file():
+            return found
+    raise InvalidArtifactError(
+        f"Model '{name}' names the file '{wanted}', which is not there; found {listing(folder)}: correct the name."
+    )
+
+
+def _refuse_python(name: str, folder: Path) -> None:
+    advice = python_among(_relative_names(folder))
+    if advice:
+        raise InvalidArtifactError(f"Model '{name}' cannot be served: {advice}.")
+
+
+def _nothing(name: str, folder: Path) -> InvalidArtifactError:
+    wanted = "model.onnx, model.pt (TorchScript) or model.pt2 (torch.export)"
+    if advice := advice_for(_relative_names(folder)):
+        return InvalidArtifactError(f"Model '{name}' cannot be served: {advice}. Served are {wanted}.")
+    return InvalidArtifactError(f"Model '{name}' holds no model: found {listing(folder)}, wanted {wanted}.")
+
+
+def _relative_names(folder: Path) -> list[str]:
+    return [str(each.relative_to(folder)) for each in files_below(folder)]
+
+
+def _spec(name: str, file: Path, folder: Path, config: ModelConfig, sources: tuple[str, ...]) -> ModelSpec:
+    check_readable(file)
+    format_ = _format(name, file, config.format)
+    files = _files(file, format_)
+    return ModelSpec(
+        name,
+        format_,
+        file,
+        sum(each.stat().st_size for each in files),
+        config.inputs,
+        config.outputs,
+        config.threads,
+        config.optimize is not False,
+        config.device,
+        (*sources, *(str(each.relative_to(folder)) for each in files)),
+    )
+
+
+def _files(file: Path, format_: str) -> tuple[Path, ...]:
+    return (file, *external_files(file)) if format_ == "onnx" else (file,)
+
+
+def _checked(spec: ModelSpec, within: Path | None) -> ModelSpec:
+    for file in _files(spec.file, spec.format) if within else ():
+        if within and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(within)):
+            raise InvalidArtifactError(
+                f"Model '{spec.name}' has the file '{file.name}', which leads outside {within}: put the file itself there."
+            )
+    return spec
+
+
+def _format(name: str, file: Path, wanted: str | None) -> str:
+    with file.open("rb") as source:
+        start = source.read(len(_LFS_POINTER))
+        kind = torch_kind(source)
+    if not start:
+        raise InvalidArtifactError(f"Model '{name}' has the empty file '{file.name}': copy it again.")
+    if start == _LFS_POINTER:
+        raise InvalidArtifactError(f"Model '{name}' has a pointer of Git LFS for '{file.name}': run `git lfs pull`.")
+    if kind is TorchKind.PICKLE or start[:2] == b"\x80\x02":
+        raise InvalidArtifactError(
+            f"'{file.name}' of model '{name}' is a pickle of torch.save, a state dict or a whole module, which would run "
+            "people's Python: save the model with torch.jit.script(m).save or torch.export.save."
+        )
+    if kind is TorchKind.COMPILED:
+        raise InvalidArtifactError(
+            f"'{file.name}' of model '{name}' is an AOTInductor package, compiled for one machine: "
+            "save the model with torch.export.save."
+        )
+    found = kind.value if kind else _unzipped_format(name, file, wanted)
+    if wanted not in (None, found):
+        raise InvalidArtifactError(
+            f"Model '{name}' is configured as {wanted}, and '{file.name}' holds {found}: correct the format."
+        )
+    return found
+
+
+def _unzipped_format(name: str, file: Path, wanted: str | None) -> str:
+    if wanted == "onnx" or file.suffix == ".onnx":
+        return "onnx"
+    if file.suffix in MODEL_SUFFIXES or wanted:
+        raise InvalidArtifactError(
+            f"'{file.name}' of model '{name}' is neither TorchScript nor torch.export, or cut short: "
+            "save it with torch.jit.script(m).save or torch.export.save, or copy it again."
+        )
+    if (advice := advice_for([file.name])) is None and is_onnx(file):
+        return "onnx"
+    advice = advice or f"'{file.name}' is of no known format"
+    raise InvalidArtifactError(f"Model '{name}' cannot be served: {advice}. Served are {', '.join(MODEL_SUFFIXES)}.")

@@ -1,7 +1,7 @@
 """How much one archive may unpack to, and the meter that holds it to that while it streams.
 
 Headers are never trusted: every byte that comes out of a decompressor is counted when it comes. This room knows no
-archive format and writes nothing. `tarball` and `zipball` count bytes, `unpack` counts members, `store` makes the meter.
+archive format and writes nothing. `tarball` and `zipball` count bytes, `unpack` members; `store` makes the meter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a model's small configuration adds, whichever file it comes from.
 
-`wharf_toml` and `config_pbtxt` read their file into this value; where a folder has both, wharf.toml's word goes first and
-config.pbtxt fills what it leaves open. None means: left to the model, or to the layout of the folder.
+`wharf_toml` and `config_pbtxt` read their file into this value; where a folder has both, wharf.toml's word goes first
+and config.pbtxt fills what it leaves open. None means: left to the model, or to the layout of the folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ModelConfig:
 
 
 def checked_specs(specs: Iterable[TensorSpec], source: str) -> tuple[TensorSpec, ...]:
-    """Return `specs` as a tuple. Raises `InvalidArtifactError` for a dimension that is none and for a name that is there twice."""
+    """Return `specs` as a tuple. Raises `InvalidArtifactError` for a wrong dimension and for a name that is there twice."""
     found = tuple(specs)
     for spec in found:
         if not spec.name:

@@ -25,11 +25,19 @@ from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 
-from serving.errors import InsufficientDiskError, InvalidArtifactError, LoadFailedError, ModelNotFoundError, ServingError
+from serving.errors import (
+    InsufficientDiskError,
+    InvalidArtifactError,
+    LoadFailedError,
+    ModelNotFoundError,
+    ServingError,
+)
 from serving.ledger import format_bytes
 from serving.repository.archives import ArchiveKind, archive_kind
 from serving.repository.limits import Meter, UnpackLimits
 from serving.repository.unpack import DISK_BLOCK_BYTES, DiskFullError, on_disk, unpack
+
+__all__ = ["Opened", "Store", "UnpackLimits"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LEFTOVER = ".wharf-"

@@ -1,4 +1,4 @@
-"""Fixtures of the image tests: an engine (scripts/engine), an image built by make, containers that are always removed."""
+"""Fixtures of the image tests: an engine (scripts/engine), an image built by make, containers, always removed."""
 
 import os
 import subprocess

@@ -17,7 +17,7 @@ SCALE = 4.0
 
 
 def write_fakes(root: Path, count: int, model_bytes: int, delay_ms: int = 0, inner: str = "") -> list[str]:
-    """Write `count` fake models below `root` (each in a subfolder `inner`, as SageMaker does) and return their names."""
+    """Write `count` fake models below `root` (in a subfolder `inner`, as SageMaker does) and return their names."""
     names = [f"m{number:03d}" for number in range(count)]
     for name in names:
         folder = root / name / inner
@@ -53,7 +53,7 @@ def listed(client: httpx.Client) -> set[str]:
 
 
 class Platform:
-    """SageMaker's book of one container: loads on demand and, on 507, unloads the least recently used and tries again."""
+    """SageMaker's book of one container: loads on demand and, on 507, unloads the least recently used first."""
 
     def __init__(self, client: httpx.Client, fewest_resident: int) -> None:
         """Hold a 507 to be wrong while fewer than `fewest_resident` models are loaded."""

@@ -1,5 +1,6 @@
-"""Many models in a container with little memory, in both modes: no OOM kill, no wrong 507, no ghost, no failed request."""
+"""Many models in little memory, in both modes: no OOM kill, no wrong 507, no ghost, no failed request."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def assert_unharmed(container: Container) -> None:
     assert state["Running"], container.logs()
     assert not state["OOMKilled"]
     assert container.oom_kills() == 0
-    print(f"peak {container.peak_bytes() / MIB:.0f} MiB, {len(listed(container.client))} models resident")
+    peak_mib, resident = container.peak_bytes() / MIB, len(listed(container.client))
+    logging.getLogger(__name__).info("peak %.0f MiB, %d models resident at the end", peak_mib, resident)
 
 
 def test_the_platform_walks_through_more_models_than_fit_in_512_mib(served: Serve, repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""What can be built is said in three places (Makefile, bake file, docker/): here they are held to each other. No Docker."""
+"""What can be built is said in Makefile, bake file and docker/: here they are held to each other. No Docker."""
 
 import os
 import re

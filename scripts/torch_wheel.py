@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fetch torch's CPU wheel for the images into a folder, and refuse a CUDA build.
 
-Knows the one version and what a CUDA build looks like (its metadata asks for nvidia or cuda packages); where pip looks is
-the user's configuration. `make wheel` calls it. The wheel is the image's (Linux, Python 3.11), whatever this machine runs.
+Knows the one version and what a CUDA build looks like (its metadata asks for nvidia or cuda packages); where pip looks
+is the user's configuration. The wheel is the image's (Linux, Python 3.11), whatever runs here. `make wheel` calls it.
 """
 
 import email

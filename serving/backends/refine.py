@@ -1,0 +1,43 @@
+"""What a configuration may add to a signature that the model told itself.
+
+A configuration may narrow a free dim and leave things out; where it contradicts the model, the model is not served.
+The backends whose formats tell their signatures call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serving.errors import InvalidArtifactError
+from serving.tensors import TensorSpec
+
+
+def refine(
+    model: str, kind: str, found: Sequence[TensorSpec], configured: Sequence[TensorSpec] | None
+) -> tuple[TensorSpec, ...]:
+    """Return `found` with the free dims that `configured` narrows; `kind` is "input" or "output", for messages.
+
+    Raises `InvalidArtifactError` for a configured name that the model has not, and for another dtype or other dims.
+    """
+    wanted = {spec.name: spec for spec in configured or ()}
+    if unknown := set(wanted) - {spec.name for spec in found}:
+        raise InvalidArtifactError(
+            f"Model '{model}' is configured with the {kind} '{min(unknown)}' and has {[spec.name for spec in found]}: "
+            "correct the name or leave it out."
+        )
+    return tuple(_narrowed(model, kind, spec, wanted.get(spec.name)) for spec in found)
+
+
+def _narrowed(model: str, kind: str, found: TensorSpec, wanted: TensorSpec | None) -> TensorSpec:
+    if wanted is None:
+        return found
+    dims, dtype = wanted.dims or found.dims, wanted.dtype or found.dtype
+    if found.dims is not None and dims is not None:
+        fits = len(dims) == len(found.dims) and all(-1 in pair or len(set(pair)) == 1 for pair in zip(dims, found.dims))
+        if not fits or dtype != (found.dtype or dtype):
+            raise InvalidArtifactError(
+                f"Model '{model}' has the {kind} '{found.name}' of {found.dtype} {list(found.dims)} and is configured "
+                f"with {dtype} {list(dims)}: correct the configuration or leave it out."
+            )
+        dims = tuple(max(pair) for pair in zip(dims, found.dims, strict=True))
+    return TensorSpec(found.name, dtype, dims)
