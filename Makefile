@@ -87,7 +87,7 @@ build/cpu: wheel ## Build an image (EXTRAS=onnx for one without torch, BASE_IMAG
 
 .PHONY: test-image/cpu
 test-image/cpu: $(STAMP)-dev ## Build an image and test it in a real Docker engine, started and stopped where there is none
-	$(BIN)/python -m pytest -m image tests/image --flavour $(@F) --log-cli-level=INFO
+	$(BIN)/python -m pytest -m image tests/image --flavour $(@F) --log-cli-level=INFO --durations=10
 
 ##@ Housekeeping
 .PHONY: clean

@@ -1,22 +1,21 @@
 """The torch backend: TorchScript and exported programs, run in this process.
 
-Knows how many threads a run may use, how numpy meets torch without a copy, and which torch errors are about memory.
-What is in the files is the business of `torchscript` and `torch_export`. The manager calls it. On `cuda` the same code
-moves weights and inputs to the device; that path is unverified: no GPU was at hand.
+Knows how numpy meets torch without a copy, which torch errors are about memory, and what a model of this brand weighs.
+What is in the files is the business of `torchscript` and `torch_export`, who runs where that of `threads`. The manager
+calls it. On `cuda` the same code moves weights and inputs to the device; that path is unverified: no GPU was at hand.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+import warnings
+from typing import Any
 
 import numpy as np
 
 from serving.backends.base import Footprint, LoadedModel
+from serving.backends.threads import TorchThreads, threads_for
 from serving.backends.torch_export import load_exported
 from serving.backends.torch_program import Program
 from serving.backends.torchscript import load_torchscript
@@ -32,17 +31,174 @@ from serving.errors import (
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Array, Signature, Tensors
 
-Result = TypeVar("Result")
-
-# Below this much weight a second thread costs more than it gives: at batch 1 a linear network of 8 MiB takes 116 us
-# with one thread and with two; ResNet-50 (98 MiB) 49 and 28 ms.
-SMALL_BYTES = 16 << 20
-# More threads than this gain little on one request and starve the other models.
-MOST_THREADS = 8
-
 # The CPU allocator has no error type of its own: this is its whole message, the last line of a plain RuntimeError. What
 # a model raises itself arrives as torch.jit.Error and is never taken for it.
 _CPU_ALLOCATOR = re.compile(
     r"(RuntimeError: )?\[enforce fail at alloc_cpu\.cpp:\d+\] err == 0\. DefaultCPUAllocator: can't allocate memory: "
     r"you tried to allocate \d+ bytes\. Error code \d+ \(Cannot allocate memory\)"
 )
+
+
+class TorchModel:
+    """A torch program that is ready."""
+
+    def __init__(self, name: str, program: Program, device: str, threads: int, pool: TorchThreads) -> None:
+        self._name = name
+        self._program: Program | None = program
+        self._device = device
+        self._threads = threads
+        self._pool = pool
+        self._signature = program.signature
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs; outputs are empty where neither the file nor a sample run tells them."""
+        return self._signature
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that one run uses."""
+        return self._threads
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Compute the outputs by name, on this thread or on a compute thread.
+
+        Arrays of the caller are read in place: a model that writes to its inputs writes to them. Raises
+        `BadRequestError` for a type that torch has not, `ModelFailedError` and `InsufficientMemoryError` as `base` says.
+        """
+        program = self._program
+        if program is None:
+            raise UnavailableError(f"Model '{self._name}' is closed: load it again.")
+        return self._pool.run(self._threads, lambda: self._compute(program, inputs))
+
+    def close(self) -> None:
+        """Let go of the program."""
+        self._program = None
+
+    def _compute(self, program: Program, inputs: Tensors) -> Tensors:
+        import torch
+
+        try:
+            with torch.inference_mode():
+                outputs = program({name: self._to_torch(name, array) for name, array in inputs.items()})
+                return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
+        except ServingError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise InsufficientMemoryError(
+                    f"Model '{self._name}' found no memory for this request: {_summary(error)}: send a smaller batch "
+                    "or unload a model."
+                ) from error
+            raise ModelFailedError(f"Model '{self._name}' failed on this input: {_summary(error)}") from error
+
+    def _to_torch(self, name: str, array: Array) -> Any:
+        import torch
+
+        try:
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+        except TypeError as error:
+            raise BadRequestError(
+                f"Input '{name}' of model '{self._name}' is of type {array.dtype} and torch has no such type: "
+                "send numbers."
+            ) from error
+        return tensor if self._device == "cpu" else tensor.to(self._device)
+
+
+class TorchBackend:
+    """TorchScript and exported programs on `device` ("cpu" or "cuda"), within `cores` CPU cores."""
+
+    name = "torch"
+
+    def __init__(self, device: str, cores: int) -> None:
+        self._device = device
+        self._cores = cores
+        self._pool = TorchThreads(cores)
+
+    def footprint(self, spec: ModelSpec) -> Footprint:
+        """Predict from the size of the file; see `_WEIGHT`."""
+        peak, resident = _WEIGHT[spec.format]
+        return Footprint(
+            int(spec.bytes * peak) + _FIXED_BYTES[spec.format], int(spec.bytes * resident) + _FIXED_BYTES[spec.format]
+        )
+
+    def load(self, spec: ModelSpec) -> LoadedModel:
+        """Make the model ready; errors as `base` says."""
+        device = spec.device or self._device
+        _prepare(spec.name, device)
+        load = {"torchscript": load_torchscript, "torch_export": load_exported}[spec.format]
+        threads = threads_for(spec, self._cores)
+        try:
+            program = self._pool.run(threads, lambda: load(spec, device))
+        except ServingError:
+            raise
+        except Exception as error:
+            raise _load_error(spec, error) from error
+        return TorchModel(spec.name, program, device, threads, self._pool)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether `error` is an allocator's: by type, or by the whole of the CPU allocator's own message."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    lines = str(error).strip().splitlines()
+    return type(error) is RuntimeError and bool(lines) and bool(_CPU_ALLOCATOR.fullmatch(lines[-1].strip()))
+
+
+_prepared = threading.Lock()
+
+
+def _prepare(name: str, device: str) -> None:
+    """Import torch, once with few threads between operators, and see that the device is there."""
+    try:
+        import torch
+    except ImportError as error:
+        raise LoadFailedError(f"Model '{name}' needs torch and it is not installed: install torch==2.13.0.") from error
+    # Request bodies are read-only and we only read them; torch says so once a process.
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+    with _prepared:
+        if torch.get_num_interop_threads() != 1:
+            try:
+                torch.set_num_interop_threads(1)
+            # Somebody ran operators in parallel before us; then the number can no longer change.
+            except RuntimeError:
+                pass
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LoadFailedError(
+            f"Model '{name}' is to run on cuda and torch {torch.__version__} finds no such device: set WHARF_DEVICE=cpu, "
+            "or give the container a GPU and a CUDA build of torch."
+        )
+
+
+def _load_error(spec: ModelSpec, error: Exception) -> ServingError:
+    """Tell a full memory from a file that is not what its name claims; torch says the second as RuntimeError."""
+    if is_out_of_memory(error):
+        return InsufficientMemoryError(f"Model '{spec.name}' found no memory to load: {_summary(error)}")
+    if isinstance(error, OSError):
+        return LoadFailedError(f"Model '{spec.name}': {spec.file.name} could not be read: {_summary(error)}")
+    return InvalidArtifactError(
+        f"Model '{spec.name}': {spec.file.name} is not a {spec.format} file that torch can load: {_summary(error)}"
+    )
+
+
+def _summary(error: Exception) -> str:
+    """Return the line of a torch error that says what happened: the last of a TorchScript traceback, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if "TorchScript interpreter" in lines[0] else 0][:300]
+
+
+def _to_numpy(tensor: Any) -> Array:
+    import torch
+
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.float()
+    array: Array = tensor.detach().cpu().contiguous().numpy()
+    return array
+
+
+_WEIGHT = {"torchscript": (2.2, 1.3), "torch_export": (1.3, 1.2)}
+_FIXED_BYTES = {"torchscript": 1 << 20, "torch_export": 8 << 20}

@@ -50,15 +50,19 @@ def cast(array: Array, dtype: str | None, name: str) -> Array:
         return array
     if want not in _WANTED or have.kind not in "iuf" or want.kind not in "iuf":
         raise BadRequestError(
-            f"Input '{name}' has values of type {have.name} and the model wants {dtype or 'one of ' + ', '.join(DTYPES)}: "
+            f"Input '{name}' has values of type {have.name} and the model wants {dtype or ', '.join(DTYPES)}: "
             "send them in that type."
         )
     try:
-        with np.errstate(over="raise", invalid="ignore"):
-            return array.astype(want) if want.kind == "f" else _to_integers(array, want, name)
+        return _convert(array, want, name)
     except FloatingPointError:
         too_large = np.isfinite(array) & (np.abs(array) > float(np.finfo(want).max))
         raise _unfit(array, too_large, f"fit {want.name}", name) from None
+
+
+@np.errstate(over="raise", invalid="ignore")  # as a decorator it costs 0.5 us, as a context 0.9
+def _convert(array: Array, want: np.dtype[Any], name: str) -> Array:
+    return array.astype(want) if want.kind == "f" else _to_integers(array, want, name)
 
 
 def _to_bytes(array: Array, name: str) -> Array:
@@ -169,43 +173,46 @@ def read_npz(body: bytes, signature: Signature) -> Tensors:
     Raises `BadRequestError` for an archive that is broken, has a name twice, is compressed by anything but deflate, or
     declares to unpack to more than `NPZ_MAX_RATIO` times its size (and `NPZ_ALWAYS_BYTES`) or `NPZ_MAX_BYTES`.
     """
-    arrays = _unpack(body)
+    files = _unpack(body, len(signature.inputs))
     specs = {spec.name: spec for spec in signature.inputs}
-    if len(specs) == len(arrays) == 1:
-        arrays = dict(zip(specs, arrays.values(), strict=True))
-    if arrays.keys() != specs.keys():
-        signature.check(arrays)
-    return {name: cast(array, specs[name].dtype, name) for name, array in arrays.items()}
+    if len(specs) == 1:
+        files = dict(zip(specs, files.values(), strict=True))
+    if files.keys() != specs.keys():
+        signature.check(dict.fromkeys(files, np.empty(0)))
+    return {
+        name: cast(_from_npy(data, f"'{name}' in the .npz"), specs[name].dtype, name) for name, data in files.items()
+    }
 
 
-def _unpack(body: bytes) -> Tensors:
+def _unpack(body: bytes, wanted: int) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             members = archive.infolist()
-            _refuse_bombs(members, len(body))
-            files = [(member.filename.removesuffix(".npy"), archive.read(member)) for member in members]
+            _refuse_bombs(members, len(body), wanted)
+            return {member.filename.removesuffix(".npy"): archive.read(member) for member in members}
     except BadRequestError:
         raise
-    except Exception as fault:  # zipfile raises ten kinds for broken archives, and a bug's would be the sender's too
+    except Exception as fault:  # zipfile and zlib raise some ten kinds for a broken archive
         raise BadRequestError(
             f"The body is not an .npz archive ({_short(fault)}): write it with numpy.savez."
         ) from None
-    return {name: _from_npy(data, f"'{name}' in the .npz") for name, data in files}
 
 
-def _refuse_bombs(members: list[zipfile.ZipInfo], body_bytes: int) -> None:
+def _refuse_bombs(members: list[zipfile.ZipInfo], body_bytes: int, wanted: int) -> None:
+    names = [member.filename.removesuffix(".npy") for member in members]
+    if len(set(names)) != wanted or len(names) != wanted:
+        raise BadRequestError(
+            f"The .npz has {len(names)} arrays {_short(names)} and the model wants {wanted}, each once."
+        )
+    if any(member.compress_type not in _STORED_OR_DEFLATED for member in members):
+        raise BadRequestError("The .npz is compressed by something other than deflate: use numpy.savez_compressed.")
     declared_bytes = sum(member.file_size for member in members)
     allowed_bytes = min(max(NPZ_MAX_RATIO * body_bytes, NPZ_ALWAYS_BYTES), NPZ_MAX_BYTES)
     if declared_bytes > allowed_bytes:
         raise BadRequestError(
-            f"The .npz unpacks to {declared_bytes} bytes and {body_bytes} bytes of it may unpack to {allowed_bytes}: "
+            f"The .npz of {body_bytes} bytes unpacks to {declared_bytes} and may unpack to {allowed_bytes}: "
             "send it with less compression (numpy.savez)."
         )
-    if any(member.compress_type not in _STORED_OR_DEFLATED for member in members):
-        raise BadRequestError("The .npz is compressed by something other than deflate: use numpy.savez_compressed.")
-    names = [member.filename for member in members]
-    if len(set(names)) != len(names):
-        raise BadRequestError(f"The .npz has a name twice in {_short(names)}: write each array once.")
 
 
 def _from_npy(data: bytes, what: str) -> Array:
@@ -292,4 +299,4 @@ def _to_npy(array: Array) -> bytes:
     }
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, dict(header))
-    return file.getvalue() + array.tobytes()
+    return b"".join((file.getvalue(), np.ascontiguousarray(array)))

@@ -37,7 +37,7 @@ def decode(body: bytes, content_type: str | None, signature: Signature) -> Decod
     """Turn a request body into named tensors that fit `signature`; no Content-Type is JSON.
 
     Arrays are C-contiguous and native; those that are views of `body` are read-only. Raises
-    `UnsupportedMediaTypeError` (415) for an unknown Content-Type and `BadRequestError` (400) with the place of the fault.
+    `UnsupportedMediaTypeError` (415) for an unknown Content-Type, `BadRequestError` (400) with the place of the fault.
     """
     reader = _READERS.get(content_type or JSON) or _reader(content_type or JSON)
     tensors, form = reader(body, signature)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def read_csv(body: bytes, signature: Signature) -> Tensors:
     (spec,) = signature.inputs
     if spec.dims is not None and len(spec.dims) not in (1, 2):
         raise BadRequestError(
-            f"CSV has rows and columns and input '{spec.name}' has dims {list(spec.dims)}: send application/json or npy."
+            f"CSV has rows and columns and input '{spec.name}' has dims {list(spec.dims)}: send application/json."
         )
     if spec.dtype == "BYTES":
         table = _strings(text)
@@ -101,12 +101,12 @@ def _numbers(text: str, dtype: np.dtype[np.generic] | None) -> Array:
 
 def _fault(text: str) -> str | None:
     width = 0
-    for number, line in enumerate(text.split("\n"), 1):
-        cells = line.rstrip("\r").split(",")
-        bad = [column for column, cell in enumerate(cells, 1) if not _is_number(cell)]
-        if not line.rstrip("\r"):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if not line:
             continue
-        if bad and not width and len(bad) == len(cells):
+        cells = line.split(",")
+        bad = [column for column, cell in enumerate(cells, 1) if not _is_number(cell)]
+        if len(bad) == len(cells) and not width:
             return f"Row {number} of the CSV has no number in it: if it is a header, leave it out."
         if bad:
             return f"Row {number}, column {bad[0]} of the CSV is '{cells[bad[0] - 1][:40]}' and wants a number."
@@ -148,16 +148,18 @@ def write_csv(outputs: Tensors) -> bytes:
         raise NotAcceptableError(
             f"CSV has rows and columns and the outputs have shapes {shapes}: accept application/json or x-npz."
         )
-    parts = [_lines(array.reshape(array.shape[0] if array.ndim else 1, -1)) for array in outputs.values()]
+    parts = [_lines(array) for array in outputs.values()]
     return b"".join(b",".join(cells) + b"\n" for cells in zip(*parts, strict=True))
 
 
-def _lines(table: Array) -> Iterator[bytes]:
-    if table.dtype.kind in "OSU":
-        return map(_quoted, table.tolist())
-    if table.dtype.kind == "f" and not np.isfinite(table).all():
-        return (",".join(row).encode() for row in table.astype(str).tolist())  # JSON has no nan
-    return iter(json.dump(table)[2:-2].split(b"],["))
+def _lines(array: Array) -> Iterable[bytes]:
+    if array.ndim < 2:
+        array = array.reshape(-1, 1)
+    if array.dtype.kind in "OSU":
+        return map(_quoted, array.tolist())
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        return (",".join(row).encode() for row in array.astype(str).tolist())  # JSON has no nan
+    return json.dump(array)[2:-2].split(b"],[") if len(array) else ()
 
 
 def _quoted(row: list[object]) -> bytes:

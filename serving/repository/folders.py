@@ -86,8 +86,10 @@ def listing(folder: Path) -> str:
     return (names + (f" and {more} more" if more > 0 else "")) or "nothing"
 
 
-def check_readable(path: Path) -> None:
-    """Raise `InvalidArtifactError` for a file or folder that is missing or that this user may not read."""
+def check_readable(path: Path, within: Path) -> None:
+    """Raise `InvalidArtifactError` for what is missing, unreadable or, links followed, outside `within`."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
+        raise InvalidArtifactError(f"'{path.name}' leads outside {within}: put the file itself there, not a link.")
     try:
         mode = os.R_OK | (os.X_OK if os.path.isdir(path) else 0)  # noqa: PTH112  an error here is `os.stat`'s below
         os.stat(path)  # noqa: PTH116

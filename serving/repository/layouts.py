@@ -2,7 +2,7 @@
 
 1. Folders that hold one folder are followed down.
 2. wharf.toml and config.pbtxt are read where there are any.
-3. The model is the file that they name; else `model.*`, else the only model file; in the folder, else its highest version.
+3. The model is the file that they name; else `model.*`, else the only one; in the folder, else in its highest version.
 4. Python beside a model, which would change its answers, is refused unless the configuration names the file.
 5. What the file holds is told from its bytes, without unpickling, torch or a runtime.
 
@@ -33,6 +33,7 @@ from serving.repository.unserved import advice_for, python_among
 from serving.repository.wharf_toml import read_wharf_toml
 from serving.tensors import TensorSpec
 
+_TORCH = {TorchKind.SCRIPT: "torchscript", TorchKind.EXPORT: "torch_export"}
 _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -57,21 +58,21 @@ class ModelSpec:
     sources: tuple[str, ...] = ()
 
 
-def describe(name: str, path: Path, *, allow_fake: bool = False, within: Path | None = None) -> ModelSpec:
+def describe(name: str, path: Path, *, allow_fake: bool = False, within: Path = Path("/")) -> ModelSpec:
     """Say what `path` is served as.
 
-    The model's files must lie, links followed, inside `within` (any place where it is None).
+    Only files that lie, links followed, inside `within` are looked at.
     Raises `InvalidArtifactError` that lists what was found and what was wanted.
     """
-    check_readable(path)
+    check_readable(path, within)
     if not path.is_dir():
-        return _checked(_spec(name, path, path.parent, ModelConfig(), ()), within)
+        return _spec(name, path, within, ModelConfig(), ())
     folder = descend(path)
-    check_readable(folder)
+    check_readable(folder, within)
     if (folder / "fake.json").is_file():
         return _fake(name, folder / "fake.json", allow_fake)
-    config, sources = _config(name, folder)
-    return _checked(_spec(name, _model_file(name, folder, config), folder, config, sources), within)
+    config, sources = _config(name, folder, within)
+    return _spec(name, _model_file(name, folder, within, config), within, config, sources)
 
 
 def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
@@ -82,24 +83,27 @@ def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
     return ModelSpec(name, "fake", file, file.stat().st_size, sources=("fake.json",))
 
 
-def _config(name: str, folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
+def _config(name: str, folder: Path, within: Path) -> tuple[ModelConfig, tuple[str, ...]]:
     config, sources = ModelConfig(), []
     if (file := folder / "wharf.toml").exists():
+        check_readable(file, within)
         config = config.over(read_wharf_toml(file))
         sources.append(file.name)
     if (file := folder / "config.pbtxt").exists():
+        check_readable(file, within)
         config = config.over(read_config_pbtxt(name, file))
         sources.append(file.name)
     return config, tuple(sources)
 
 
-def _model_file(name: str, folder: Path, config: ModelConfig) -> Path:
+def _model_file(name: str, folder: Path, within: Path, config: ModelConfig) -> Path:
     version = latest_version(folder)
     if config.file is not None:
         return _named_file(name, folder, version, config.file)
     found = model_files(folder)
     if not found and version is not None:
         version = descend(version)
+        check_readable(version, within)
         found = model_files(version)
     _refuse_python(name, folder)
     if not found:
@@ -148,10 +152,12 @@ def _relative_names(folder: Path) -> list[str]:
     return [str(each.relative_to(folder)) for each in files_below(folder)]
 
 
-def _spec(name: str, file: Path, folder: Path, config: ModelConfig, sources: tuple[str, ...]) -> ModelSpec:
-    check_readable(file)
+def _spec(name: str, file: Path, within: Path, config: ModelConfig, sources: tuple[str, ...]) -> ModelSpec:
+    check_readable(file, within)
     format_ = _format(name, file, config.format)
-    files = _files(file, format_)
+    files = (file, *external_files(file)) if format_ == "onnx" else (file,)
+    for each in files:
+        check_readable(each, within)
     return ModelSpec(
         name,
         format_,
@@ -162,42 +168,23 @@ def _spec(name: str, file: Path, folder: Path, config: ModelConfig, sources: tup
         config.threads,
         config.optimize is not False,
         config.device,
-        (*sources, *(str(each.relative_to(folder)) for each in files)),
+        (*sources, *(each.name for each in files)),
     )
-
-
-def _files(file: Path, format_: str) -> tuple[Path, ...]:
-    return (file, *external_files(file)) if format_ == "onnx" else (file,)
-
-
-def _checked(spec: ModelSpec, within: Path | None) -> ModelSpec:
-    for file in _files(spec.file, spec.format) if within else ():
-        if within and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(within)):
-            raise InvalidArtifactError(
-                f"Model '{spec.name}' has the file '{file.name}', which leads outside {within}: put the file itself there."
-            )
-    return spec
 
 
 def _format(name: str, file: Path, wanted: str | None) -> str:
     with file.open("rb") as source:
         start = source.read(len(_LFS_POINTER))
         kind = torch_kind(source)
-    if not start:
-        raise InvalidArtifactError(f"Model '{name}' has the empty file '{file.name}': copy it again.")
-    if start == _LFS_POINTER:
-        raise InvalidArtifactError(f"Model '{name}' has a pointer of Git LFS for '{file.name}': run `git lfs pull`.")
-    if kind is TorchKind.PICKLE or start[:2] == b"\x80\x02":
+    fault = _fault(file.name, start, kind) or (_fault_of_name(file.name) if kind is None and wanted is None else None)
+    if fault:
+        raise InvalidArtifactError(f"Model '{name}' cannot be served: {fault}.")
+    found = _TORCH.get(kind) if kind else _untorched(file, wanted)
+    if found is None:
         raise InvalidArtifactError(
-            f"'{file.name}' of model '{name}' is a pickle of torch.save, a state dict or a whole module, which would run "
-            "people's Python: save the model with torch.jit.script(m).save or torch.export.save."
+            f"Model '{name}' cannot be served: '{file.name}' is of no known format, or cut short. Served are ONNX (.onnx), "
+            "TorchScript (.pt, by torch.jit.script(m).save) and torch.export (.pt2, by torch.export.save)."
         )
-    if kind is TorchKind.COMPILED:
-        raise InvalidArtifactError(
-            f"'{file.name}' of model '{name}' is an AOTInductor package, compiled for one machine: "
-            "save the model with torch.export.save."
-        )
-    found = kind.value if kind else _unzipped_format(name, file, wanted)
     if wanted not in (None, found):
         raise InvalidArtifactError(
             f"Model '{name}' is configured as {wanted}, and '{file.name}' holds {found}: correct the format."
@@ -205,15 +192,27 @@ def _format(name: str, file: Path, wanted: str | None) -> str:
     return found
 
 
-def _unzipped_format(name: str, file: Path, wanted: str | None) -> str:
-    if wanted == "onnx" or file.suffix == ".onnx":
-        return "onnx"
-    if file.suffix in MODEL_SUFFIXES or wanted:
-        raise InvalidArtifactError(
-            f"'{file.name}' of model '{name}' is neither TorchScript nor torch.export, or cut short: "
-            "save it with torch.jit.script(m).save or torch.export.save, or copy it again."
+def _fault(file_name: str, start: bytes, kind: TorchKind | None) -> str | None:
+    if not start:
+        return f"'{file_name}' is empty, copy it again"
+    if start == _LFS_POINTER:
+        return f"'{file_name}' is only a pointer of Git LFS, run `git lfs pull`"
+    if kind is TorchKind.COMPILED:
+        return f"'{file_name}' is an AOTInductor package, compiled for one machine: use torch.export.save"
+    if kind is TorchKind.PICKLE or (start.startswith(b"\x80\x02") and file_name.endswith((".pt", ".pt2", ".pth"))):
+        return (
+            f"'{file_name}' is a pickle of torch.save, a state dict or a whole module, which would run people's Python: "
+            "save the model with torch.jit.script(m).save or torch.export.save"
         )
-    if (advice := advice_for([file.name])) is None and is_onnx(file):
+    return None
+
+
+def _fault_of_name(file_name: str) -> str | None:
+    return None if file_name.endswith(MODEL_SUFFIXES) else advice_for([file_name])
+
+
+def _untorched(file: Path, wanted: str | None) -> str | None:
+    # A file with the name of ONNX gets the precise error of `external_files`; any other name must prove it.
+    if file.suffix == ".onnx" or wanted == "onnx" or (file.suffix not in MODEL_SUFFIXES and is_onnx(file)):
         return "onnx"
-    advice = advice or f"'{file.name}' is of no known format"
-    raise InvalidArtifactError(f"Model '{name}' cannot be served: {advice}. Served are {', '.join(MODEL_SUFFIXES)}.")
+    return None

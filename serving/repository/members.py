@@ -1,7 +1,7 @@
 """What one member of an archive is, and which names a member may have.
 
-A name is refused if it could leave the folder (absolute, `..`), could not be written everywhere (too long, not UTF-8) or
-could not be shown (control characters). Backslashes are refused as well: they are separators to the tool that wrote
+A name is refused if it could leave the folder (absolute, `..`), could not be written everywhere (too long, not UTF-8)
+or could not be shown (control characters). Backslashes are refused as well: they are separators to the tool that wrote
 them and letters to us. `tarball` and `zipball` make members, `unpack` writes them.
 """
 

@@ -32,7 +32,7 @@ class ModelConfig:
 
 
 def checked_specs(specs: Iterable[TensorSpec], source: str) -> tuple[TensorSpec, ...]:
-    """Return `specs` as a tuple. Raises `InvalidArtifactError` for a wrong dimension and for a name that is there twice."""
+    """Return `specs` as a tuple. Raises `InvalidArtifactError` for a wrong dimension or a name twice."""
     found = tuple(specs)
     for spec in found:
         if not spec.name:

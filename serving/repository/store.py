@@ -1,9 +1,9 @@
 """Unpacked archives on disk: content-addressed, unpacked once, pinned while in use, evicted by least recent use.
 
 An archive is unpacked into a private folder beside its place and renamed when it is whole, so that what has a digest's
-name is complete. A folder or a model file is handed out as it lies. The store knows no formats of models; `manager` opens
-an artifact before a load and releases it when the model is gone. One process owns a cache folder, by a lock that ends
-with the process; opening an archive, not the start, fails where the folder cannot be had.
+name is complete. A folder or a model file is handed out as it lies. The store knows no formats of models; `source`
+opens an artifact before a load, and it is released when the model is gone. One process owns a cache folder, by a lock
+that ends with the process; opening an archive, not the start, fails where the folder cannot be had.
 """
 
 from __future__ import annotations

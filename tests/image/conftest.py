@@ -1,5 +1,6 @@
 """Fixtures of the image tests: an engine (scripts/engine), an image built by make, containers, always removed."""
 
+import logging
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from tests.image.containers import Container, serve
 
 ROOT = Path(__file__).parents[2]
 Serve = Callable[..., Container]
+# A line for each of thousands of requests would bury the figures that these tests log.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,0 +1,68 @@
+"""The yardsticks: a bare WSGI callable, the same work in Flask. Run by the benchmarks as servers of their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def tiny(body: bytes) -> bytes:
+    """json.loads + 4-multiply + json.dumps: the work of the tiny model."""
+    rows = json.loads(body)["instances"]
+    return json.dumps({"predictions": [[value * 4 for value in row] for row in rows]}).encode()
+
+
+def swallow(body: bytes) -> bytes:
+    """Take a tensor, answer 4,000 bytes."""
+    return bytes(4000) if body else b""
+
+
+WORK = {"/tiny": tiny, "/swallow": swallow}
+
+
+def bare(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer with no framework at all."""
+    work = WORK.get(environ["PATH_INFO"])
+    if work is None:
+        start_response("404 Not Found", [])
+        return [b""]
+    answer = work(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
+    return [answer]
+
+
+def make_flask() -> Any:
+    """Build the same two routes in Flask."""
+    import flask
+
+    app = flask.Flask("peer")
+
+    @app.post("/<path:name>")
+    def _work(name: str) -> flask.Response:
+        return flask.Response(WORK["/" + name](flask.request.get_data()), content_type="application/json")
+
+    return app
+
+
+def serve_bare(port: int, threads: int) -> None:
+    """Serve `bare` on Granian with our own server's settings."""
+    from granian.constants import HTTPModes, Interfaces
+    from granian.log import LogLevels
+    from granian.server.mp import MPServer
+
+    from serving import memory
+
+    def load() -> Any:
+        memory.tune_allocator()
+        return bare
+
+    MPServer(
+        "bare", address="127.0.0.1", port=port, interface=Interfaces.WSGI, blocking_threads=threads, backlog=4096,
+        backpressure=16_384, http=HTTPModes.http1, websockets=False, log_level=LogLevels.warning,
+    ).serve(target_loader=load, wrap_loader=False)  # fmt: skip
+
+
+if __name__ == "__main__":
+    serve_bare(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""The model repository: archives, layouts, configuration."""
