@@ -14,8 +14,8 @@ from pathlib import Path
 
 VERSION = "2.13.0"
 TARGET = ["--python-version", "311", "--implementation", "cp", "--abi", "cp311"]
-ADVICE = f"""That is what some indexes give for torch=={VERSION}. Either point pip at a place with the CPU build
-(PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL; the file name has '+cpu'), or build without torch: make build/cpu EXTRAS=onnx"""
+ADVICE = """Either point pip at a place with torch's CPU build (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL; its file name has
+'+cpu'), or build the image without torch: make build/cpu EXTRAS=onnx"""
 
 
 def fetch(folder: Path) -> Path:
@@ -23,7 +23,8 @@ def fetch(folder: Path) -> Path:
     tag = f"manylinux_2_28_{platform.machine()}"
     where = ["--no-deps", "--only-binary=:all:", "--platform", tag, "--dest", str(folder)]
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "download", *TARGET, *where, f"torch=={VERSION}"], check=True)
+    if subprocess.run([*pip, "download", *TARGET, *where, f"torch=={VERSION}"], check=False).returncode:
+        sys.exit(f"No torch=={VERSION} for {tag} where pip looks.\n{ADVICE}")
     return next(folder.glob(f"torch-{VERSION}*.whl"))
 
 

@@ -228,25 +228,29 @@ class ModelManager:
         """Join, start or wait for a model that is not READY, and take it."""
         started = time.monotonic()
         deadline = started + self._limits.request_timeout_s
-        name, url = self._find(asked)
-        while (resident := self._claim(name, url, deadline)) is None:
+        while (resident := self._claim(*self._find(asked), deadline)) is None:
             pass
         self._metrics.count("ModelCacheMiss")
         self._metrics.observe("ModelLoadingWaitTime", time.monotonic() - started)
         return resident
 
-    def _find(self, asked: str) -> tuple[str, str | None]:
-        """Return the name of the repository for a name as asked, and its url where a request may load it."""
+    def _find(self, asked: str) -> tuple[str, str]:
+        """Return the name of the repository for a name as asked, and the url to load it from.
+
+        Raises `ModelNotFoundError`; in platform mode for every name that is not resident.
+        """
         with self._lock:
-            if asked in self._by_name or self._is_platform:
-                return asked, self._urls.get(asked)
+            if asked in self._by_name:
+                return asked, self._by_name[asked].url
+            if self._is_platform:
+                raise self._unknown(asked)
             if asked in self._urls:
                 return asked, self._urls[asked]
         name, url = self._source.find(asked)
         self._aliases[asked] = name
         return name, url
 
-    def _claim(self, name: str, url: str | None, deadline: float) -> Resident | None:
+    def _claim(self, name: str, url: str, deadline: float) -> Resident | None:
         """Take `name` when it is ready; None means: it changed meanwhile, ask again.
 
         1. Nobody there: standalone begins to load it, platform says 404. 2. READY: take it. 3. UNLOADING: 404 or wait.
@@ -255,7 +259,7 @@ class ModelManager:
         with self._lock:
             resident = self._by_name.get(name)
             if resident is None:  # (1)
-                if self._is_platform or url is None:
+                if self._is_platform:
                     raise self._unknown(name)
                 self._refuse_when_closing()
                 resident = self._by_name[name] = Resident(name, url)

@@ -117,6 +117,8 @@ class Room:
         for victim in chosen:
             if self._on_evict is not None:
                 self._on_evict(victim, idle)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("event=choosing model=%s idle=%s", victim.name, _shown(idle))
             self._residents.move(self._residents.by_name[victim.name], Event.UNLOAD)
         return [self._residents.by_name[victim.name] for victim in chosen]
 
@@ -125,6 +127,10 @@ class Room:
             self._metrics.count("Evictions")
             log.info("event=evicted model=%s last_used=%d", victim.name, victim.last_used)
             self._finish_unload(victim)
+
+
+def _shown(candidates: Sequence[eviction.Candidate]) -> str:
+    return ",".join(f"{each.name}:{each.last_used}" for each in candidates)
 
 
 def _no_room(name: str, wanted_bytes: int) -> UnavailableError:

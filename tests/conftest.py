@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
+
+from tests.server import RunningServer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--url` and `--model-root` point the contract suite at a running server with fake models allowed."""
     parser.addoption("--url", help="a running server; without it the suite starts its own")
     parser.addoption("--model-root", help="the folder here that is mounted at /opt/ml/models there")
+
+
+StartServer = Callable[..., RunningServer]
+
+
+@pytest.fixture(params=["granian", "gunicorn"])
+def http_server(request: pytest.FixtureRequest) -> str:
+    """Both HTTP servers."""
+    return str(request.param)
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers over `tmp_path/models`; what a test leaves running is stopped."""
+    started: list[RunningServer] = []
+    (tmp_path / "models").mkdir()
+
+    def start(**env: str) -> RunningServer:
+        wrap = env.pop("wrap", None)
+        server = RunningServer(
+            tmp_path / "models", tmp_path / f"server{len(started)}.log", env, wrap=wrap.split() if wrap else None
+        )
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()

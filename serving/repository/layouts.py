@@ -18,7 +18,6 @@ from pathlib import Path
 from serving.errors import InvalidArtifactError
 from serving.repository.config_pbtxt import read_config_pbtxt
 from serving.repository.folders import (
-    MODEL_SUFFIXES,
     check_readable,
     descend,
     files_below,
@@ -26,16 +25,30 @@ from serving.repository.folders import (
     listing,
     model_files,
 )
+from serving.repository.formats import format_of
 from serving.repository.model_config import ModelConfig
-from serving.repository.onnx_files import external_files, is_onnx
-from serving.repository.torch_files import TorchKind, torch_kind
+from serving.repository.onnx_files import external_files
+from serving.repository.unserved import advice_for, python_among
+from serving.repository.wharf_toml import read_wharf_toml
+from serving.tensors import TensorSpec
+
+_SUFFIXES,
+    check_readable,
+    descend,
+    files_below,
+    latest_version,
+    listing,
+    model_files,
+)
+from serving.repository.formats import format_of
+from serving.repository.model_config import ModelConfig
+from serving.repository.onnx_files import external_files
 from serving.repository.unserved import advice_for, python_among
 from serving.repository.wharf_toml import read_wharf_toml
 from serving.tensors import TensorSpec
 
 _TORCH = {TorchKind.SCRIPT: "torchscript", TorchKind.EXPORT: "torch_export"}
 _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +167,7 @@ def _relative_names(folder: Path) -> list[str]:
 
 def _spec(name: str, file: Path, within: Path, config: ModelConfig, sources: tuple[str, ...]) -> ModelSpec:
     check_readable(file, within)
-    format_ = _format(name, file, config.format)
+    format_ = format_of(name, file, config.format)
     files = (file, *external_files(file)) if format_ == "onnx" else (file,)
     for each in files:
         check_readable(each, within)
@@ -170,49 +183,3 @@ def _spec(name: str, file: Path, within: Path, config: ModelConfig, sources: tup
         config.device,
         (*sources, *(each.name for each in files)),
     )
-
-
-def _format(name: str, file: Path, wanted: str | None) -> str:
-    with file.open("rb") as source:
-        start = source.read(len(_LFS_POINTER))
-        kind = torch_kind(source)
-    fault = _fault(file.name, start, kind) or (_fault_of_name(file.name) if kind is None and wanted is None else None)
-    if fault:
-        raise InvalidArtifactError(f"Model '{name}' cannot be served: {fault}.")
-    found = _TORCH.get(kind) if kind else _untorched(file, wanted)
-    if found is None:
-        raise InvalidArtifactError(
-            f"Model '{name}' cannot be served: '{file.name}' is of no known format, or cut short. Served are ONNX (.onnx), "
-            "TorchScript (.pt, by torch.jit.script(m).save) and torch.export (.pt2, by torch.export.save)."
-        )
-    if wanted not in (None, found):
-        raise InvalidArtifactError(
-            f"Model '{name}' is configured as {wanted}, and '{file.name}' holds {found}: correct the format."
-        )
-    return found
-
-
-def _fault(file_name: str, start: bytes, kind: TorchKind | None) -> str | None:
-    if not start:
-        return f"'{file_name}' is empty, copy it again"
-    if start == _LFS_POINTER:
-        return f"'{file_name}' is only a pointer of Git LFS, run `git lfs pull`"
-    if kind is TorchKind.COMPILED:
-        return f"'{file_name}' is an AOTInductor package, compiled for one machine: use torch.export.save"
-    if kind is TorchKind.PICKLE or (start.startswith(b"\x80\x02") and file_name.endswith((".pt", ".pt2", ".pth"))):
-        return (
-            f"'{file_name}' is a pickle of torch.save, a state dict or a whole module, which would run people's Python: "
-            "save the model with torch.jit.script(m).save or torch.export.save"
-        )
-    return None
-
-
-def _fault_of_name(file_name: str) -> str | None:
-    return None if file_name.endswith(MODEL_SUFFIXES) else advice_for([file_name])
-
-
-def _untorched(file: Path, wanted: str | None) -> str | None:
-    # A file with the name of ONNX gets the precise error of `external_files`; any other name must prove it.
-    if file.suffix == ".onnx" or wanted == "onnx" or (file.suffix not in MODEL_SUFFIXES and is_onnx(file)):
-        return "onnx"
-    return None

@@ -47,7 +47,7 @@ def external_files(file: Path) -> tuple[Path, ...]:
     Raises `InvalidArtifactError` for a file that is no ONNX model or cut short, and for data that is missing or lies
     outside the model's folder.
     """
-    return tuple(_checked(file, location) for location in dict.fromkeys(_locations(file)))
+    return tuple(sorted({_checked(file, location) for location in set(_locations(file))}))
 
 
 def is_onnx(file: Path) -> bool:

@@ -65,7 +65,7 @@ def served(image: str) -> Iterator[Serve]:
     """Call it with `docker run` options for a serving container of the image; all are removed after the test."""
     containers: list[Container] = []
 
-    def factory(*options: str, command: tuple[str, ...] = (), inner_port: int = 8080) -> Container:
+    def factory(*options: str, image: str = image, command: tuple[str, ...] = (), inner_port: int = 8080) -> Container:
         containers.append(serve(image, *options, command=command, inner_port=inner_port))
         return containers[-1]
 

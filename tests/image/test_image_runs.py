@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.conftest import ROOT, Serve
+from tests.image.conftest import ROOT, Serve, run
 from tests.image.containers import docker, send_only
 from tests.image.fakes import MIB, ask, write_fakes
 
@@ -90,6 +90,15 @@ def test_it_runs_as_root_where_the_platform_wants_that(served: Serve, repository
     """SageMaker's documentation expects root."""
     write_fakes(repository, 1, MIB)
     ask(served(*FAKES, *mount(repository), "--user", "0:0", command=("serve",)).client, "m000")
+
+
+def test_the_image_without_torch_is_small_and_serves(base_image: str, served: Serve, flavour: str) -> None:
+    """EXTRAS=onnx needs no torch wheel; torch's files are not in the image and the server does not miss them."""
+    run("make", f"build/{flavour}", f"BASE_IMAGE={base_image}", "IMAGE=wharf-test-onnx", "EXTRAS=onnx")
+    small = f"wharf-test-onnx:{flavour}"
+    assert int(docker("image", "inspect", "--format", "{{.Size}}", small)) < 500e6
+    container = served(image=small)
+    assert container.exec("/opt/wharf/bin/pip", "list", "--format=freeze").count("torch==") == 0
 
 
 def test_docker_sees_it_become_healthy(served: Serve) -> None:

@@ -32,10 +32,6 @@ def global_header(**records: str) -> bytes:
     return tar_of((member("g", tarfile.XGLTYPE, size=len(data)), data))[: 512 + -(-len(data) // 512) * 512]
 
 
-def extended_header(size: int) -> bytes:
-    return tar_of(member("x", tarfile.XHDTYPE))[:0] + _header("x", tarfile.XHDTYPE, size)
-
-
 def _header(name: str, kind: bytes, size: int) -> bytes:
     return member(name, kind, size=size).tobuf(tarfile.GNU_FORMAT)
 
@@ -77,7 +73,7 @@ def pax_sparse_tar() -> bytes:
 
 ZEROS = bytes(32 << 20)
 NESTED_LINKS = (member("a", tarfile.SYMTYPE, "."), member("a/b", tarfile.SYMTYPE, ".."), file_member("a/b/out"))
-CHAINED_LINKS = (member("sub", tarfile.DIRTYPE), member("sub/d", tarfile.SYMTYPE, ".."), member("sub/e", tarfile.SYMTYPE, "d/.."))
+CHAINED_LINKS = (member("sub/d", tarfile.SYMTYPE, ".."), member("sub/e", tarfile.SYMTYPE, "d/.."))
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "absolute path": (tar_of(file_member("/etc/evil")), "is absolute"),
@@ -94,14 +90,14 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "symlink empty": (tar_of(member("l", tarfile.SYMTYPE, "")), "link"),
     "zip symlink out": (zip_of({"l": b"/etc/passwd"}, {"l": stat.S_IFLNK | 0o777}), "link"),
     "zip device": (zip_of({"d": b""}, {"d": stat.S_IFBLK | 0o666}), "device"),
-    "file through symlink": (tar_of(member("l", tarfile.SYMTYPE, "/tmp"), file_member("l/evil")), "below the symbolic link"),
+    "file through symlink": (tar_of(member("l", tarfile.SYMTYPE, "/tmp"), file_member("l/evil")), "below the symbolic"),
     "file over symlink": (tar_of(member("l", tarfile.SYMTYPE, "/tmp/evil"), file_member("l")), "twice"),
     "file below a file": (tar_of(file_member("f"), file_member("f/g")), "below the file"),
     "nested links": (tar_of(*NESTED_LINKS), "below the symbolic link"),
     "links that combine to lead out": (tar_of(*CHAINED_LINKS), "link"),
     "hard link out": (tar_of(member("h", tarfile.LNKTYPE, "/etc/passwd")), "is absolute"),
     "hard link to parent": (tar_of(member("h", tarfile.LNKTYPE, "../m.archive")), "leads out"),
-    "hard link to a symlink": (tar_of(member("l", tarfile.SYMTYPE, "/etc/passwd"), member("h", tarfile.LNKTYPE, "l")), "link"),
+    "hard link to a symlink": (tar_of(member("l", tarfile.SYMTYPE, "/etc"), member("h", tarfile.LNKTYPE, "l")), "link"),
     "hard link to what comes later": (tar_of(member("h", tarfile.LNKTYPE, "f"), file_member("f")), "link"),
     "character device": (tar_of(member("null", tarfile.CHRTYPE)), "character device"),
     "block device": (tar_of(member("sda", tarfile.BLKTYPE)), "block device"),
@@ -126,10 +122,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "huge declared size in a zip": (lying_zip(0xFFFFFFF0), "WHARF_UNPACK_MAX_BYTES"),
     "small declared size in a zip": (lying_zip(5), "damaged"),
     "negative size": (_header("f", tarfile.REGTYPE, -5), "negative"),
-    "huge pax header": (extended_header(1 << 30), "extended header"),
-    "pax size that is none": (tar_of(*[file_member("f")]).replace(b"", b"", 0), "")
-    if False
-    else (global_header(size="-1") + packs.tar(), "size"),
+    "huge pax header": (_header("x", tarfile.XHDTYPE, 1 << 30), "extended header"),
+    "pax size that is none": (global_header(size="-1") + packs.tar(), "size"),
     "pax header that does not add up": (_header("x", tarfile.XHDTYPE, 10) + b"99 path=a\n".ljust(512, b"\0"), "pax"),
     "chain of headers": (global_header(comment="x") * 9 + packs.tar(), "in a row"),
     "encrypted zip": (encrypted_zip(), "encrypted"),
@@ -186,10 +180,8 @@ def test_a_tar_of_gnu_tars_own_root_entry_unpacks(tmp_path: Path) -> None:
 
 def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
     """Shared libraries and caches of weights are full of them."""
-    made = tar_of(
-        member("lib/l.so", tarfile.SYMTYPE, "../blobs/1"), file_member("blobs/1", b"so"), member("h", tarfile.LNKTYPE, "blobs/1")
-    )
-    found = unpacked(tmp_path, made)
+    blob, hard_link = file_member("blobs/1", b"so"), member("h", tarfile.LNKTYPE, "blobs/1")
+    found = unpacked(tmp_path, tar_of(member("lib/l.so", tarfile.SYMTYPE, "../blobs/1"), blob, hard_link))
     assert (found / "lib" / "l.so").read_bytes() == (found / "h").read_bytes() == b"so"
     assert (found / "lib" / "l.so").is_symlink()
 
