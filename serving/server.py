@@ -20,6 +20,8 @@ from pathlib import Path
 from serving import logs, memory
 from serving.backends.base import Backend
 from serving.backends.fake import FakeBackend
+from serving.backends.onnx import OnnxBackend
+from serving.backends.torch import TorchBackend
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
@@ -161,7 +163,13 @@ def _make_source(settings: Settings) -> ModelSource:
 
 
 def _make_backends(settings: Settings, cores: int) -> dict[str, Backend]:
-    return {"fake": FakeBackend()}
+    torch_backend = TorchBackend(settings.device, cores)
+    return {
+        "torchscript": torch_backend,
+        "torch_export": torch_backend,
+        "onnx": OnnxBackend(settings.device, cores),
+        "fake": FakeBackend(),
+    }
 
 
 def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:

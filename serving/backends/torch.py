@@ -8,6 +8,7 @@ calls it. On `cuda` the same code moves weights and inputs to the device; that p
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import warnings
 from typing import Any
@@ -18,7 +19,7 @@ from serving.backends.base import Footprint, LoadedModel
 from serving.backends.threads import TorchThreads, threads_for
 from serving.backends.torch_export import load_exported
 from serving.backends.torch_program import Program
-from serving.backends.torchscript import load_torchscript
+from serving.backends.torchscript import has_convolutions, load_torchscript
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
@@ -30,6 +31,27 @@ from serving.errors import (
 )
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Array, Signature, Tensors
+
+# MiB measured by benchmarks/footprint.py (torch 2.13, one thread, one sample of batch 1, weights of float32):
+#
+#                           file   resident   peak
+#   linear, TorchScript      1.0        1.1    1.2
+#   linear, TorchScript     19.1       19.2   19.3
+#   BERT-base, TorchScript 418.0      446.9  466.8
+#   ResNet-50, TorchScript  98.1      140.7  251.6   packed for inference
+#   ResNet-50, TorchScript  98.1      PLAIN_R  PLAIN_P   kept plain
+#   linear, export           1.0        1.1    1.1
+#   linear, export          19.1       19.2   19.3
+#   BERT-base, export      419.0      431.2  445.4
+#   ResNet-50, export       99.8      109.6  149.2
+#
+# So: peak and resident bytes for each byte of the file, and a fixed part for the graph. A convolution adds scratch
+# memory and, packed, a second copy while it loads; TorchScript files tell whether they have any, exported ones do not.
+_LINEAR = (1.15, 1.08)
+_PLAIN_CONVOLUTIONS = (1.60, 1.50)
+_PACKED_CONVOLUTIONS = (2.60, 1.45)
+_EXPORTED = (1.45, 1.06)
+_GRAPH_BYTES = {"torchscript": 1 << 20, "torch_export": 4 << 20}
 
 # The CPU allocator has no error type of its own: this is its whole message, the last line of a plain RuntimeError. What
 # a model raises itself arrives as torch.jit.Error and is never taken for it.
@@ -116,20 +138,20 @@ class TorchBackend:
         self._pool = TorchThreads(cores)
 
     def footprint(self, spec: ModelSpec) -> Footprint:
-        """Predict from the size of the file; see `_WEIGHT`."""
-        peak, resident = _WEIGHT[spec.format]
-        return Footprint(
-            int(spec.bytes * peak) + _FIXED_BYTES[spec.format], int(spec.bytes * resident) + _FIXED_BYTES[spec.format]
-        )
+        """Predict from the size of the file and, for TorchScript, whether its code speaks of convolutions."""
+        (peak, resident), graph_bytes = _weight(spec), _GRAPH_BYTES[spec.format]
+        return Footprint(int(spec.bytes * peak) + graph_bytes, int(spec.bytes * resident) + graph_bytes)
 
     def load(self, spec: ModelSpec) -> LoadedModel:
         """Make the model ready; errors as `base` says."""
         device = spec.device or self._device
-        _prepare(spec.name, device)
+        _prepare()
+        _check_device(spec.name, device)
         load = {"torchscript": load_torchscript, "torch_export": load_exported}[spec.format]
         threads = threads_for(spec, self._cores)
         try:
-            program = self._pool.run(threads, lambda: load(spec, device))
+            # On this thread: the pool's few threads belong to the runs of other models.
+            program = self._pool.run(1, lambda: load(spec, device))
         except ServingError:
             raise
         except Exception as error:
@@ -147,15 +169,24 @@ def is_out_of_memory(error: Exception) -> bool:
     return type(error) is RuntimeError and bool(lines) and bool(_CPU_ALLOCATOR.fullmatch(lines[-1].strip()))
 
 
+def _weight(spec: ModelSpec) -> tuple[float, float]:
+    """Return peak and resident bytes for each byte of the file."""
+    if spec.format == "torch_export":
+        return _EXPORTED
+    if not has_convolutions(spec.file):
+        return _LINEAR
+    return _PACKED_CONVOLUTIONS if spec.optimize and spec.inputs else _PLAIN_CONVOLUTIONS
+
+
 _prepared = threading.Lock()
 
 
-def _prepare(name: str, device: str) -> None:
-    """Import torch, once with few threads between operators, and see that the device is there."""
+def _prepare() -> None:
+    """Import torch, once with few threads between operators."""
     try:
         import torch
     except ImportError as error:
-        raise LoadFailedError(f"Model '{name}' needs torch and it is not installed: install torch==2.13.0.") from error
+        raise LoadFailedError("TorchScript and torch.export models need torch: install torch==2.13.0.") from error
     # Request bodies are read-only and we only read them; torch says so once a process.
     warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
     with _prepared:
@@ -165,6 +196,11 @@ def _prepare(name: str, device: str) -> None:
             # Somebody ran operators in parallel before us; then the number can no longer change.
             except RuntimeError:
                 pass
+
+
+def _check_device(name: str, device: str) -> None:
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise LoadFailedError(
             f"Model '{name}' is to run on cuda and torch {torch.__version__} finds no such device: set WHARF_DEVICE=cpu, "
@@ -198,7 +234,3 @@ def _to_numpy(tensor: Any) -> Array:
         tensor = tensor.float()
     array: Array = tensor.detach().cpu().contiguous().numpy()
     return array
-
-
-_WEIGHT = {"torchscript": (2.2, 1.3), "torch_export": (1.3, 1.2)}
-_FIXED_BYTES = {"torchscript": 1 << 20, "torch_export": 8 << 20}

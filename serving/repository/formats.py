@@ -1,9 +1,12 @@
 """Which format a model file is of: told from its bytes, without unpickling, torch or a runtime.
 
-1. What is empty, a pointer of Git LFS, or torch's but without a program is refused by name. 2. torch's zips tell themselves,
-whatever the file is called. 3. A name of a known format that is not served is refused by name. 4. ONNX has no magic number: a
-name ending in .onnx, or a configuration, is believed and the walk of `onnx_files` checks it; under any other name it must
-be whole. `layouts` asks about the file that it chose.
+1. What is empty, a pointer of Git LFS, or torch's but without a program is refused by name.
+2. torch's zips tell themselves, whatever the file is called.
+3. A name of a known format that is not served is refused by name.
+4. ONNX has no magic number: a name ending in .onnx, or a configuration, is believed and the walk of `onnx_files` checks
+   it; under any other name the walk decides.
+
+`layouts` asks about the file that it chose.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ def format_of(name: str, file: Path, wanted: str | None) -> str:
     found = _TORCH.get(kind) if kind else _untorched(file, wanted)
     if found is None:
         raise InvalidArtifactError(
-            f"Model '{name}' cannot be served: '{file.name}' is of no known format, or cut short. Served are ONNX (.onnx), "
-            "TorchScript (.pt, from torch.jit.script(m).save) and torch.export (.pt2, from torch.export.save)."
+            f"Model '{name}' cannot be served: '{file.name}' is of no known format, or cut short. Served are "
+            "ONNX (.onnx), TorchScript (.pt, from torch.jit.script(m).save) and torch.export (.pt2, from torch.export.save)."
         )
     if wanted not in (None, found):
         raise InvalidArtifactError(

@@ -32,22 +32,6 @@ from serving.repository.unserved import advice_for, python_among
 from serving.repository.wharf_toml import read_wharf_toml
 from serving.tensors import TensorSpec
 
-_SUFFIXES,
-    check_readable,
-    descend,
-    files_below,
-    latest_version,
-    listing,
-    model_files,
-)
-from serving.repository.formats import format_of
-from serving.repository.model_config import ModelConfig
-from serving.repository.onnx_files import external_files
-from serving.repository.unserved import advice_for, python_among
-from serving.repository.wharf_toml import read_wharf_toml
-from serving.tensors import TensorSpec
-
-_TORCH = {TorchKind.SCRIPT: "torchscript", TorchKind.EXPORT: "torch_export"}
 _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
 
 
@@ -83,6 +67,7 @@ def describe(name: str, path: Path, *, allow_fake: bool = False, within: Path = 
     folder = descend(path)
     check_readable(folder, within)
     if (folder / "fake.json").is_file():
+        check_readable(folder / "fake.json", within)
         return _fake(name, folder / "fake.json", allow_fake)
     config, sources = _config(name, folder, within)
     return _spec(name, _model_file(name, folder, within, config), within, config, sources)
@@ -137,11 +122,11 @@ def _named_file(name: str, folder: Path, version: Path | None, wanted: str) -> P
         if base is None:
             continue
         found = base / wanted
-        if Path(wanted).is_absolute() or not os.path.realpath(found).startswith(os.path.realpath(folder) + "/"):
+        if "\0" in wanted or not os.path.realpath(found).startswith(os.path.realpath(folder) + "/"):
             raise InvalidArtifactError(
                 f"Model '{name}' names the file '{wanted}', outside its folder: name one inside."
             )
-        if found.is_file():
+        if os.path.isfile(found):  # noqa: PTH113  false, not an error, for a name that is too long
             return found
     raise InvalidArtifactError(
         f"Model '{name}' names the file '{wanted}', which is not there; found {listing(folder)}: correct the name."
@@ -149,8 +134,8 @@ def _named_file(name: str, folder: Path, version: Path | None, wanted: str) -> P
 
 
 def _refuse_python(name: str, folder: Path) -> None:
-    advice = python_among(_relative_names(folder))
-    if advice:
+    nearest = [each for each in _relative_names(folder) if each.count("/") < 2]  # not what a library below holds
+    if advice := python_among(nearest):
         raise InvalidArtifactError(f"Model '{name}' cannot be served: {advice}.")
 
 

@@ -8,10 +8,12 @@ refused here; whether its operators are known is the backend's to say. `layouts`
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from serving.errors import InvalidArtifactError
+from serving.repository.limits import quoted
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -130,10 +132,10 @@ def _checked(file: Path, location: str) -> Path:
     found = file.parent / pure
     if not location or pure.is_absolute() or ".." in pure.parts or "\0" in location:
         raise InvalidArtifactError(
-            f"'{file.name}' keeps data in {ascii(location)}, outside its folder: export it again."
+            f"'{file.name}' keeps data in {quoted(location)}, outside its folder: export it again."
         )
-    if not found.is_file():
+    if not os.path.isfile(found):  # noqa: PTH113  false, not an error, for a name that is too long
         raise InvalidArtifactError(
-            f"'{file.name}' keeps data in '{location}', which is missing: add it beside the model."
+            f"'{file.name}' keeps data in {quoted(location)}, which is missing: add it beside the model."
         )
     return found

@@ -188,7 +188,7 @@ def test_a_default_model_filename_is_found_in_the_version(tmp_path: Path) -> Non
     assert describe("m", tmp_path).file == tmp_path / "2" / "a.onnx"
 
 
-@pytest.mark.parametrize("name", ["../secret.onnx", "/etc/passwd", "nope.onnx", "."])
+@pytest.mark.parametrize("name", ["../secret.onnx", "/etc/passwd", "nope.onnx", ".", "a\\u0000b", "n" * 300])
 def test_a_configured_file_must_be_there_and_inside(tmp_path: Path, name: str) -> None:
     """A configuration leads nowhere else."""
     lay(tmp_path, "secret.onnx", "m/model.onnx")

@@ -40,6 +40,8 @@ def test_missing_data_is_refused_by_name(tmp_path: Path) -> None:
     """People forget the second file."""
     with pytest.raises(InvalidArtifactError, match=r"'model\.onnx_data', which is missing"):
         external_files(write(tmp_path, packs.onnx("model.onnx_data")))
+    with pytest.raises(InvalidArtifactError, match="which is missing"):
+        external_files(write(tmp_path, packs.onnx("n" * 300)))
 
 
 @pytest.mark.parametrize("cut", [1, 50, 299, 330])
