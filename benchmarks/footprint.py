@@ -15,17 +15,16 @@ import re
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(HERE), str(HERE / "model_repo_templates")]
-FILES = {"torchscript": "model.pt", "export": "model.pt2", "onnx": "model.onnx"}
+KINDS = ("torchscript", "export", "onnx")
 # Width of a square linear layer: its megabytes.
 WIDTHS = {"linear_0mb": 64, "linear_1mb": 512, "linear_20mb": 2236}
-MODELS = ("linear_1mb", "linear_20mb", "resnet50", "bert_base")
+MODELS = ("linear_1mb", "linear_20mb", "digits", "resnet50", "bert_base")
 
 
 def build_linear(name: str, kind: str, folder: Path) -> None:
@@ -37,19 +36,14 @@ def build_linear(name: str, kind: str, folder: Path) -> None:
     getattr(torch_formats, f"save_{kind}")(network, samples, {"input": (0,)}, ("output",), folder)
 
 
-def load(folder: Path, kind: str):
+def load(folder: Path):
     from serving.backends.onnx import OnnxBackend
     from serving.backends.torch import TorchBackend
-    from serving.repository.layouts import ModelSpec
-    from serving.tensors import TensorSpec
+    from serving.repository.layouts import describe
 
-    config, file = folder / "wharf.toml", folder / FILES[kind]
-    described = tomllib.loads(config.read_text()).get("inputs", []) if config.is_file() else []
-    inputs = tuple(TensorSpec(given["name"], given["dtype"], tuple(given["dims"])) for given in described) or None
-    backend = OnnxBackend("cpu", 1) if kind == "onnx" else TorchBackend("cpu", 1)
-    kind = {"export": "torch_export"}.get(kind, kind)
-    spec = ModelSpec(folder.name, kind, file, file.stat().st_size, inputs=inputs)
-    return backend.footprint(spec), backend.load(spec)
+    spec = describe(folder.name, folder)
+    backend = (OnnxBackend if spec.format == "onnx" else TorchBackend)("cpu", 1)
+    return spec.bytes, backend.footprint(spec), backend.load(spec)
 
 
 def run(model) -> None:
@@ -63,31 +57,31 @@ def memory(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-def measure(folder: Path, tiny: Path, kind: str) -> None:
-    _, warm = load(tiny, kind)
+def measure(folder: Path, tiny: Path) -> None:
+    _, _, warm = load(tiny)
     run(warm)
     anon, resident = memory("RssAnon"), memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # starts VmHWM afresh
-    predicted, model = load(folder, kind)
+    size, predicted, model = load(folder)
     run(model)
     peak = memory("VmHWM") - resident
-    stays = memory("RssAnon") - anon
-    size = (folder / FILES[kind]).stat().st_size
-    figures = [size / 2**20, stays, predicted.resident_bytes / 2**20, peak, predicted.peak_bytes / 2**20]
-    print(f"{folder.name:28}" + "".join(f"{figure:11.1f}" for figure in figures), flush=True)
+    figures = size, memory("RssAnon") - anon, predicted.resident_bytes, peak, predicted.peak_bytes
+    shown = [figure / 2**20 if isinstance(figure, int) else figure for figure in figures]
+    print(f"{folder.name:24}" + "".join(f"{figure:11.1f}" for figure in shown), flush=True)
 
 
 def main(repository: Path) -> None:
-    print(f"{'MiB':28}" + "".join(f"{head:>11}" for head in ("file", "resident", "predicted", "peak", "predicted")))
+    print(f"{'MiB':24}" + "".join(f"{head:>11}" for head in ("file", "resident", "predicted", "peak", "predicted")))
     with tempfile.TemporaryDirectory() as scratch:
-        for kind in FILES:
+        for kind in KINDS:
             for name in WIDTHS:
                 build_linear(name, kind, Path(scratch, f"{name}_{kind}"))
             for name in MODELS:
                 folder = Path(scratch if name in WIDTHS else repository, f"{name}_{kind}")
-                arguments = [str(folder), str(Path(scratch, f"linear_0mb_{kind}")), kind]
-                subprocess.run([sys.executable, __file__, *arguments], check=True)
+                if folder.is_dir():
+                    tiny = Path(scratch, f"linear_0mb_{kind}")
+                    subprocess.run([sys.executable, __file__, str(folder), str(tiny)], check=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1])) if len(sys.argv) == 2 else measure(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1])) if len(sys.argv) == 2 else measure(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -29,8 +29,16 @@ def build_torchscript(folder: Path) -> None:
     import torch
     from torch_formats import save_torchscript
 
+    class Digits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.scores = torch.nn.Linear(64, 64), torch.nn.Linear(64, 10)
+
+        def forward(self, x: Any) -> Any:
+            return self.scores(self.hidden(x).relu())
+
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    network = Digits()
     rows, _, labels, _ = split()
     x, y = torch.tensor(rows, dtype=torch.float32), torch.tensor(labels)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)

@@ -57,14 +57,16 @@ class Limits:
 class Lease:
     """`with` it and the model is ready, and stays so until the end of the block."""
 
-    __slots__ = ("_manager", "_name", "_resident")
+    __slots__ = ("_manager", "_name", "_resident", "is_hit")
 
     def __init__(self, manager: ModelManager, name: str) -> None:
         self._manager = manager
         self._name = name
 
     def __enter__(self) -> Resident:
-        self._resident = self._manager._acquire(self._name)
+        resident = self._manager._take(self._name)
+        self.is_hit = resident is not None
+        self._resident = resident or self._manager._acquire(self._name)
         return self._resident
 
     def __exit__(
@@ -210,13 +212,13 @@ class ModelManager:
 
     # ---- one request ------------------------------------------------------------------------------------------------
 
-    def _acquire(self, name: str) -> Resident:
+    def _take(self, name: str) -> Resident | None:
         with self._lock:
             resident = self._by_name.get(name) or self._by_name.get(self._aliases.get(name, name))
-            if resident is not None and resident.state is State.READY:
-                resident.in_flight += 1
-                return resident
-        return self._acquire_slowly(name)
+            if resident is None or resident.state is not State.READY:
+                return None
+            resident.in_flight += 1
+            return resident
 
     def _release(self, resident: Resident) -> None:
         with self._lock:
@@ -224,13 +226,12 @@ class ModelManager:
             self._residents.touch(resident)
             self._residents.wake()
 
-    def _acquire_slowly(self, asked: str) -> Resident:
+    def _acquire(self, asked: str) -> Resident:
         """Join, start or wait for a model that is not READY, and take it."""
         started = time.monotonic()
         deadline = started + self._limits.request_timeout_s
         while (resident := self._claim(*self._find(asked), deadline)) is None:
             pass
-        self._metrics.count("ModelCacheMiss")
         self._metrics.observe("ModelLoadingWaitTime", time.monotonic() - started)
         return resident
 

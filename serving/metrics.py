@@ -25,7 +25,7 @@ COUNTERS = {
     "ModelCacheHit": "Invocations that found their model loaded",
     "ModelCacheMiss": "Invocations that had to wait for their model to load",
     "Evictions": "Models unloaded to make room",
-    "Refused": "Requests answered 503 by the admission cap",
+    "Refused": "Invocations answered 503: too busy",
     "LoadFailures": "Loads that failed",
 }
 HISTOGRAMS = {
@@ -87,10 +87,17 @@ class Metrics:
         with self._lock:
             self._histograms[name].observe(seconds * 1e6)
 
-    def invocation(self, status: int, total_s: float, model_s: float) -> None:
-        """Record one answered invocation: its status, its whole duration and the model's part of it."""
+    def invocation(self, status: int, total_s: float, model_s: float, is_hit: bool | None) -> None:
+        """Record one answered invocation: its status, its whole duration, the model's part of it.
+
+        `is_hit` says whether the model was loaded already; None for one that never got that far.
+        """
         with self._lock:
             self._counters["Invocations"] += 1
+            if status == 503:
+                self._counters["Refused"] += 1
+            if is_hit is not None:
+                self._counters["ModelCacheHit" if is_hit else "ModelCacheMiss"] += 1
             if status >= 400:
                 self._counters["Invocation4XXErrors" if status < 500 else "Invocation5XXErrors"] += 1
             if model_s:

@@ -261,7 +261,7 @@ def _run_granian(settings: Settings, port: int, start_child: Callable[[], Server
         backpressure=MAX_CONNECTIONS,
         http=HTTPModes.http1,
         websockets=False,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,
         respawn_failed_workers=True,
         workers_kill_timeout=int(settings.shutdown_timeout_s) + 1,
     ).serve(target_loader=load, wrap_loader=False)

@@ -134,6 +134,17 @@ class OnnxBackend:
         self._device = device
         self._cores = cores
 
+    def prepare(self) -> bool:
+        """Import onnxruntime; return whether this call did."""
+        if "onnxruntime" in sys.modules:
+            return False
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise LoadFailedError(f"ONNX models need onnxruntime and it cannot be imported ({error}).") from error
+        onnxruntime.set_default_logger_severity(_LOG_SEVERITY)
+        return True
+
     def footprint(self, spec: ModelSpec) -> Footprint:
         """Predict from the size of the file and whether it begins with a forest of decision trees."""
         peak, resident = _FOREST if _has_trees(spec.file) else _DENSE

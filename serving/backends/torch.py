@@ -39,7 +39,7 @@ from serving.tensors import Array, Signature, Tensors
 #   linear, TorchScript     19.1       19.2   19.3
 #   BERT-base, TorchScript 418.0      446.9  466.8
 #   ResNet-50, TorchScript  98.1      140.7  251.6   packed for inference
-#   ResNet-50, TorchScript  98.1      PLAIN_R  PLAIN_P   kept plain
+#   ResNet-50, TorchScript  98.1      122.7  154.0   kept plain
 #   linear, export           1.0        1.1    1.1
 #   linear, export          19.1       19.2   19.3
 #   BERT-base, export      419.0      431.2  445.4
@@ -48,7 +48,7 @@ from serving.tensors import Array, Signature, Tensors
 # So: peak and resident bytes for each byte of the file, and a fixed part for the graph. A convolution adds scratch
 # memory and, packed, a second copy while it loads; TorchScript files tell whether they have any, exported ones do not.
 _LINEAR = (1.15, 1.08)
-_PLAIN_CONVOLUTIONS = (1.60, 1.50)
+_PLAIN_CONVOLUTIONS = (1.60, 1.27)
 _PACKED_CONVOLUTIONS = (2.60, 1.45)
 _EXPORTED = (1.45, 1.06)
 _GRAPH_BYTES = {"torchscript": 1 << 20, "torch_export": 4 << 20}
@@ -136,6 +136,12 @@ class TorchBackend:
         self._device = device
         self._cores = cores
         self._pool = TorchThreads(cores)
+
+    def prepare(self) -> bool:
+        """Import torch; return whether this call did."""
+        is_new = "torch" not in sys.modules
+        _prepare()
+        return is_new
 
     def footprint(self, spec: ModelSpec) -> Footprint:
         """Predict from the size of the file and, for TorchScript, whether its code speaks of convolutions."""

@@ -30,7 +30,7 @@ NPZ_MAX_RATIO = 64
 NPZ_ALWAYS_BYTES = 6 << 20
 # The largest payload that SageMaker knows, that of an asynchronous invocation (same source).
 NPZ_MAX_BYTES = 1 << 30
-# Beyond 2**53 a double cannot tell an integer from its neighbour.
+# From 2**53 on a double cannot tell an integer from its neighbour.
 _EXACT_IN_DOUBLE = 2.0**53
 _WANTED = frozenset(DTYPES.values())
 _STORED_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -76,7 +76,7 @@ def _to_bytes(array: Array, name: str) -> Array:
 def _to_integers(array: Array, want: np.dtype[Any], name: str) -> Array:
     if array.dtype.kind == "f":
         values = array.astype(np.float64)
-        whole = (np.rint(values) == values) & (np.abs(values) <= _EXACT_IN_DOUBLE)
+        whole = (np.rint(values) == values) & (np.abs(values) < _EXACT_IN_DOUBLE)
         if not whole.all():
             raise _unfit(array, ~whole, f"are whole numbers below 2**53 ({want.name})", name)
         array = values.astype(np.int64)
@@ -299,4 +299,4 @@ def _to_npy(array: Array) -> bytes:
     }
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, dict(header))
-    return b"".join((file.getvalue(), np.ascontiguousarray(array)))
+    return b"".join((file.getvalue(), np.ascontiguousarray(array).data))

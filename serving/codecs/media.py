@@ -50,6 +50,7 @@ def encode(outputs: Tensors, accept: str | None, form: str = "instances") -> tup
     The best is the highest q, then the client's order, then ours (JSON first); a type that cannot hold these outputs
     gives way to the next. Raises `NotAcceptableError` (406) when none is left, with the reason of the first.
     """
+    outputs = _native(outputs)
     if accept is None or accept in (JSON, "*/*", ""):
         return json.write(outputs, form), JSON
     reason: NotAcceptableError | None = None
@@ -59,6 +60,13 @@ def encode(outputs: Tensors, accept: str | None, form: str = "instances") -> tup
         except NotAcceptableError as fault:
             reason = reason or fault
     raise reason or NotAcceptableError(f"Nothing here writes Accept '{accept[:200]}': accept {', '.join(_WRITERS)}.")
+
+
+def _native(outputs: Tensors) -> Tensors:
+    for array in outputs.values():
+        if not array.dtype.isnative:
+            return {name: each.astype(each.dtype.newbyteorder("="), copy=False) for name, each in outputs.items()}
+    return outputs
 
 
 def _reader(content_type: str) -> _Reader:

@@ -26,7 +26,10 @@ def read_lines(body: bytes, signature: Signature) -> Tensors:
     Raises `BadRequestError` with the number of the line that does not parse.
     """
     lines = ((number, line) for number, line in enumerate(body.split(b"\n"), 1) if line.strip())
-    return json.read_instances([json.parse(line, f"Line {number}") for number, line in lines], signature)
+    rows = [json.parse(line, f"Line {number}") for number, line in lines]
+    if not rows:
+        raise BadRequestError("The body has no line with an instance: send at least one.")
+    return json.read_instances(rows, signature)
 
 
 def write_lines(outputs: Tensors) -> bytes:

@@ -101,7 +101,7 @@ class App:
     def _record(self, call: Call, path: str, request_id: str, reply: Reply) -> None:
         environ = call.environ
         total_s = perf_counter() - call.started
-        self._metrics.invocation(reply[0], total_s, call.model_s)
+        self._metrics.invocation(reply[0], total_s, call.model_s, call.is_hit)
         self._access_log.write(
             reply[0],
             environ["REQUEST_METHOD"],

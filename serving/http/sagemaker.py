@@ -39,6 +39,7 @@ class Call:
     environ: Environ
     model: str = ""
     model_s: float = 0.0
+    is_hit: bool | None = None
     started: float = field(default_factory=perf_counter)
 
 
@@ -114,7 +115,9 @@ class SageMakerRoutes:
             accept = environ.get("HTTP_ACCEPT")
             if not accept or accept == "*/*":
                 accept = self._settings.default_accept
-            with self._manager.ready(name) as resident:
+            lease = self._manager.ready(name)
+            with lease as resident:
+                call.is_hit = lease.is_hit
                 model = resident.model
                 decoded = decode(body, environ.get("CONTENT_TYPE"), model.signature)
                 with self._cores.lease(model.threads, self._settings.request_timeout_s):

@@ -43,8 +43,8 @@ def format_of(name: str, file: Path, wanted: str | None) -> str:
     found = _TORCH.get(kind) if kind else _untorched(file, wanted)
     if found is None:
         raise InvalidArtifactError(
-            f"Model '{name}' cannot be served: '{file.name}' is of no known format, or cut short. Served are "
-            "ONNX (.onnx), TorchScript (.pt, from torch.jit.script(m).save) and torch.export (.pt2, from torch.export.save)."
+            f"Model '{name}' cannot be served: '{file.name}' is of no known format, or cut short: copy it again. "
+            "Served are ONNX (.onnx), TorchScript (.pt, torch.jit.script) and torch.export (.pt2, torch.export.save)."
         )
     if wanted not in (None, found):
         raise InvalidArtifactError(

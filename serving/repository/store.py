@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class Store:
         self._used_bytes = 0
         self._digests: OrderedDict[_Identity, str] = OrderedDict()
         self._one_at_a_time = _KeyedLocks()
-        self._owner: int | None = None
+        self._owner: weakref.finalize[[int], Store] | None = None
         if cache_dir.exists():
             with contextlib.suppress(ServingError):
                 self._own_cache_dir()
@@ -146,9 +147,8 @@ class Store:
     def close(self) -> None:
         """Give the cache folder to the next owner; what is unpacked stays."""
         with self._lock:
-            owner, self._owner = self._owner, None
-            if owner is not None:
-                os.close(owner)
+            if self._owner is not None:
+                self._owner()
 
     def _open_archive(self, path: Path, file: BufferedReader, kind: ArchiveKind) -> Opened:
         self._own_cache_dir()
@@ -199,6 +199,7 @@ class Store:
 
     def _private_folder(self) -> Path:
         try:
+            self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # cleaners of /tmp take whole folders
             return Path(tempfile.mkdtemp(prefix=f"{_LEFTOVER}unpacking-", dir=self._cache_dir))
         except OSError as error:
             raise self._unusable(error) from error
@@ -263,10 +264,10 @@ class Store:
             if wanted_bytes <= 0:
                 break
             if not entry.pins:
+                victims.append(self._move_away(digest))
+                del self._entries[digest]
                 wanted_bytes -= entry.bytes
                 self._used_bytes -= entry.bytes
-                del self._entries[digest]
-                victims.append(self._move_away(digest))
         return victims
 
     def _move_away(self, digest: str) -> Path:
@@ -279,19 +280,22 @@ class Store:
     def _own_cache_dir(self) -> None:
         """Lock the cache folder for this process, sweep what a killed one left and index what it completed."""
         with self._lock:
-            if self._owner is not None:
+            if self._owner is not None and self._owner.alive:
                 return
             try:
                 self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._owner = self._acquire()
+                self._owner = weakref.finalize(self, os.close, self._acquire())
+                self._index()
             except OSError as error:
                 raise self._unusable(error) from error
-            for left in self._cache_dir.glob(f"{_LEFTOVER}*-*"):
-                shutil.rmtree(left, ignore_errors=True)
-            for folder in sorted(self._cache_dir.iterdir(), key=lambda each: each.lstat().st_mtime_ns):
-                if _DIGEST.fullmatch(folder.name):
-                    self._entries[folder.name] = _Entry(_tree_bytes(folder))
-                    self._used_bytes += self._entries[folder.name].bytes
+
+    def _index(self) -> None:
+        for left in self._cache_dir.glob(f"{_LEFTOVER}*-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folders = [each for each in self._cache_dir.iterdir() if _DIGEST.fullmatch(each.name) and each.is_dir()]
+        for folder in sorted(folders, key=lambda each: each.stat().st_mtime_ns):
+            self._entries[folder.name] = _Entry(_tree_bytes(folder))
+        self._used_bytes = sum(entry.bytes for entry in self._entries.values())
 
     def _acquire(self) -> int:
         if self._cache_dir.stat().st_uid not in (0, os.geteuid()):

@@ -239,6 +239,81 @@ def test_another_users_cache_folder_fails_an_archive_and_not_the_start(tmp_path:
     assert "Permission denied" in done.stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
+def test_a_cache_folder_of_another_user_is_not_trusted(tmp_path: Path) -> None:
+    """Its owner could change what is unpacked there between the unpacking and the load."""
+    (tmp_path / "cache").mkdir()
+    os.chown(tmp_path / "cache", 65534, 65534)
+    with pytest.raises(LoadFailedError, match="another user"):
+        Store(tmp_path / "cache", MIB).open(archive(tmp_path, "a.tar"))
+
+
+def test_a_cache_folder_that_somebody_removed_is_made_again(store: Store, tmp_path: Path) -> None:
+    """Whole, while the server runs."""
+    store.open(archive(tmp_path, "a.tar")).release()
+    shutil.rmtree(tmp_path / "cache")
+    assert store.open(archive(tmp_path, "b.tar", seed=1)).path.exists()
+
+
+def test_an_archive_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    """What is unpacked under a digest is what was hashed; half of two versions is neither."""
+    path, is_touched, is_done = archive(tmp_path, "a.tar", 32 * MIB), threading.Event(), threading.Event()
+
+    def touch() -> None:
+        count = 0
+        while not is_done.is_set():
+            os.utime(path, ns=(count, count))
+            count += 1
+            is_touched.set()
+
+    toucher = threading.Thread(target=touch)
+    toucher.start()
+    is_touched.wait()
+    try:
+        with pytest.raises(LoadFailedError, match="changed while it was read"):
+            Store(tmp_path / "cache", 64 * MIB).open(path)
+    finally:
+        is_done.set()
+        toucher.join()
+    assert entries(tmp_path / "cache") == []
+
+
+_FULL_DISK = """
+import sys
+from pathlib import Path
+from serving.errors import InsufficientDiskError
+from serving.repository.store import Store
+cache, first, second, third = map(Path, sys.argv[1:])
+store = Store(cache, 1 << 30)
+store.open(first).release()
+held = store.open(second)
+print("made room", store.used_bytes)
+try:
+    store.open(third)
+except InsufficientDiskError as error:
+    print(error.status, error.message, store.used_bytes, len(list(cache.iterdir())))
+"""
+
+
+def test_a_full_disk_evicts_what_is_idle_and_then_is_507(tmp_path: Path) -> None:
+    """A file system of 3 MiB under a budget of 1 GiB: the idle one gives way, the one in use does not."""
+    (tmp_path / "cache").mkdir()
+    paths = [str(archive(tmp_path, f"{n}.tar", 2 * MIB, n)) for n in range(3)]
+    mount = f'mount -t tmpfs -o size=3m tmpfs {tmp_path}/cache && exec "$@"'
+    private = ["unshare", "--mount", "--map-root-user", "sh", "-c", mount, "sh"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*private, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no private mounts here")
+    command = [*private, sys.executable, "-c", _FULL_DISK, f"{tmp_path}/cache", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    made_room, refused = done.stdout.splitlines()
+    assert made_room == f"made room {2 * MIB}"
+    assert refused.startswith("507 Archive '2.tar' does not fit the disk")
+    assert refused.endswith(f"{2 * MIB} 2")
+
+
 _HOLD = """
 import sys
 from pathlib import Path
