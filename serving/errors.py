@@ -19,8 +19,8 @@ class ServingError(Exception):
 
     @property
     def message(self) -> str:
-        """The text for the wire: one line, no traceback."""
-        return " ".join(str(self).split())
+        """The text for the wire: one line, no traceback, and no surrogates of odd file names."""
+        return " ".join(str(self).split()).encode("utf-8", "backslashreplace").decode()
 
 
 class BadRequestError(ServingError):

@@ -111,6 +111,7 @@ class Server:
     def close(self) -> None:
         """Drain and unload within the shutdown limit."""
         is_clean = self.manager.close(self.settings.shutdown_timeout_s)
+        self.source.close()
         log.info("event=stopped clean=%s", is_clean)
         self.app.flush()
 

@@ -1,9 +1,10 @@
 """How many CPU threads a model's run uses, and for torch: which threads they are.
 
-torch keeps its thread count per calling thread, and every thread that enters a parallel region gets a team of OpenMP
-threads of its own, for ever. With 256 request threads that would be hundreds of teams. So a run of one thread happens
-on the thread of the request, and a run of several on one of the few threads kept here, whose teams are all there are.
-Both backends ask for the number; the torch backend runs here.
+torch keeps its thread count per calling thread. Every thread that enters a parallel region gets a team of OpenMP
+threads of its own, and every thread that runs a convolution keeps oneDNN's scratch memory (14 MiB for ResNet-50), both
+for ever. With 256 request threads that would be hundreds of teams and gigabytes. So only tiny models run on the thread
+of the request; all others, and all loads, run on the few threads kept here. Both backends ask for the number; the torch
+backend runs here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ Result = TypeVar("Result")
 SMALL_BYTES = 16 << 20
 # More threads than this gain little on one request and starve the other models.
 MOST_THREADS = 8
+# Models below this run in tens of microseconds, and the hop to another thread costs 40; their scratch is as small.
+TINY_BYTES = 1 << 20
+# Loading holds Python's lock for most of its time, so more threads than this would only wait for each other.
+LOADERS = 2
 
 
 def threads_for(spec: ModelSpec, cores: int) -> int:
@@ -43,28 +48,31 @@ class TorchThreads:
         self._cores = cores
         self._pools: dict[int, ThreadPoolExecutor] = {}
         self._lock = threading.Lock()
+        self._loaders = _pool("torch-load", LOADERS, 1)
 
-    def run(self, threads: int, function: Callable[[], Result]) -> Result:
+    def load(self, function: Callable[[], Result]) -> Result:
+        """Call `function` on a thread for loads, with one torch thread; runs never wait for it."""
+        return self._loaders.submit(function).result()
+
+    def run(self, threads: int, weight_bytes: int, function: Callable[[], Result]) -> Result:
         """Call `function` with `threads` torch threads and return its result or raise its error.
 
-        One thread: on the calling thread (setting the count costs 0.1 us). More: on a thread of the pool for that
-        count; the hop costs about 40 us, against milliseconds for models large enough to want it.
+        Tiny and of one thread: on the calling thread (setting the count costs 0.1 us). Otherwise on a thread of the
+        pool for that count; there are as many as the core budget lets run at once.
         """
-        if threads == 1:
+        if threads == 1 and weight_bytes < TINY_BYTES:
             _use_threads(1)
             return function()
-        return self._pool(threads).submit(function).result()
-
-    def _pool(self, threads: int) -> ThreadPoolExecutor:
         with self._lock:
             if threads not in self._pools:
-                self._pools[threads] = ThreadPoolExecutor(
-                    max(1, self._cores // threads),
-                    thread_name_prefix=f"torch-{threads}",
-                    initializer=_use_threads,
-                    initargs=(threads,),
-                )
-            return self._pools[threads]
+                self._pools[threads] = _pool(f"torch-{threads}", max(1, self._cores // threads), threads)
+        return self._pools[threads].submit(function).result()
+
+
+def _pool(name: str, workers: int, torch_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(
+        workers, thread_name_prefix=name, initializer=_use_threads, initargs=(torch_threads,)
+    )
 
 
 def _use_threads(count: int) -> None:

@@ -64,8 +64,9 @@ _CPU_ALLOCATOR = re.compile(
 class TorchModel:
     """A torch program that is ready."""
 
-    def __init__(self, name: str, program: Program, device: str, threads: int, pool: TorchThreads) -> None:
-        self._name = name
+    def __init__(self, spec: ModelSpec, program: Program, device: str, threads: int, pool: TorchThreads) -> None:
+        self._name = spec.name
+        self._bytes = spec.bytes
         self._program: Program | None = program
         self._device = device
         self._threads = threads
@@ -91,7 +92,7 @@ class TorchModel:
         program = self._program
         if program is None:
             raise UnavailableError(f"Model '{self._name}' is closed: load it again.")
-        return self._pool.run(self._threads, lambda: self._compute(program, inputs))
+        return self._pool.run(self._threads, self._bytes, lambda: self._compute(program, inputs))
 
     def close(self) -> None:
         """Let go of the program."""
@@ -162,7 +163,7 @@ class TorchBackend:
             raise
         except Exception as error:
             raise _load_error(spec, error) from error
-        return TorchModel(spec.name, program, device, threads, self._pool)
+        return TorchModel(spec, program, device, threads, self._pool)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -36,10 +36,6 @@ MAX_RANK = 64
 _UNTOLD = {"f": "FP32", "i": "INT64", "u": "UINT64", "b": "BOOL"}
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 _V2_KEYS = {"name", "shape", "datatype", "data"}
-_FORMS = (
-    '{"instances": [...]}, {"inputs": ...}, a bare array, or an object of the inputs by name; '
-    'V2: {"inputs": [{"name", "shape", "datatype", "data"}]}'
-)
 _NUMBERS = {float, int}
 _BUFFERS = (("i", np.int64), ("u", np.uint64), ("d", np.float64))
 _KEY = re.compile(rb'"\s*:')
@@ -107,7 +103,9 @@ def _specs_of(found: dict[str, Any], signature: Signature) -> dict[str, TensorSp
 
 def _one(values: Any, signature: Signature) -> Tensors:
     if type(values) is not list and not isinstance(values, np.ndarray) and len(signature.inputs) != 1:
-        raise BadRequestError(f"The body is {_short(values)} and wants one of {_FORMS}.")
+        raise BadRequestError(
+            f"The body has {_short(values)} where 'instances', 'inputs' or the inputs by name are wanted."
+        )
     spec = single(signature, "one JSON array")
     return {spec.name: _array(values, spec.dtype, spec.name)}
 
@@ -159,9 +157,6 @@ def _v2_array(item: dict[str, Any], spec: TensorSpec) -> Array:
     if array.size != math.prod(shape) or max(shape, default=0) >= 2**31:
         raise BadRequestError(f"Input '{spec.name}' has {array.size} values and shape {_short(shape)}: send as many.")
     return array.reshape(shape)
-
-
-# -- values to arrays
 
 
 def _array(values: Any, dtype: str | None, name: str) -> Array:
@@ -233,9 +228,8 @@ def _stack(arrays: list[Array], name: str) -> Array:
     odd = next((number for number, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
     if odd is None:
         return np.stack(arrays)
-    raise BadRequestError(
-        f"Input '{name}' is ragged: row {odd} has shape {list(arrays[odd].shape)} and row 0 {list(arrays[0].shape)}."
-    )
+    found, first = arrays[odd].shape, arrays[0].shape
+    raise BadRequestError(f"Input '{name}' is ragged: row {odd} has shape {list(found)} and row 0 {list(first)}.")
 
 
 def _texts(leaves: Iterable[Any], shape: list[int], name: str) -> Array:
@@ -285,9 +279,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _short(value: object) -> str:
     return "null" if value is None else reprlib.repr(value)
-
-
-# -- large bodies
 
 
 def _read_large(body: bytes) -> Any | None:
@@ -348,9 +339,6 @@ class _Outline:
             except (TypeError, ValueError):
                 continue
         raise ValueError("not numbers")
-
-
-# -- arrays to JSON
 
 
 def write(outputs: Tensors, form: str) -> bytes:

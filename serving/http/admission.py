@@ -7,9 +7,12 @@ answer /ping, the list and DELETE. Called by the routes that invoke; knows no mo
 from __future__ import annotations
 
 import threading
+from typing import IO
 
 from serving.errors import PayloadTooLargeError, UnavailableError
 from serving.ledger import format_bytes
+
+_SWALLOW_BYTES = 1 << 18
 
 
 class Admission:
@@ -58,6 +61,15 @@ class Admission:
             self._in_flight += 1
             self._body_bytes += length
         return length
+
+    def swallow(self, stream: IO[bytes]) -> None:
+        """Read and drop the rest of a refused body, up to four times what is taken.
+
+        gunicorn closes a connection with unread input by a reset, and the client then loses the answer.
+        """
+        left = 4 * self.max_body_bytes
+        while left > 0 and (part := stream.read(min(left, _SWALLOW_BYTES))):
+            left -= len(part)
 
     def leave(self, length: int) -> None:
         """Give back what `enter` returned."""

@@ -26,7 +26,7 @@ from serving.contract import (
     PAGE_LIMIT_MAX,
 )
 from serving.cores import CoreBudget
-from serving.errors import BadRequestError, InsufficientMemoryError, ModelNotFoundError
+from serving.errors import BadRequestError, InsufficientMemoryError, ModelNotFoundError, ServingError
 from serving.http.admission import Admission
 from serving.http.replies import JSON, Environ, Reply
 from serving.manager import ModelManager
@@ -109,7 +109,13 @@ class SageMakerRoutes:
         """`POST /models/{name}/invoke`: body to tensors, run, tensors to body."""
         call.model = name
         environ = call.environ
-        admitted_bytes = self._admission.enter(_content_length(environ))
+        length = _content_length(environ)
+        try:
+            admitted_bytes = self._admission.enter(length)
+        except ServingError:
+            if environ["SERVER_SOFTWARE"].startswith("gunicorn"):
+                self._admission.swallow(environ["wsgi.input"])
+            raise
         try:
             body = self._read_body(environ)
             accept = environ.get("HTTP_ACCEPT")

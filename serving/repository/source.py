@@ -1,8 +1,8 @@
 """Where models come from: names and urls in, an artifact on disk with its spec out.
 
-Puts the pieces of this floor together: `artifact` resolves and locates, `store` unpacks, `layouts` describes. Everything stays
-inside the model root (and the folder of a single-model endpoint). Called by `manager` and, for `wharf validate`, by the
-command.
+Puts the pieces of this floor together: `artifact` resolves and locates, `store` unpacks, `layouts` describes.
+Everything stays inside the model root (and the folder of a single-model endpoint). Called by `manager` and, for `wharf
+validate`, by the command.
 """
 
 from __future__ import annotations
@@ -51,16 +51,27 @@ class ModelSource:
         return artifact.available(self._root)
 
     def check(self, url: str) -> Path:
-        """Return the path of a url; raise `BadRequestError` outside the root, `ModelNotFoundError` for a missing one."""
+        """Return the path of a url.
+
+        Raise `BadRequestError` outside the root, `ModelNotFoundError` for a missing one.
+        """
         if self.single_dir is not None and url == str(self.single_dir):
             return self.single_dir
         return artifact.resolve(self._root, url)
 
+    def close(self) -> None:
+        """Give the store's folder free for another process."""
+        self._store.close()
+
     def open(self, name: str, url: str) -> Artifact:
         """Unpack if need be and say what it is served as."""
-        opened = self._store.open(self.check(url))
+        path = self.check(url)
+        opened = self._store.open(path)
+        # Links of a folder may lead anywhere in its root; those of an archive only within what it unpacked to.
+        within = opened.path if opened.digest else (self.single_dir if path == self.single_dir else self._root)
         try:
-            return Artifact(describe(name, opened.path, allow_fake=self._allow_fake), opened)
+            return Artifact(describe(name, opened.path, allow_fake=self._allow_fake, within=within or self._root),
+            opened)
         except BaseException:
             opened.release()
             raise
