@@ -42,7 +42,8 @@ def main() -> None:
         try:
             for server, request in servers:
                 assert b"56.0" in server.call(request), server.name
-            cells = compare(servers, arguments.connections, arguments.rounds, arguments.seconds)
+            rows = [(server, server.name, request) for server, request in servers]
+            cells = compare(rows, arguments.connections, arguments.rounds, arguments.seconds)
         finally:
             for server, _ in servers:
                 server.stop()

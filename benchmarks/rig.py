@@ -178,16 +178,16 @@ def wharf(root: Path, name: str = "wharf", **env: str) -> Server:
 
 
 def compare(
-    servers: Sequence[tuple[Server, Request]], connections: Sequence[int], rounds: int, seconds: float
+    rows: Sequence[tuple[Server, str, Request]], connections: Sequence[int], rounds: int, seconds: float
 ) -> dict[tuple[str, int], list[Measurement]]:
-    """Measure every cell in turn, `rounds` times, after one warm-up each."""
+    """Measure every cell (server, row's name, request) in turn, `rounds` times, after one warm-up each."""
     cells: dict[tuple[str, int], list[Measurement]] = {}
-    for server, request in servers:
+    for server, _, request in rows:
         server.measure(request, 8, 1)
     for _ in range(rounds):
         for count in connections:
-            for server, request in servers:
-                cells.setdefault((server.name, count), []).append(server.measure(request, count, seconds))
+            for server, name, request in rows:
+                cells.setdefault((name, count), []).append(server.measure(request, count, seconds))
     return cells
 
 

@@ -1,7 +1,7 @@
 """A small real backend with a byte meter, for load tests and drills.
 
 A folder with a `fake.json` holds `bytes` of memory for real, takes `load_ms` to load and `delay_ms` to run, and answers
-`y = scale * x`. It can be told to fail. Served only where WHARF_FAKE_BACKEND is set.
+`y = scale * x`, of the first `take` numbers of each row where that is set. `dims` is the shape of a row. It can be told to fail. Served only where WHARF_FAKE_BACKEND is set.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _DEFAULTS: dict[str, object] = {
     "load_ms": 0,
     "delay_ms": 0,
     "scale": 4.0,
+    "dims": [-1],
+    "take": 0,
     "fail_load": "",
     "fail_run": "",
     "is_out_of_memory": False,
@@ -38,7 +40,7 @@ def _read(spec: ModelSpec) -> dict[str, object]:
     if not isinstance(given, dict) or not given.keys() <= _DEFAULTS.keys():
         raise InvalidArtifactError(f"Model '{spec.name}': fake.json wants an object with keys of {sorted(_DEFAULTS)}.")
     for key, value in given.items():
-        wanted = (int, float) if isinstance(_DEFAULTS[key], int | float) else str
+        wanted = (int, float) if isinstance(_DEFAULTS[key], int | float) else type(_DEFAULTS[key])
         if not isinstance(value, wanted):
             raise InvalidArtifactError(f"Model '{spec.name}': '{key}' of fake.json is {value!r}.")
     return _DEFAULTS | given
@@ -52,10 +54,12 @@ class FakeModel:
     """Holds its bytes until `close`."""
 
     threads = 1
-    signature = Signature((TensorSpec("x", "FP32", (-1, -1)),), (TensorSpec("y", "FP32", (-1, -1)),))
 
     def __init__(self, spec: ModelSpec, config: dict[str, object]) -> None:
         self._name = spec.name
+        dims = tuple(int(dim) for dim in config["dims"])  # type: ignore[attr-defined]  # checked by _read
+        self.signature = Signature((TensorSpec("x", "FP32", (-1, *dims)),), (TensorSpec("y", "FP32", (-1, *dims)),))
+        self._take = int(_number(config, "take"))
         self._delay_s = _number(config, "delay_ms") / 1000
         self._scale = np.float32(_number(config, "scale"))
         self._fail_run = str(config["fail_run"])
@@ -69,7 +73,10 @@ class FakeModel:
             raise ModelFailedError(f"Model '{self._name}' failed: {self._fail_run}")
         if self._delay_s:
             time.sleep(self._delay_s)
-        return {"y": inputs["x"] * self._scale}
+        x = inputs["x"]
+        if self._take:
+            x = x.reshape(len(x), -1)[:, : self._take]
+        return {"y": x * self._scale}
 
     def close(self) -> None:
         """Let go of the bytes."""

@@ -9,6 +9,8 @@ from typing import Any
 import hcl2
 import pytest
 
+from serving import memory
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "docker").glob("*/Dockerfile"))
 
@@ -71,11 +73,11 @@ def test_a_dockerfile_is_short_and_builds_with_the_oldest_buildkit(path: Path) -
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
-def test_malloc_thresholds_are_plain_bytes_that_every_glibc_accepts(path: Path) -> None:
-    """glibc reads `64M` as 64, and some versions refuse an mmap threshold of over 32 MiB."""
-    found = dict(re.findall(r"(MALLOC_\w+_THRESHOLD_)=(\S+)", path.read_text()))
-    assert 0 < int(found["MALLOC_MMAP_THRESHOLD_"]) <= 32 << 20
-    assert int(found["MALLOC_TRIM_THRESHOLD_"]) > int(found["MALLOC_MMAP_THRESHOLD_"])
+def test_an_image_tunes_the_allocator_as_the_server_does(path: Path) -> None:
+    """In plain bytes: glibc reads `16M` as 16, and then maps and unmaps every single buffer."""
+    found = {name: int(value) for name, value in re.findall(r"MALLOC_(\w+?)_?=(\S+)", path.read_text())}
+    wanted = {"MMAP_THRESHOLD": memory.MMAP_THRESHOLD_BYTES, "TRIM_THRESHOLD": memory.TRIM_THRESHOLD_BYTES}
+    assert found == wanted | {"ARENA_MAX": memory.ARENA_MAX}
 
 
 def test_the_locks_hold_what_the_project_pins() -> None:
