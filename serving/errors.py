@@ -10,6 +10,10 @@ A message names the thing, what was found, what was wanted and the next step.
 from __future__ import annotations
 
 
+# The platform shows a container's body to its client; a message that repeats what was sent must not grow with it.
+MESSAGE_MAX_CHARS = 1000
+
+
 class ServingError(Exception):
     """An error that a caller may see: `status` for HTTP, `grpc_code` for gRPC, both by class."""
 
@@ -19,8 +23,9 @@ class ServingError(Exception):
 
     @property
     def message(self) -> str:
-        """The text for the wire: one line, no traceback, and no surrogates of odd file names."""
-        return " ".join(str(self).split()).encode("utf-8", "backslashreplace").decode()
+        """The text for the wire: one line, no traceback, bounded, and without the surrogates of odd file names."""
+        line = " ".join(str(self)[: 2 * MESSAGE_MAX_CHARS].split())[:MESSAGE_MAX_CHARS]
+        return line.encode("utf-8", "backslashreplace").decode()
 
 
 class BadRequestError(ServingError):

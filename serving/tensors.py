@@ -62,14 +62,16 @@ class TensorSpec:
             return array
         if array.ndim == len(self.dims) - 1 and self.dims[0] in (-1, 1):
             array = array[np.newaxis]
-        if array.ndim != len(self.dims) or any(
-            want not in (-1, got) for want, got in zip(self.dims, array.shape, strict=True)
-        ):
-            raise BadRequestError(
-                f"Input '{self.name}' has shape {list(array.shape)} and the model wants {list(self.dims)} "
-                "(-1 is free): send it in that shape."
-            )
-        return array
+        if array.ndim == len(self.dims):
+            for want, got in zip(self.dims, array.shape, strict=True):
+                if want not in (-1, got):
+                    break
+            else:
+                return array
+        raise BadRequestError(
+            f"Input '{self.name}' has shape {list(array.shape)} and the model wants {list(self.dims)} "
+            "(-1 is free): send it in that shape."
+        )
 
 
 @dataclass(frozen=True, slots=True)
