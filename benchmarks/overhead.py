@@ -34,7 +34,12 @@ def main() -> None:
         gunicorn = [sys.executable, "-m", "gunicorn", "benchmarks.peers:make_flask()", "-b", "127.0.0.1:{port}"]
         ours, peer = Request("/models/tiny/invoke", BODY), Request("/tiny", BODY)
         servers = [
-            (Server("bare callable (granian)", [sys.executable, "-m", "benchmarks.peers", "{port}", str(THREADS)], "/"), peer),
+            (
+                Server(
+                    "bare callable (granian)", [sys.executable, "-m", "benchmarks.peers", "{port}", str(THREADS)], "/"
+                ),
+                peer,
+            ),
             (wharf(root, "wharf invoke"), ours),
             (wharf(root, "wharf invoke (gunicorn)", WHARF_HTTP_SERVER="gunicorn"), ours),
             (Server("flask (gunicorn gthread 64)", [*gunicorn, "-k", "gthread", "--threads", "64"], "/"), peer),

@@ -1,9 +1,9 @@
 """What a 588 KiB tensor costs: 3x224x224 float32 as raw bytes, npy and JSON, next to a bare callable and Flask.
 
-The model takes the first thousand numbers, once in numpy (what is measured is the way in and out, as in the peers) and once
-in ONNX Runtime, which also gives up and takes back the interpreter. One run, interleaved.
-Goals: at most 130 CPU us a binary request, at least 300 JSON requests a second on one core.
-Usage: python benchmarks/payload.py [--rounds 5] [--seconds 3]
+The model takes the first thousand numbers, once in numpy (what is measured is the way in and out, as in the peers) and
+once in ONNX Runtime, which also gives up and takes back the interpreter. One run, interleaved. Goals: at most 130 CPU
+us a binary request, at least 300 JSON requests a second on one core. Usage: python benchmarks/payload.py [--rounds 5]
+[--seconds 3]
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def write_slice(folder: Path) -> None:
         helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value])
         for name, value in (("start", 0), ("end", 1000), ("axis", 1))
     ]
-    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("Slice", ["flat", "start", "end", "axis"], ["y"])]
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Slice", ["flat", "start", "end", "axis"], ["y"]),
+    ]
     ends = [
         helper.make_tensor_value_info("x", kind, ["n", 3, 224, 224]),
         helper.make_tensor_value_info("y", kind, ["n", 1000]),
@@ -74,7 +77,11 @@ def main() -> None:
             (ours, "wharf npy", Request(path, npy.getvalue(), "application/x-npy", "application/x-npy")),
             (ours, f"wharf JSON ({len(text) / 1e6:.1f} MB)", Request(path, text)),
             (Server(BARE, [sys.executable, "-m", "benchmarks.peers", "{port}", str(THREADS)], "/"), BARE, peer),
-            (Server("flask", [*gunicorn, "-k", "gthread", "--threads", "8"], "/"), "flask, raw (gunicorn gthread 8)", peer),
+            (
+                Server("flask", [*gunicorn, "-k", "gthread", "--threads", "8"], "/"),
+                "flask, raw (gunicorn gthread 8)",
+                peer,
+            ),
         ]
         try:
             answer = np.frombuffer(ours.call(raw), np.float32)

@@ -1,8 +1,8 @@
 """ResNet-50 class TorchScript through the server, next to the same graph in a bare loop and to the plain graph.
 
-One thread each on core 0, batch 1, interleaved rounds; the client is pinned to the last core. Goals: at least 97 % of the
-same (optimised) graph in a bare loop, at least 1.4 times the plain graph in a bare loop.
-Usage: python benchmarks/resnet.py [--models models] [--rounds 7] [--images 40]
+One thread each on core 0, batch 1, interleaved rounds; the client is pinned to the last core. Goals: at least 97 % of
+the same (optimised) graph in a bare loop, at least 1.4 times the plain graph in a bare loop. Usage: python
+benchmarks/resnet.py [--models models] [--rounds 7] [--images 40]
 """
 
 from __future__ import annotations

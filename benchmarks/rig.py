@@ -1,8 +1,8 @@
 """What every benchmark needs: a server on one core, a load on the other, CPU time of the server's whole tree.
 
-The load comes from wrk (Debian's package), pinned to the last core; the server is pinned to core 0. CPU microseconds a request
-are (user + system time of the process tree) / requests: the figure to compare on a noisy machine. Every row of a table is
-measured in turn, round after round (interleaved), and the median and the spread are printed.
+The load comes from wrk (Debian's package), pinned to the last core; the server is pinned to core 0. CPU microseconds a
+request are (user + system time of the process tree) / requests: the figure to compare on a noisy machine. Every row of
+a table is measured in turn, round after round (interleaved), and the median and the spread are printed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Measurement:
 class Server:
     """A server process group pinned to core 0; `ready_path` answers when it is up."""
 
-    def __init__(self, name: str, command: Sequence[str], ready_path: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], ready_path: str, env: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.port = _free_port()
         words = [word.replace("{port}", str(self.port)) for word in command]
@@ -128,12 +130,21 @@ class Server:
 
 
 def _read(text: str, cpu_s: float) -> Measurement:
-    requests = int(re.search(r"(\d+) requests in", text)[1])  # type: ignore[index]
+    requests = int(_found(r"(\d+) requests in", text))
     failed = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", text))
-    failed += sum(map(int, sum((row for row in re.findall(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)), ())))
-    p50, p99 = (_microseconds(re.search(rf"(?m)^\s*{percent}%\s+(\S+)", text)[1]) for percent in (50, 99))  # type: ignore[index]
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])  # type: ignore[index]
-    return Measurement(1e6 * cpu_s / max(1, requests), rate, p50, p99, failed)
+    for row in re.findall(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", text):
+        failed += sum(map(int, row))
+    p50, p99 = (_microseconds(_found(rf"(?m)^\s*{percent}%\s+(\S+)", text)) for percent in (50, 99))
+    return Measurement(
+        1e6 * cpu_s / max(1, requests), float(_found(r"Requests/sec:\s+([\d.]+)", text)), p50, p99, failed
+    )
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if match is None:
+        raise ValueError(f"wrk printed no {pattern!r}:\n{text}")
+    return match[1]
 
 
 def _microseconds(text: str) -> float:
@@ -198,12 +209,28 @@ def median(values: Sequence[Measurement], key: Callable[[Measurement], float]) -
 
 def print_table(cells: dict[tuple[str, int], list[Measurement]], baseline: str) -> None:
     """Print a row a cell: medians, spread of CPU, and the ratio to the baseline's CPU at the same connections."""
-    print(f"{'server':34} {'conn':>5} {'CPU us':>8} {'(min-max)':>15} {'ratio':>6} {'req/s':>8} {'p50 us':>8} {'p99 us':>9} {'errors':>6}")
-    for (name, count), runs in sorted(cells.items(), key=lambda each: (each[0][1], median(each[1], lambda m: m.cpu_us))):
+    heads = f"{'server':34} {'conn':>5} {'CPU us':>8} {'(min-max)':>15} {'ratio':>6}"
+    print(f"{heads} {'req/s':>8} {'p50 us':>8} {'p99 us':>9} {'errors':>6}")
+    for (name, count), runs in sorted(
+        cells.items(), key=lambda each: (each[0][1], median(each[1], lambda m: m.cpu_us))
+    ):
         cpu = median(runs, lambda m: m.cpu_us)
         base = median(cells[baseline, count], lambda m: m.cpu_us)
         spread = f"({min(m.cpu_us for m in runs):.0f}-{max(m.cpu_us for m in runs):.0f})"
+        rate, p50, p99 = (median(runs, key) for key in (_rate, _p50, _p99))
         print(
-            f"{name:34} {count:5d} {cpu:8.1f} {spread:>15} {cpu / base:6.2f} {median(runs, lambda m: m.requests_per_s):8.0f} "
-            f"{median(runs, lambda m: m.p50_us):8.0f} {median(runs, lambda m: m.p99_us):9.0f} {sum(m.errors for m in runs):6d}"
+            f"{name:34} {count:5d} {cpu:8.1f} {spread:>15} {cpu / base:6.2f} "
+            f"{rate:8.0f} {p50:8.0f} {p99:9.0f} {sum(m.errors for m in runs):6d}"
         )
+
+
+def _rate(one: Measurement) -> float:
+    return one.requests_per_s
+
+
+def _p50(one: Measurement) -> float:
+    return one.p50_us
+
+
+def _p99(one: Measurement) -> float:
+    return one.p99_us

@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 # As long as the platform waits for a load.
@@ -60,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "models":
             verb.add_argument("--available", action="store_true", help="list the repository, loaded or not")
         if name == "load":
-            verb.add_argument("artifact", nargs="?", help="path below the model root; by default the repository's model of that name")
+            verb.add_argument(
+                "artifact", nargs="?", help="path below the model root; by default the repository's model of that name"
+            )
         if name == "invoke":
             verb.add_argument("--data", default="-", help="the body: text, @FILE, or - for standard input (default)")
             verb.add_argument("--content-type", default="application/json")
@@ -131,7 +134,7 @@ def _load(arguments: argparse.Namespace) -> int:
 def _url_of(arguments: argparse.Namespace) -> str:
     for model in _ask(arguments, "GET", "/repository")["models"]:
         if model["modelName"] == arguments.name:
-            return model["modelUrl"]
+            return str(model["modelUrl"])
     raise SystemExit(_complain(f"No model '{arguments.name}' in the repository: see `wharf models --available`."))
 
 
@@ -155,10 +158,9 @@ def _invoke(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(
-    arguments: argparse.Namespace, method: str, path: str, body: bytes | None = None
-) -> dict[str, list[dict[str, str]]]:
-    return json.loads(_send(arguments, method, path, body, {"Content-Type": "application/json"}))
+def _ask(arguments: argparse.Namespace, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(_send(arguments, method, path, body, {"Content-Type": "application/json"}))
+    return answer
 
 
 def _send(arguments: argparse.Namespace, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> bytes:

@@ -9,7 +9,6 @@ A message names the thing, what was found, what was wanted and the next step.
 
 from __future__ import annotations
 
-
 # The platform shows a container's body to its client; a message that repeats what was sent must not grow with it.
 MESSAGE_MAX_CHARS = 1000
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 # mallopt's numbers, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-# By default glibc gives every freed buffer over 128 KiB back to the kernel and faults it in again for the next request:
-# a 588 KiB body then costs 3-4 times the CPU. 16 MiB covers a 6 MiB body and what it decodes to; larger blocks, which are
-# mostly weights, stay mappings of their own that leave at once and fragment nothing.
+# By default glibc gives every freed buffer over 128 KiB back to the kernel and faults it in again for the next
+# request: a 588 KiB body then costs 3-4 times the CPU. 16 MiB covers a 6 MiB body and what it decodes to; larger
+# blocks, which are mostly weights, stay mappings of their own that leave at once and fragment nothing.
 MMAP_THRESHOLD_BYTES = 16 << 20
 TRIM_THRESHOLD_BYTES = 128 << 20
 # One arena per thread (the default allows 8 per core) keeps what each of 256 threads once needed; Python allocates

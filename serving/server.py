@@ -289,7 +289,7 @@ def _run_gunicorn(settings: Settings, port: int, start_child: Callable[[], Serve
                 "loglevel": "warning",
                 # The optional C parser drops large keep-alive requests.
                 "http_parser": "python",
-                "worker_exit": lambda _arbiter, _worker: [server.close() for server in children],
+                "worker_exit": lambda _arbiter, _worker: children[0].close(),
             }
             for key, value in values.items():
                 self.cfg.set(key, value)

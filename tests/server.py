@@ -18,9 +18,11 @@ _LISTENING = re.compile(r"listening on (http://\S+)")
 
 
 class RunningServer:
-    """`wharf serve` as a child; its log in `log_path`. `root` is the model root here, `root_inside` as the server sees it."""
+    """`wharf serve` as a child; its log in `log_path`. `root` is the model root here, `root_inside` as it sees it."""
 
-    def __init__(self, root: Path, log_path: Path, env: Mapping[str, str] | None = None, *, wrap: list[str] | None = None) -> None:
+    def __init__(
+        self, root: Path, log_path: Path, env: Mapping[str, str] | None = None, *, wrap: list[str] | None = None
+    ) -> None:
         self.root = root
         self.root_inside = str(root)
         self.log_path = log_path

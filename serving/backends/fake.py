@@ -1,7 +1,8 @@
 """A small real backend with a byte meter, for load tests and drills.
 
-A folder with a `fake.json` holds `bytes` of memory for real, takes `load_ms` to load and `delay_ms` to run, and answers
-`y = scale * x`, of the first `take` numbers of each row where that is set. `dims` is the shape of a row. It can be told to fail. Served only where WHARF_FAKE_BACKEND is set.
+A folder with a `fake.json` holds `bytes` of memory for real, takes `load_ms` to load and `delay_ms` to run, and
+answers `y = scale * x`, of the first `take` numbers of each row where that is set. `dims` is the shape of a row. It
+can be told to fail. Served only where WHARF_FAKE_BACKEND is set.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ _DTYPES = {
 # it, in a run and in the making of a session.
 _BAD_ALLOC = re.compile(
     r"\[ONNXRuntimeError\] : 6 : RUNTIME_EXCEPTION : "
-    r"(Non-zero status code returned while running [\w.]+ node\. Name:'.*' Status Message|Exception during initialization)"
-    r": std::bad_alloc"
+    r"(Non-zero status code returned while running [\w.]+ node\. Name:'.*' Status Message"
+    r"|Exception during initialization): std::bad_alloc"
 )
 # What it says of a file that is no model, by the names of its error classes; anything else is a failed load.
 _BAD_FILE = frozenset({"InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel", "NotImplemented", "Fail"})
@@ -213,8 +213,8 @@ def _signature(spec: ModelSpec, session: Any) -> Signature:
 def _described(model: str, kind: str, node: Any) -> TensorSpec:
     if node.type not in _DTYPES:
         raise InvalidArtifactError(
-            f"Model '{model}' has the {kind} '{node.name}' of type {node.type}, which is no tensor that we serve: export "
-            "a scikit-learn classifier with zipmap=False, and anything else with tensors of numbers or strings only."
+            f"Model '{model}' has the {kind} '{node.name}' of type {node.type}, which is no tensor that we serve: "
+            "export a scikit-learn classifier with zipmap=False, anything else with tensors of numbers or strings only."
         )
     return TensorSpec(node.name, _DTYPES[node.type], _dims(node.shape))
 

@@ -1,9 +1,9 @@
 """What a .pt2 archive may hold: data, and nothing that could become code.
 
-Knows the archive that `torch.export.save` of torch 2.8 and later writes, and every place where `torch.export.load` of 2.13
-would run what it finds: it unpickles weights of unusual types, custom objects and (when the safe reader fails) sample
-inputs; it loads compiled libraries; it gives shape expressions and guards to `eval`; it looks up the functions of the
-graph by dotted path; it pastes names into Python source. Archives of torch 2.7 and older are pickles throughout.
+Knows the archive that `torch.export.save` of torch 2.8 and later writes, and every place where `torch.export.load` of
+2.13 would run what it finds: it unpickles weights of unusual types, custom objects and (when the safe reader fails)
+sample inputs; it loads compiled libraries; it gives shape expressions and guards to `eval`; it looks up the functions
+of the graph by dotted path; it pastes names into Python source. Archives of torch 2.7 and older are pickles throughout.
 All of that is refused here unless it is plainly data. What remains can call registered operators, `math` and `operator`
 only, and calls them in this process: serve models of people whom you trust with that. `torch_export` calls this room.
 """
@@ -41,13 +41,18 @@ _SIGNS = re.compile(r"[\w\s+*/%()\[\],.<>=!&|~-]*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _SYMBOL = re.compile(r"[a-z]{1,4}\d+")
 _WORDS = frozenset(
-    "Symbol Integer Float Rational Add Mul Pow Mod Abs Max Min Piecewise Eq Ne Le Lt Ge Gt And Or Not Equality Unequality "
-    "LessThan StrictLessThan GreaterThan StrictGreaterThan BooleanTrue BooleanFalse One Zero NegativeOne Half Identity "
-    "FloorDiv ModularIndexing Where PythonMod CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift PowByNatural FloatPow "
-    "FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt RoundDecimal ToFloat IsNonOverlappingAndDenseIndicator "
-    "True False None positive negative nonnegative integer real finite extended_real zero nonzero precision prec dps oo "
-    "int_oo ceiling floor sqrt "
-    "L size stride storage_offset dim ndim item and or not is in if else math float int max min e".split()
+    re.findall(
+        r"\w+",
+        """
+    Symbol Integer Float Rational Add Mul Pow Mod Abs Max Min Piecewise Eq Ne Le Lt Ge Gt And Or Not Equality
+    Unequality LessThan StrictLessThan GreaterThan StrictGreaterThan BooleanTrue BooleanFalse One Zero NegativeOne
+    Half Identity FloorDiv ModularIndexing Where PythonMod CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift
+    PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt RoundDecimal ToFloat
+    IsNonOverlappingAndDenseIndicator True False None positive negative nonnegative integer real finite
+    extended_real zero nonzero precision prec dps oo int_oo ceiling floor sqrt L size stride storage_offset dim ndim
+    item and or not is in if else math float int max min e
+    """,
+    )
 )
 _TREE = re.compile(r"[\w\s\[\]{}\":,.<>\\-]*")
 
@@ -70,7 +75,8 @@ def check_archive(model: str, file: Path) -> None:
             raise _refusal(model, file, f"the record '{record}'")
     if "models/model.json" not in records or not records.issuperset(_CONFIGS):
         raise InvalidArtifactError(
-            f"Model '{model}': {file.name} holds no exported program: write it with torch.export.save of torch 2.8 or later."
+            f"Model '{model}': {file.name} holds no exported program: write it with torch.export.save of torch 2.8 or "
+            "later."
         )
     for config in _CONFIGS:
         _check_payloads(model, file, config, json.loads(reader.get_record(config)))

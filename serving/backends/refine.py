@@ -33,11 +33,12 @@ def _narrowed(model: str, kind: str, found: TensorSpec, wanted: TensorSpec | Non
         return found
     dims, dtype = wanted.dims or found.dims, wanted.dtype or found.dtype
     if found.dims is not None and dims is not None:
-        fits = len(dims) == len(found.dims) and all(-1 in pair or len(set(pair)) == 1 for pair in zip(dims, found.dims))
+        pairs = list(zip(dims, found.dims, strict=False))
+        fits = len(dims) == len(found.dims) and all(-1 in pair or len(set(pair)) == 1 for pair in pairs)
         if not fits or dtype != (found.dtype or dtype):
             raise InvalidArtifactError(
                 f"Model '{model}' has the {kind} '{found.name}' of {found.dtype} {list(found.dims)} and is configured "
                 f"with {dtype} {list(dims)}: correct the configuration or leave it out."
             )
-        dims = tuple(max(pair) for pair in zip(dims, found.dims, strict=True))
+        dims = tuple(map(max, pairs))
     return TensorSpec(found.name, dtype, dims)

@@ -70,9 +70,7 @@ class TorchThreads:
 
 
 def _pool(name: str, workers: int, torch_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        workers, thread_name_prefix=name, initializer=_use_threads, initargs=(torch_threads,)
-    )
+    return ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=_use_threads, initargs=(torch_threads,))
 
 
 def _use_threads(count: int) -> None:

@@ -7,6 +7,7 @@ calls it. On `cuda` the same code moves weights and inputs to the device; that p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -90,7 +91,7 @@ class TorchModel:
         """Compute the outputs by name, on this thread or on a compute thread.
 
         Arrays of the caller are read in place: a model that writes to its inputs writes to them. Raises
-        `BadRequestError` for a type that torch has not, `ModelFailedError` and `InsufficientMemoryError` as `base` says.
+        `BadRequestError` for a type that torch has not; `ModelFailedError`, `InsufficientMemoryError` as `base` says.
         """
         program = self._program
         if program is None:
@@ -203,11 +204,9 @@ def _prepare() -> None:
     warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
     with _prepared:
         if torch.get_num_interop_threads() != 1:
-            try:
+            # When somebody ran operators in parallel before us, the number can no longer change.
+            with contextlib.suppress(RuntimeError):
                 torch.set_num_interop_threads(1)
-            # Somebody ran operators in parallel before us; then the number can no longer change.
-            except RuntimeError:
-                pass
 
 
 def _check_device(name: str, device: str) -> None:
@@ -215,8 +214,8 @@ def _check_device(name: str, device: str) -> None:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise LoadFailedError(
-            f"Model '{name}' is to run on cuda and torch {torch.__version__} finds no such device: set WHARF_DEVICE=cpu, "
-            "or give the container a GPU and a CUDA build of torch."
+            f"Model '{name}' is to run on cuda and torch {torch.__version__} finds no such device: set "
+            "WHARF_DEVICE=cpu, or give the container a GPU and a CUDA build of torch."
         )
 
 

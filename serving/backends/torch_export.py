@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.backends.pt2_archive import check_archive
+from serving.backends.refine import refine
 from serving.backends.torch_program import Program, TorchTensors, default_names, dtype_name
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Signature, TensorSpec
@@ -34,14 +35,15 @@ def load_exported(spec: ModelSpec, device: str) -> Program:
     found = names if names and len(names) == len(results) else _result_names(program, len(results))
     inputs = tuple(_described(name, values[name]) for name in program.graph_signature.user_inputs if name in values)
     outputs = tuple(_described(name, value) for name, value in zip(found, results, strict=True))
-    return Program(Signature(inputs, outputs), _call(program, module), names)
+    outputs = refine(spec.name, "output", outputs, spec.outputs)
+    return Program(Signature(refine(spec.name, "input", inputs, spec.inputs), outputs), _call(program, module), names)
 
 
 def _load(path: str, device: str) -> tuple[Any, Any]:
     import torch
 
-    # torch warns of its own use of its own old names; FutureWarning and UserWarning, so by module.
-    warnings.filterwarnings("ignore", module=r"torch\..*|copyreg")
+    # torch warns of its own use of its own old names.
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
     with _loading:
         program = torch.export.load(path)
         if device != "cpu":
@@ -89,7 +91,7 @@ def _forget_sources() -> None:
     """Drop the Python source that torch.fx keeps for every module it ever made: 0.6 MiB a ResNet-50, for ever."""
     import torch
 
-    loader = getattr(torch.fx.graph_module, "_loader", None)
-    for key in list(getattr(loader, "eval_cache", ())):
-        loader.eval_cache.pop(key, None)
+    sources = getattr(getattr(torch.fx.graph_module, "_loader", None), "eval_cache", {})
+    for key in list(sources):
+        sources.pop(key, None)
         linecache.cache.pop(key, None)

@@ -89,8 +89,8 @@ def sample_inputs(specs: Sequence[TensorSpec]) -> TorchTensors | None:
     for spec in specs:
         shape = [(1 if axis == 0 else SAMPLE_LENGTH) if dim == -1 else dim for axis, dim in enumerate(spec.dims or ())]
         dtype = torch_dtypes()[str(spec.dtype)]
-        is_float = dtype.is_floating_point
-        sample[spec.name] = torch.randn(shape, generator=noise).to(dtype) if is_float else torch.ones(shape, dtype=dtype)
+        values = torch.randn(shape, generator=noise) if dtype.is_floating_point else torch.ones(shape)
+        sample[spec.name] = values.to(dtype)
     return sample
 
 

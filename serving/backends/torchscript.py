@@ -1,6 +1,7 @@
 """TorchScript files (.pt): from a file to a program, frozen and optimised where that changes nothing.
 
-Knows `torch.jit` and how configured names meet `forward()`'s arguments; knows no thread and no request. `torch` calls it.
+Knows `torch.jit` and how configured names meet `forward()`'s arguments; knows no thread and no request. `torch` calls
+it.
 
 What is defended: the file's pickles are read by libtorch's own C++ reader, which builds tensors and TorchScript objects
 and can name no Python function, so loading runs no Python of the file. What is not: TorchScript is itself a program and
@@ -34,7 +35,7 @@ from serving.tensors import Signature, TensorSpec
 
 log = logging.getLogger("wharf.backends.torch")
 
-# The optimised graph may differ from the plain one by this much of the plain output's largest magnitude (at least of 1).
+# The optimised graph may differ from the plain one by this much of the plain output's largest magnitude (or of 1).
 # ResNet-50's differ by 2e-6 of it, BERT-base's by 4e-7.
 AGREEMENT = 1e-4
 _CONVOLUTIONS = ("aten::_convolution", "aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d")
@@ -58,7 +59,8 @@ def load_torchscript(spec: ModelSpec, device: str) -> Program:
     if sample is not None:
         sample = {name: tensor.to(device) for name, tensor in sample.items()}
         only_reference, module = [module], None
-        module, results = _prepared(spec, device, only_reference, lambda target: name_results(call(target, sample), outputs))
+        run = partial(_named_call, call, sample, outputs)
+        module, results = _prepared(spec, device, only_reference, run)
     elif spec.optimize:
         log.info("event=plain_graph model=%s reason=inputs_unknown advice=describe_inputs_in_wharf.toml", spec.name)
     found = tuple(TensorSpec(name, dtype_name(tensor.dtype)) for name, tensor in (results or {}).items())
@@ -94,8 +96,14 @@ def _by_dict(module: Any, tensors: TorchTensors) -> Any:
     return module(tensors)
 
 
+def _named_call(
+    call: Callable[[Any, TorchTensors], Any], tensors: TorchTensors, outputs: tuple[str, ...] | None, module: Any
+) -> TorchTensors:
+    return name_results(call(module, tensors), outputs)
+
+
 def _by_order(spec: ModelSpec, names: Sequence[str]) -> Callable[[Any, TorchTensors], Any]:
-    """Return a call that feeds arguments by position: Triton's `<anything>__<n>`, else the order of the configuration."""
+    """Return a call that feeds arguments by position: Triton's `<anything>__<n>`, else the configuration's order."""
     configured = [described.name for described in spec.inputs or ()]
     order = positions(configured)
     if order is None:
@@ -161,7 +169,7 @@ def _prepared(
             # The second run is the one of the graph that the profiler of the first has specialised.
             reason = _difference(results, run(optimised)) or _difference(results, run(optimised))
         # Whatever the optimiser or the sample stumble over, the plain graph is still right.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[-160:]}"
     if reason:
         log.warning("event=plain_graph model=%s reason=%r", spec.name, reason)

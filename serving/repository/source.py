@@ -70,8 +70,9 @@ class ModelSource:
         # Links of a folder may lead anywhere in its root; those of an archive only within what it unpacked to.
         within = opened.path if opened.digest else (self.single_dir if path == self.single_dir else self._root)
         try:
-            return Artifact(describe(name, opened.path, allow_fake=self._allow_fake, within=within or self._root),
-            opened)
+            return Artifact(
+                describe(name, opened.path, allow_fake=self._allow_fake, within=within or self._root), opened
+            )
         except BaseException:
             opened.release()
             raise

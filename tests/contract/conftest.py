@@ -57,7 +57,9 @@ class Target:
 
 
 def _modes(config: pytest.Config) -> list[str]:
-    return ["elsewhere"] if config.getoption("--url") else ["granian-platform", "granian-standalone", "gunicorn-platform"]
+    return (
+        ["elsewhere"] if config.getoption("--url") else ["granian-platform", "granian-standalone", "gunicorn-platform"]
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

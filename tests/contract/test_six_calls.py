@@ -142,7 +142,9 @@ def test_unknown_headers_are_tolerated(target: Target) -> None:
     name = target.make()
     target.load(name)
 
-    assert target.invoke(name, 1.0, **{"X-Amzn-SageMaker-Whatever": "1", "Accept-Encoding": "identity"}).status_code == 200
+    assert (
+        target.invoke(name, 1.0, **{"X-Amzn-SageMaker-Whatever": "1", "Accept-Encoding": "identity"}).status_code == 200
+    )
 
 
 def test_a_request_id_is_kept_or_made(target: Target) -> None:

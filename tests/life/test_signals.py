@@ -34,7 +34,9 @@ def _in_flight(server: RunningServer) -> float:
     return float(found[1])
 
 
-def test_sigterm_answers_what_is_in_flight_unloads_and_exits_with_0(start_server: StartServer, http_server: str) -> None:
+def test_sigterm_answers_what_is_in_flight_unloads_and_exits_with_0(
+    start_server: StartServer, http_server: str
+) -> None:
     """Drained, unloaded, true exit status, well inside docker's 10 s."""
     server = start_server(WHARF_HTTP_SERVER=http_server)
     make_fake(server.root, "slow", delay_ms=1000)

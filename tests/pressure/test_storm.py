@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -27,8 +28,8 @@ SECONDS = 60
 
 def resident_bytes(pid: int) -> int:
     """Return a process' anonymous memory as the kernel counts it."""
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def _drive(server: RunningServer, seed: int, until: float, statuses: list[int]) 
 
 @pytest.mark.slow
 def test_a_storm_of_loads_fails_nothing_and_keeps_the_budget(start_server: StartServer) -> None:
-    """60 models of 20 MiB, budget for 15, 8 clients, Zipf(1.0), 60 s: the budget holds as /proc sees it, victims are exact LRU."""
+    """60 models of 20 MiB, budget for 15, 8 clients, Zipf(1.0), 60 s: the budget holds, victims are exact LRU."""
     server = start_server(WHARF_MEMORY_BUDGET=str(BUDGET_BYTES), WHARF_LOG_LEVEL="debug", WHARF_ACCESS_LOG="errors")
     for number in range(MODELS):
         make_fake(server.root, f"m{number:02d}", bytes=MODEL_BYTES)

@@ -76,4 +76,6 @@ def _write_layers(folder: Path, kind: str) -> None:
     kind_ = onnx.TensorProto.FLOAT
     ends = [helper.make_tensor_value_info(name, kind_, ["n", 1024]) for name in ("x", last)]
     graph = helper.make_graph(nodes, "layers", [ends[0]], [ends[1]], weights)
-    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)]), folder / "model.onnx")
+    onnx.save(
+        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)]), folder / "model.onnx"
+    )

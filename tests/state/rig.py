@@ -60,11 +60,15 @@ class Rig:
             assert self.ledger.reservations.keys() <= residents.keys()
             assert all(each.in_flight >= 0 for each in residents.values())
             assert all(each.state is not State.UNAVAILABLE for each in residents.values())
-            assert all(each.name in self.ledger.reservations for each in residents.values() if each.state is State.READY)
+            assert all(
+                each.name in self.ledger.reservations for each in residents.values() if each.state is State.READY
+            )
 
     def check_evictions(self) -> None:
         """Every victim was the least recently used of the idle ones that were left."""
         for victim, idle in self.evictions:
-            gone = {each.name for each, snapshot in self.evictions if snapshot is idle and each.last_used < victim.last_used}
+            gone = {
+                each.name for each, snapshot in self.evictions if snapshot is idle and each.last_used < victim.last_used
+            }
             older = [each for each in idle if each.last_used < victim.last_used and each.name not in gone]
             assert older == []

@@ -114,7 +114,7 @@ class Machine(RuleBasedStateMachine):
     def fail(self, name: str) -> None:
         """A failed load leaves nothing, and the next try gets the first answer again."""
         expected = {"broken": LoadFailedError, "starved": InsufficientMemoryError, "missing": ModelNotFoundError}[name]
-        if name != "missing" and 10 * KIB + OVERHEAD_BYTES > self.free():
+        if name != "missing" and self.free() < 10 * KIB + OVERHEAD_BYTES:
             return
         self.attempt(expected, lambda: self.rig.manager.load(name, self.rig.url(name)))
 

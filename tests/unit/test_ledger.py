@@ -24,7 +24,9 @@ def test_what_does_not_fit_now_is_refused_with_both_figures_and_changes_nothing(
     ledger = Ledger(3 << 20)
     ledger.reserve("a", 2 << 20)
 
-    with pytest.raises(InsufficientMemoryError, match=r"'b' needs 2\.0 MiB and the budget of 3\.0 MiB has 1\.0 MiB free"):
+    with pytest.raises(
+        InsufficientMemoryError, match=r"'b' needs 2\.0 MiB and the budget of 3\.0 MiB has 1\.0 MiB free"
+    ):
         ledger.reserve("b", 2 << 20)
     assert dict(ledger.reservations) == {"a": 2 << 20}
 
@@ -61,7 +63,8 @@ def test_runtimes_are_paid_from_a_share_of_the_container_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_288_490_189, "1.2 GiB"), (-2048, "-2.0 KiB")]
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_288_490_189, "1.2 GiB"), (-2048, "-2.0 KiB")],
 )
 def test_bytes_are_written_for_people(count: int, text: str) -> None:
     """Units are powers of 1,024."""

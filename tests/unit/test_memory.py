@@ -31,7 +31,11 @@ def test_without_a_cgroup_the_machine_is_the_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "files",
     [
-        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "536870912\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"},
+        {
+            "proc/self/cgroup": "0::/\n",
+            "sys/fs/cgroup/memory.max": "536870912\n",
+            "sys/fs/cgroup/cpu.max": "50000 100000\n",
+        },
         {
             "proc/self/cgroup": "0::/a/b\n",
             "sys/fs/cgroup/a/memory.max": "536870912\n",

@@ -53,7 +53,15 @@ def test_a_bad_value_names_the_variable_the_value_and_what_was_wanted(name: str,
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("10", 10), ("512MiB", 512 << 20), ("1.5 GiB", 3 << 29), ("2g", 2 << 30), ("10b", 10), ("3 KB", 3072), ("1TiB", 1 << 40)],
+    [
+        ("10", 10),
+        ("512MiB", 512 << 20),
+        ("1.5 GiB", 3 << 29),
+        ("2g", 2 << 30),
+        ("10b", 10),
+        ("3 KB", 3072),
+        ("1TiB", 1 << 40),
+    ],
 )
 def test_bytes_are_read_with_their_units(text: str, count: int) -> None:
     """Units are powers of 1,024 however they are spelled."""

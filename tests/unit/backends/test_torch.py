@@ -335,7 +335,7 @@ def test_an_allocation_that_fails_is_insufficient_memory(tmp_path: Path) -> None
 def test_a_wrong_shape_is_a_failed_model_with_torchs_words(tmp_path: Path) -> None:
     """The last line of the traceback is what the caller reads."""
     model = load(scripted(tmp_path, "def forward(self, x):\n    return x @ x"))
-    with pytest.raises(ModelFailedError, match="Model 'm' failed on this input: .*cannot be multiplied"):
+    with pytest.raises(ModelFailedError, match=r"Model 'm' failed on this input: .*cannot be multiplied"):
         model.run({"x": ONES})
 
 
@@ -345,7 +345,7 @@ def test_a_file_that_is_no_model_is_an_invalid_artifact(tmp_path: Path, suffix: 
     """Garbage and an empty archive are refused as such."""
     file = tmp_path / f"model{suffix}"
     file.write_bytes(content)
-    with pytest.raises(InvalidArtifactError, match="Model 'm': model.pt"):
+    with pytest.raises(InvalidArtifactError, match=r"Model 'm': model.pt"):
         load(file)
 
 
@@ -361,7 +361,7 @@ def test_a_state_dict_is_no_torchscript(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_does_not_load(tmp_path: Path) -> None:
     """The artifact may vanish between its description and its load."""
     spec = ModelSpec("m", "torchscript", tmp_path / "model.pt", 1)
-    with pytest.raises((InvalidArtifactError, LoadFailedError), match="model.pt"):
+    with pytest.raises((InvalidArtifactError, LoadFailedError), match=r"model.pt"):
         TorchBackend("cpu", 1).load(spec)
 
 
@@ -465,48 +465,6 @@ def test_programs_load_side_by_side(tmp_path: Path) -> None:
 
 
 # --- threads
-
-
-@pytest.mark.parametrize(
-    ("size", "configured", "cores", "expected"),
-    [(1, None, 4, 1), (64 << 20, None, 4, 4), (64 << 20, None, 32, 8), (1, 3, 4, 3), (1, 16, 4, 4), (64 << 20, 1, 4, 1)],
-)
-def test_threads_follow_size_configuration_and_cores(
-    tmp_path: Path, size: int, configured: int | None, cores: int, expected: int
-) -> None:
-    """Small models get one, large ones up to eight, nobody more than there are cores."""
-    file = scripted(tmp_path, "def forward(self, x):\n    return x")
-    model = TorchBackend("cpu", cores).load(ModelSpec("m", "torchscript", file, size, threads=configured))
-    assert model.threads == expected
-
-
-@pytest.mark.parametrize(("threads", "size"), [(1, 1), (1, 2 << 20), (2, 1), (3, 64 << 20)])
-def test_a_run_sees_exactly_its_threads(tmp_path: Path, threads: int, size: int) -> None:
-    """Whatever ran on that thread or elsewhere before."""
-    import torch
-
-    file = scripted(tmp_path, "def forward(self, x):\n    return torch.tensor([torch.get_num_threads()])")
-    torch.set_num_threads(4)
-    model = TorchBackend("cpu", 4).load(ModelSpec("m", "torchscript", file, size, threads=threads))
-    assert model.run({"x": ONES})["output"].tolist() == [threads]
-
-
-def compute_threads() -> set[str]:
-    """Return the names of the threads that are kept for torch."""
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("torch-")}
-
-
-def test_many_callers_share_a_few_compute_threads(tmp_path: Path) -> None:
-    """32 request threads of a 2-thread model on 4 cores leave at most 2 more threads behind."""
-    file, before = scripted(tmp_path, "def forward(self, x):\n    return x + 1"), threading.active_count()
-    model = TorchBackend("cpu", 4).load(ModelSpec("m", "torchscript", file, 64 << 20, threads=2))
-    callers = [threading.Thread(target=model.run, args=({"x": ONES},)) for _ in range(32)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    loaders = 2
-    assert threading.active_count() - before <= 2 + loaders
 
 
 def test_waiting_threads_do_not_spin() -> None:
