@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onnx_formats import save_sklearn
-
 
 def split() -> tuple[Any, Any, Any, Any]:
     """Return training rows, held-out rows [89, 10] (standardised), training and held-out progression (25 to 346)."""
@@ -19,6 +17,7 @@ def split() -> tuple[Any, Any, Any, Any]:
 
 def build(folder: Path) -> None:
     """Write `diabetes_onnx`."""
+    from onnx_formats import save_sklearn
     from sklearn.linear_model import Ridge
 
     rows, _, progression, _ = split()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onnx_formats import save_sklearn
-
 
 def split() -> tuple[Any, Any, Any, Any]:
     """Return training rows, held-out rows [45, 4] in cm, training labels, held-out labels (0, 1, 2)."""
@@ -19,6 +17,7 @@ def split() -> tuple[Any, Any, Any, Any]:
 
 def build(folder: Path) -> None:
     """Write `iris_onnx`."""
+    from onnx_formats import save_sklearn
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

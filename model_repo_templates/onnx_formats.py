@@ -25,6 +25,7 @@ def save_sklearn(model: Any, features: int, folder: Path) -> None:
     options = {id(model): {"zipmap": False}} if is_classifier(model) else None
     graph = convert_sklearn(
         model,
+        name="model",  # otherwise a random one
         initial_types=[("x", FloatTensorType([None, features]))],
         options=options,
         target_opset=TARGET_OPSET,

@@ -21,8 +21,8 @@ from serving.errors import BadRequestError
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
 
 
-# What the command's other verbs read: where the server is.
-_CLIENT_SETTINGS = {"WHARF_URL"}
+# What the command's other verbs read (where the server is), and what only tells a container where it runs.
+_CLIENT_SETTINGS = {"WHARF_URL", "SAGEMAKER_REGION"}
 
 
 class SettingError(BadRequestError):
@@ -267,14 +267,15 @@ class Settings:
 
 
 def unknown_settings(env: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each `WHARF_*` variable that no setting reads: a typo must not pass in silence."""
+    """Return a sentence for each `WHARF_*` or `SAGEMAKER_*` variable that nothing reads: none is ignored in silence."""
     known = {name for each in fields(Settings) for name, _ in each.metadata["sources"]} | _CLIENT_SETTINGS
     sentences = []
     for name in sorted(name for name in env if name.startswith("WHARF_") and name not in known):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "docs/settings.md lists all settings."
         sentences.append(f"Setting {name} does not exist and has no effect: {hint}")
-    return sentences
+    others = sorted(name for name in env if name.startswith("SAGEMAKER_") and name not in known)
+    return sentences + [f"Variable {name} has no effect in this version." for name in others]
 
 
 def _read(each: Any, env: Mapping[str, str]) -> Any:

@@ -87,6 +87,13 @@ def test_a_misspelt_setting_is_warned_about_with_the_nearest_name() -> None:
     ]
 
 
+def test_a_variable_of_another_container_is_named_as_without_effect() -> None:
+    """What people set for the Triton or TensorFlow containers does nothing here, and we say so."""
+    assert unknown_settings({"SAGEMAKER_TFS_INSTANCE_COUNT": "2", "SAGEMAKER_MULTI_MODEL": "true"}) == [
+        "Variable SAGEMAKER_TFS_INSTANCE_COUNT has no effect in this version."
+    ]
+
+
 def test_a_second_port_outside_the_safe_range_is_refused() -> None:
     """SAGEMAKER_SAFE_PORT_RANGE binds WHARF_GRPC_PORT."""
     settings = Settings.from_env({"WHARF_GRPC_PORT": "9000", "SAGEMAKER_SAFE_PORT_RANGE": "25000-25999"})
