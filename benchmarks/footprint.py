@@ -1,10 +1,8 @@
 """Measure what a model weighs while it loads and once it is ready, format by format.
 
-Prints MiB: the file; the anonymous memory that stays after load, first run and malloc_trim; the peak of resident memory
-until then; and what the backend predicts. Each line is a fresh process that loaded a tiny model of the format first, so
-that the runtime's own weight is not counted. It wants the repository that `build.py --set all` writes.
-
-    python benchmarks/footprint.py models
+Prints MiB: the file; the anonymous memory that stays after load, first run and malloc_trim; the peak until then; what
+the backend predicts of both. Each line is a fresh process that loaded a tiny model of the format first, so that the
+runtime's own weight is not counted. `python benchmarks/footprint.py models`, with what `build.py --set all` writes.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def make_journal_path(cache_dir: Path) -> Path | None:
 
     Under a read-only root file system /dev/shm is still a tmpfs.
     """
-    for folder in (cache_dir, Path(tempfile.gettempdir()), Path("/dev/shm")):  # noqa: S108  mkstemp is safe there
+    # Not tempfile.gettempdir(): it raises where nothing is writable.
+    for folder in (cache_dir, Path("/tmp"), Path("/dev/shm")):  # noqa: S108  mkstemp is safe there
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle, name = tempfile.mkstemp(prefix="wharf-journal-", suffix=".json", dir=folder)

@@ -50,9 +50,8 @@ def load_torchscript(spec: ModelSpec, device: str) -> Program:
     """
     _accept_deprecation()
     module = _read(spec, device)
-    names, takes_dict = _inputs_of(module, spec)
-    arguments = spec.inputs or tuple(TensorSpec(name) for name in names)
-    call = _by_dict if takes_dict else _by_name if arguments_match(arguments, names) else _by_order(spec, names)
+    call, unconfigured = _calling(module, spec)
+    arguments = spec.inputs or unconfigured
     outputs = tuple(output.name for output in spec.outputs) if spec.outputs else None
     declared, results = _declared_outputs(module), None
     sample = sample_inputs(arguments)
@@ -81,11 +80,6 @@ def _read(spec: ModelSpec, device: str) -> Any:
     import torch
 
     return torch.jit.load(str(spec.file), map_location=device).eval()
-
-
-def arguments_match(specs: Sequence[TensorSpec], names: Sequence[str]) -> bool:
-    """Say whether every input is named like an argument of `forward()`."""
-    return all(spec.name in names for spec in specs)
 
 
 def _by_name(module: Any, tensors: TorchTensors) -> Any:
@@ -118,25 +112,31 @@ def _by_order(spec: ModelSpec, names: Sequence[str]) -> Callable[[Any, TorchTens
     return lambda module, tensors: module(*(tensors[name] for name in by_position))
 
 
-def _inputs_of(module: Any, spec: ModelSpec) -> tuple[list[str], bool]:
-    """Return `forward()`'s tensor arguments and whether it takes a single dict; refuse what no request can fill."""
+def _calling(module: Any, spec: ModelSpec) -> tuple[Callable[[Any, TorchTensors], Any], tuple[TensorSpec, ...]]:
+    """Return how to call `forward()` with the configured inputs, and what its inputs are when none are configured.
+
+    1. A single Dict[str, Tensor] takes the tensors as they are named.
+    2. When all configured names are arguments, they are fed by name.
+    3. Otherwise by position. Raises `InvalidArtifactError` for arguments that no request can fill.
+    """
     arguments = module.forward.schema.arguments[1:]
-    required = [argument for argument in arguments if not argument.has_default_value()]
-    if len(required) == 1 and str(required[0].type) == "Dict[str, Tensor]":
+    required = {argument.name: str(argument.type) for argument in arguments if not argument.has_default_value()}
+    if list(required.values()) == ["Dict[str, Tensor]"]:
         if not spec.inputs:
             raise InvalidArtifactError(
                 f"Model '{spec.name}' takes a dict and TorchScript does not say with which keys: describe its inputs "
                 "in wharf.toml."
             )
-        return [], True
+        return _by_dict, ()
     tensors = [argument.name for argument in arguments if str(argument.type) in ("Tensor", "Optional[Tensor]")]
-    if odd := [argument for argument in required if argument.name not in tensors]:
+    if odd := [name for name in required if name not in tensors]:
         raise InvalidArtifactError(
-            f"Model '{spec.name}' takes '{odd[0].name}' of type {odd[0].type} and a request can only send tensors: "
+            f"Model '{spec.name}' takes '{odd[0]}' of type {required[odd[0]]} and a request can only send tensors: "
             "wrap it in a module that takes tensors, or one Dict[str, Tensor]."
         )
     _check_count(spec, len(required), tensors)
-    return [name for name in tensors if any(name == argument.name for argument in required)] or tensors, False
+    has_names = all(described.name in tensors for described in spec.inputs or ())
+    return _by_name if has_names else _by_order(spec, tensors), tuple(map(TensorSpec, list(required) or tensors))
 
 
 def _check_count(spec: ModelSpec, required: int, tensors: list[str]) -> None:
@@ -157,25 +157,43 @@ def _prepared(
     """
     import torch
 
-    began, plain, results = time.monotonic(), only_reference.pop(), None
+    plain, results = only_reference.pop(), None
     with torch.inference_mode():
         try:
             results = run(plain)
-            if not spec.optimize:
-                return plain, results
-            frozen = torch.jit.freeze(plain)
-            del plain
-            optimised = _packed(frozen)
-            # The second run is the one of the graph that the profiler of the first has specialised.
-            reason = _difference(results, run(optimised)) or _difference(results, run(optimised))
-        # Whatever the optimiser or the sample stumble over, the plain graph is still right.
+        # A made-up sample may not suit the model; that is no reason not to serve it.
         except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[-160:]}"
+            log.warning("event=plain_graph model=%s reason=%r", spec.name, _reason(error))
+        if results is None or not spec.optimize:
+            return plain, results
+        holder, plain = [plain], None
+        return _optimised(spec, holder, results, run) or _read(spec, device), results
+
+
+def _optimised(
+    spec: ModelSpec, only_reference: list[Any], results: TorchTensors, run: Callable[[Any], TorchTensors]
+) -> Any:
+    """Return the optimised module, or None when it fails or differs from `results`."""
+    import torch
+
+    began = time.monotonic()
+    try:
+        frozen = torch.jit.freeze(only_reference.pop())
+        optimised = _packed(frozen)
+        # The second run is the one of the graph that the profiler of the first has specialised.
+        reason = _difference(results, run(optimised)) or _difference(results, run(optimised))
+    # Whatever the optimiser stumbles over, the plain graph is still right.
+    except Exception as error:
+        reason = _reason(error)
     if reason:
         log.warning("event=plain_graph model=%s reason=%r", spec.name, reason)
-        return _read(spec, device), results
+        return None
     log.info("event=optimised_graph model=%s duration_s=%.2f", spec.name, time.monotonic() - began)
-    return optimised, results
+    return optimised
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-160:]}"
 
 
 def _packed(frozen: Any) -> Any:

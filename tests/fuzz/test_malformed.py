@@ -139,7 +139,7 @@ def test_ten_thousand_malformed_requests_get_a_deliberate_answer(start_server: S
             status, answer = connection.ask(wire, is_head=method == "HEAD")
             assert status < 500 or status in DELIBERATE, (wire, answer)
             assert b"Traceback" not in answer, wire
-            assert b".py" not in answer, wire
+            assert b'File "' not in answer, wire
 
     ask()
     connection.close()

@@ -6,6 +6,8 @@ import asyncio
 import resource
 import statistics
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from tests.conftest import StartServer
 from tests.models import make_fake
@@ -24,29 +26,38 @@ async def _read_answer(reader: asyncio.StreamReader) -> int:
     return int(head.split(" ", 2)[1])
 
 
+@asynccontextmanager
+async def _connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
 async def _client(port: int, request: bytes, until: float, answers: list[tuple[int, float]], delay_s: float) -> None:
     """One keep-alive connection that behaves: after a 503 it waits as Retry-After says."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await asyncio.sleep(delay_s)
-    while time.monotonic() < until:
-        started = time.monotonic()
-        writer.write(request)
-        status = await asyncio.wait_for(_read_answer(reader), 30)
-        answers.append((status, time.monotonic() - started))
-        if status == 503:
-            await asyncio.sleep(RETRY_AFTER_S)
-    writer.close()
+    async with _connection(port) as (reader, writer):
+        while time.monotonic() < until:
+            started = time.monotonic()
+            writer.write(request)
+            status = await asyncio.wait_for(_read_answer(reader), 30)
+            answers.append((status, time.monotonic() - started))
+            if status == 503:
+                await asyncio.sleep(RETRY_AFTER_S)
 
 
 async def _pings(port: int, until: float, times: list[float]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while time.monotonic() < until:
-        started = time.monotonic()
-        writer.write(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert await asyncio.wait_for(_read_answer(reader), 30) == 200
-        times.append(time.monotonic() - started)
-        await asyncio.sleep(0.05)
-    writer.close()
+    async with _connection(port) as (reader, writer):
+        while time.monotonic() < until:
+            started = time.monotonic()
+            writer.write(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await asyncio.wait_for(_read_answer(reader), 30) == 200
+            times.append(time.monotonic() - started)
+            await asyncio.sleep(0.05)
 
 
 async def _storm(port: int) -> tuple[list[tuple[int, float]], list[float]]:

@@ -40,7 +40,7 @@ def build(out: Path, *arguments: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`models/` of `make models` where there is one, else a folder of the session; build.py leaves alone what is done."""
+    """`models/` of `make models` where there is one, else a folder of the session; what is done is left alone."""
     made = ROOT / "models"
     return made if made.is_dir() else tmp_path_factory.mktemp("models")
 
