@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from serving import memory
-from serving.backends.base import Backend, Footprint, LoadedModel
+from serving.backends.base import Backend
 from serving.errors import (
     DeadlineExceededError,
     LoadFailedError,
@@ -30,6 +30,7 @@ from serving.errors import (
 from serving.journal import Journal
 from serving.ledger import Ledger
 from serving.lifecycle import Event, State
+from serving.loader import Loader
 from serving.metrics import Gauges, Metrics
 from serving.repository.source import ModelSource
 from serving.residents import Resident, Residents
@@ -39,9 +40,6 @@ log = logging.getLogger("wharf.manager")
 
 # A drain that outlived its limit goes on in the background; a day is longer than any request.
 _FOREVER_S = 86_400.0
-# The kernel counts resident pages in batches of 64 a thread; a smaller model's growth drowns in that, so the prediction
-# stands.
-_MEASURABLE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,6 @@ class ModelManager:
         on_evict: OnEvict | None = None,
     ) -> None:
         self._source = source
-        self._backends = backends
         self._ledger = ledger
         self._metrics = metrics
         self._is_platform = is_platform
@@ -103,9 +100,11 @@ class ModelManager:
         self._room = Room(
             self._residents, ledger, metrics, self._finish_unload, may_evict=not is_platform, on_evict=on_evict
         )
-        self._load_slots = threading.BoundedSemaphore(self._limits.load_concurrency)
+        self._loader = Loader(
+            source, backends, self._residents, self._room, ledger, metrics,
+            concurrency=self._limits.load_concurrency, room_timeout_s=self._limits.request_timeout_s,
+        )  # fmt: skip
         self._journal_lock = threading.Lock()
-        self._prepare_lock = threading.Lock()
         self._urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
         self._aliases: dict[str, str] = {}  # names as asked for -> names of the repository
 
@@ -295,57 +294,22 @@ class ModelManager:
     def _load(self, resident: Resident) -> None:
         started = time.monotonic()
         try:
-            with self._load_slots:
-                model, footprint, measured_bytes = self._bring_in(resident)
+            brought = self._loader.bring_in(resident)
         except BaseException as error:
             raise self._fail(resident, error) from error
-        resident_bytes = measured_bytes or footprint.resident_bytes
         with self._lock:
-            self._ledger.correct(resident.name, resident_bytes)
-            resident.model = model
+            self._ledger.correct(resident.name, brought.resident_bytes)
+            resident.model = brought.model
             self._residents.touch(resident)
             self._residents.move(resident, Event.LOADED)
         seconds = time.monotonic() - started
         self._metrics.observe("ModelLoadingTime", seconds)
         log.info(
             "event=loaded model=%s seconds=%.3f bytes=%d predicted_bytes=%d",
-            *(resident.name, seconds, resident_bytes, footprint.resident_bytes),
+            *(resident.name, seconds, brought.resident_bytes, brought.predicted_bytes),
         )
         self._room.settle(resident)
         self._save()
-
-    def _bring_in(self, resident: Resident) -> tuple[LoadedModel, Footprint, int | None]:
-        """Unpack, reserve, load; return the model, what was predicted and the bytes by which memory grew.
-
-        The growth is None when another load or unload ran meanwhile: it would be theirs as well.
-        """
-        started = time.monotonic()
-        artifact = resident.artifact = self._source.open(resident.name, resident.url)
-        self._metrics.observe("ModelDownloadingTime", time.monotonic() - started)
-        backend = self._backends[artifact.spec.format]
-        footprint = backend.footprint(artifact.spec)
-        self._ledger.check_possible(resident.name, footprint.peak_bytes)
-        self._prepare(backend)
-        self._room.reserve(resident, footprint.peak_bytes, self._limits.request_timeout_s)
-        move = self._residents.begin_move()
-        try:
-            before_bytes = memory.resident_bytes()
-            model = backend.load(artifact.spec)
-            memory.trim()
-            grown_bytes = memory.resident_bytes() - before_bytes
-            is_measured = self._residents.stood_still(move) and footprint.resident_bytes >= _MEASURABLE_BYTES
-            # A request that ended meanwhile can hide growth; half the prediction is the least that is believed.
-            return model, footprint, max(grown_bytes, footprint.resident_bytes // 2) if is_measured else None
-        finally:
-            self._residents.end_move()
-
-    def _prepare(self, backend: Backend) -> None:
-        """Import the runtime once, before anything is measured: it is the server's memory, not the first model's."""
-        with self._prepare_lock:
-            before_bytes = memory.resident_bytes()
-            if backend.prepare():
-                with self._lock:
-                    self._ledger.runtime_grew(memory.resident_bytes() - before_bytes)
 
     def _fail(self, resident: Resident, error: BaseException) -> ServingError:
         """Leave nothing behind: no name, no reservation, no hold on files; waiters get the same error."""

@@ -492,7 +492,7 @@ def test_a_closed_model_lets_go_of_its_program_and_refuses_to_run(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("convolves", "optimize", "described", "peak"),
-    [(False, True, True, 1.15), (True, True, True, 2.6), (True, False, True, 1.6), (True, True, False, 1.6)],
+    [(False, True, True, 1.15), (True, True, True, 2.7), (True, False, True, 1.7), (True, True, False, 1.7)],
 )
 def test_the_footprint_of_a_script_follows_its_code(
     tmp_path: Path, convolves: bool, optimize: bool, described: bool, peak: float

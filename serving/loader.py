@@ -1,0 +1,103 @@
+"""Bringing a model in: unpack, say what it is, reserve, load, measure.
+
+All of it is slow work and none of it holds the lock. What fits is `room`'s business, what the bytes mean a backend's;
+who may use the model then, and what a failure leaves, is the manager's. Called by `manager` alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from serving import memory
+from serving.backends.base import Backend, Footprint, LoadedModel
+from serving.ledger import Ledger
+from serving.metrics import Metrics
+from serving.repository.source import ModelSource
+from serving.residents import Resident, Residents
+from serving.room import Room
+
+# The kernel counts resident pages in batches of 64 a thread; a smaller model's growth drowns in that, so the prediction
+# stands.
+_MEASURABLE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A model that is ready, the bytes it holds, and the bytes that were predicted."""
+
+    model: LoadedModel
+    resident_bytes: int
+    predicted_bytes: int
+
+
+class Loader:
+    """The way from a url to a model in memory; at most `concurrency` at once."""
+
+    def __init__(  # noqa: PLR0913  the manager is the one caller
+        self,
+        source: ModelSource,
+        backends: Mapping[str, Backend],
+        residents: Residents,
+        room: Room,
+        ledger: Ledger,
+        metrics: Metrics,
+        *,
+        concurrency: int,
+        room_timeout_s: float,
+    ) -> None:
+        self._source = source
+        self._backends = backends
+        self._residents = residents
+        self._room = room
+        self._ledger = ledger
+        self._metrics = metrics
+        self._room_timeout_s = room_timeout_s
+        self._slots = threading.BoundedSemaphore(concurrency)
+        self._prepare_lock = threading.Lock()
+
+    def bring_in(self, resident: Resident) -> Brought:
+        """Make `resident` ready and leave its reservation at the peak of the load.
+
+        Raises whatever source, room or backend raise; what was taken until then is the caller's to give back.
+        """
+        with self._slots:
+            started = time.monotonic()
+            artifact = resident.artifact = self._source.open(resident.name, resident.url)
+            self._metrics.observe("ModelDownloadingTime", time.monotonic() - started)
+            backend = self._backends[artifact.spec.format]
+            footprint = backend.footprint(artifact.spec)
+            self._ledger.check_possible(resident.name, footprint.peak_bytes)
+            self._prepare(backend)
+            self._room.reserve(resident, footprint.peak_bytes, self._room_timeout_s)
+            move = self._residents.begin_move()
+            try:
+                before_bytes = memory.resident_bytes()
+                model = backend.load(artifact.spec)
+                memory.trim()
+                grown_bytes = memory.resident_bytes() - before_bytes
+                is_alone = self._residents.stood_still(move)
+            finally:
+                self._residents.end_move()
+        return Brought(model, _believed(grown_bytes, footprint, is_alone=is_alone), footprint.resident_bytes)
+
+    def _prepare(self, backend: Backend) -> None:
+        """Import the runtime once, before anything is measured: it is the server's memory, not the first model's."""
+        with self._prepare_lock:
+            before_bytes = memory.resident_bytes()
+            if backend.prepare():
+                with self._residents.lock:
+                    self._ledger.runtime_grew(memory.resident_bytes() - before_bytes)
+
+
+def _believed(grown_bytes: int, footprint: Footprint, *, is_alone: bool) -> int:
+    """Return what was measured where that can be told, else what was predicted.
+
+    Growth beside another load or unload would be theirs as well. A request that ended meanwhile can hide growth: half
+    the prediction is the least that is believed.
+    """
+    if not is_alone or footprint.resident_bytes < _MEASURABLE_BYTES:
+        return footprint.resident_bytes
+    return max(grown_bytes, footprint.resident_bytes // 2)
