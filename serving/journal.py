@@ -8,6 +8,7 @@ under its lock.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -47,6 +48,8 @@ class Journal:
             part.replace(self._path)
         except OSError as error:
             log.warning("event=journal_unwritable error=%r", str(error))
+            with contextlib.suppress(OSError):  # half of it would only keep a full disk full
+                part.unlink()
 
 
 def make_journal_path(cache_dir: Path) -> Path | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serving import memory
 from serving.backends.base import Backend, Footprint, LoadedModel
+from serving.errors import UnavailableError
 from serving.ledger import Ledger
 from serving.metrics import Metrics
 from serving.repository.source import ModelSource
@@ -58,12 +60,13 @@ class Loader:
         self._slots = threading.BoundedSemaphore(concurrency)
         self._prepare_lock = threading.Lock()
 
-    def bring_in(self, resident: Resident) -> Brought:
+    def bring_in(self, resident: Resident, deadline: float) -> Brought:
         """Make `resident` ready and leave its reservation at the peak of the load.
 
-        Raises whatever source, room or backend raise; what was taken until then is the caller's to give back.
+        Raises `UnavailableError` when other loads leave it no turn until `deadline` (of the monotonic clock), and
+        whatever source, room or backend raise; what was taken until then is the caller's to give back.
         """
-        with self._slots:
+        with self._turn(resident.name, deadline):
             started = time.monotonic()
             artifact = resident.artifact = self._source.open(resident.name, resident.url)
             self._metrics.observe("ModelDownloadingTime", time.monotonic() - started)
@@ -82,6 +85,15 @@ class Loader:
             finally:
                 self._residents.end_move()
         return Brought(model, _believed(grown_bytes, footprint, is_alone=is_alone), footprint.resident_bytes)
+
+    @contextmanager
+    def _turn(self, name: str, deadline: float) -> Iterator[None]:
+        if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise UnavailableError(f"Model '{name}' waits for other loads (WHARF_LOAD_CONCURRENCY at once): try again.")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def _prepare(self, backend: Backend) -> None:
         """Import the runtime once, before anything is measured: it is the server's memory, not the first model's."""

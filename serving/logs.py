@@ -79,6 +79,7 @@ class AccessLog:
         self._is_json = log_format == "json"
         self._fd = fd
         self._pending: deque[tuple[float, tuple[object, ...]]] = deque(maxlen=_MAX_PENDING)
+        self._flush_lock = threading.Lock()
         if which != "off":
             threading.Thread(target=self._run, name="access-log", daemon=True).start()
             atexit.register(self.flush)
@@ -89,16 +90,15 @@ class AccessLog:
             self._pending.append((time.time(), (status, *values)))
 
     def flush(self) -> None:
-        """Write what is pending."""
-        lines = []
-        while self._pending:
-            lines.append(self._line(*self._pending.popleft()))
-        data = "".join(lines).encode()
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-        except OSError:  # a closed pipe takes no log; serving goes on
-            return
+        """Write what is pending; lines of two threads come out whole and in order."""
+        with self._flush_lock:
+            lines = [self._line(*self._pending.popleft()) for _ in range(len(self._pending))]
+            data = "".join(lines).encode()
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except OSError:  # a closed pipe takes no log; serving goes on
+                return
 
     def _line(self, seconds: float, values: tuple[object, ...]) -> str:
         fields = {"time": _timestamp(seconds), "level": "info", "room": "wharf.access", "event": "request"}

@@ -135,10 +135,10 @@ class ModelManager:
                     )
                 self._residents.wait(deadline, DeadlineExceededError(f"Model '{name}' is still being unloaded."))
             self._refuse_when_closing()
-            resident = self._by_name[name] = Resident(name, url)
+            resident = self._by_name[name] = Resident(name, url, is_first=True)
             resident.is_claimed = True
             self._urls[name] = url
-        self._load(resident)
+        self._load(resident, deadline)
 
     def unload(self, name: str) -> None:
         """Unload `name`: no new requests, drain, let go, give the memory back; return when it is free for others.
@@ -148,14 +148,14 @@ class ModelManager:
         """
         deadline = time.monotonic() + self._limits.load_timeout_s
         with self._lock:
-            while (resident := self._by_name.get(name)) is not None and resident.state is not State.READY:
+            while (resident := self._named(name)) is not None and resident.state is not State.READY:
                 if not resident.is_visible:
                     raise self._unknown(name)
                 self._residents.wait(deadline, UnavailableError(f"Model '{name}' is still being restored: try again."))
             if resident is None:
                 raise self._unknown(name)
             self._residents.move(resident, Event.UNLOAD)
-            self._urls.pop(name, None)
+            self._urls.pop(resident.name, None)
         self._finish_unload(resident)
 
     def loaded(self) -> list[tuple[str, str]]:
@@ -166,14 +166,14 @@ class ModelManager:
     def url_of(self, name: str) -> str:
         """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""
         with self._lock:
-            resident = self._by_name.get(name)
+            resident = self._named(name)
             if resident is None or not resident.is_visible:
                 raise self._unknown(name)
             return resident.url
 
     def restore(self) -> None:
         """Take back what the journal lists: listed at once, loaded in the background, sooner when a request asks."""
-        restored = [Resident(name, url, is_listed=True) for name, url in self._journal.read().items()]
+        restored = [Resident(name, url, is_first=True, is_listed=True) for name, url in self._journal.read().items()]
         with self._lock:
             self._by_name.update((each.name, each) for each in restored)
             self._urls.update((each.name, each.url) for each in restored)
@@ -189,6 +189,7 @@ class ModelManager:
             ready = [each for each in self._by_name.values() if each.state is State.READY]
             for resident in ready:
                 self._residents.move(resident, Event.UNLOAD)
+            self._residents.wake()
         is_clean = True
         for resident in ready:
             try:
@@ -213,11 +214,14 @@ class ModelManager:
 
     def _take(self, name: str) -> Resident | None:
         with self._lock:
-            resident = self._by_name.get(name) or self._by_name.get(self._aliases.get(name, name))
+            resident = self._named(name)
             if resident is None or resident.state is not State.READY:
                 return None
             resident.in_flight += 1
             return resident
+
+    def _named(self, asked: str) -> Resident | None:
+        return self._by_name.get(asked) or self._by_name.get(self._aliases.get(asked, asked))
 
     def _release(self, resident: Resident) -> None:
         with self._lock:
@@ -279,7 +283,7 @@ class ModelManager:
                     raise
                 return resident
             resident.is_claimed = True
-        self._load(resident)  # (5)
+        self._load(resident, deadline)  # (5)
         return resident
 
     def _join(self, resident: Resident, too_late: ServingError, deadline: float) -> None:
@@ -291,10 +295,10 @@ class ModelManager:
 
     # ---- loading ----------------------------------------------------------------------------------------------------
 
-    def _load(self, resident: Resident) -> None:
+    def _load(self, resident: Resident, deadline: float) -> None:
         started = time.monotonic()
         try:
-            brought = self._loader.bring_in(resident)
+            brought = self._loader.bring_in(resident, deadline)
         except BaseException as error:
             raise self._fail(resident, error) from error
         with self._lock:
@@ -323,7 +327,9 @@ class ModelManager:
         memory.give_back()
         with self._lock:
             self._ledger.release(resident.name)
-            self._urls.pop(resident.name, None)
+            # An evicted model whose reload failed is still known, unless what its url led to is gone.
+            if resident.is_first or isinstance(error, ModelNotFoundError):
+                self._urls.pop(resident.name, None)
             resident.error = error
             self._residents.move(resident, Event.LOAD_FAILED)
         if resident.is_listed:
@@ -336,7 +342,7 @@ class ModelManager:
                 is_mine, resident.is_claimed = not resident.is_claimed, True
             if is_mine:
                 try:
-                    self._load(resident)
+                    self._load(resident, time.monotonic() + self._limits.load_timeout_s)
                 except ServingError:
                     log.error("event=not_restored model=%s url=%s", resident.name, resident.url)
 
@@ -363,6 +369,9 @@ class ModelManager:
         self._residents.begin_move()
         try:
             resident.model.close()
+        except Exception:
+            # Its memory may be lost; the name, the reservation and whoever waits for the room must not be.
+            log.exception("event=close_failed model=%s", resident.name)
         finally:
             del resident.model
             if resident.artifact is not None:

@@ -27,6 +27,7 @@ class Resident:
         "error",
         "in_flight",
         "is_claimed",
+        "is_first",
         "is_listed",
         "last_used",
         "model",
@@ -37,12 +38,13 @@ class Resident:
 
     model: LoadedModel
 
-    def __init__(self, name: str, url: str, *, is_listed: bool = False) -> None:
+    def __init__(self, name: str, url: str, *, is_first: bool = False, is_listed: bool = False) -> None:
         self.name = name
         self.url = url
         self.state = advance(State.UNAVAILABLE, Event.LOAD)
         self.in_flight = 0
         self.last_used = 0
+        self.is_first = is_first  # this load alone knows its url: a failure forgets it
         self.is_listed = is_listed  # restored from the journal: the platform believes it to be loaded
         self.is_claimed = False  # a thread has taken on its load
         self.artifact: Artifact | None = None
@@ -83,12 +85,17 @@ class Residents:
             self._changed.notify_all()
 
     def wait(self, deadline: float, error: ServingError) -> None:
-        """Wait for any change, under the lock; raise `error` past the deadline (of the monotonic clock)."""
+        """Wait for any change, under the lock; raise `error` past the deadline (of the monotonic clock).
+
+        A wait that ends at the deadline returns: the change may have come at the last moment. The caller looks again, and
+        the next call raises.
+        """
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise error
         self._waiters += 1
         try:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or not self._changed.wait(left_s):
-                raise error
+            self._changed.wait(left_s)
         finally:
             self._waiters -= 1
 

@@ -76,7 +76,8 @@ class Room:
     def settle(self, newcomer: Resident) -> None:
         """Get back under the budget after a correction passed it; the newcomer stays."""
         with self._residents.lock:
-            victims = self._choose(-self._ledger.free_bytes, keep=newcomer) if self._may_evict else []
+            over_bytes = -self._ledger.free_bytes - self._leaving_bytes()
+            victims = self._choose(over_bytes, keep=newcomer) if self._may_evict else []
         self._evict(victims)
 
     def _try(self, resident: Resident, wanted_bytes: int, deadline: float) -> list[Resident] | None:

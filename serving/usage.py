@@ -50,7 +50,7 @@ class Usage:
     def _disk_percent(self) -> float:
         folder = next((each for each in (self._cache_dir, *self._cache_dir.parents) if each.is_dir()), Path("/"))
         usage = shutil.disk_usage(folder)
-        return 100 * usage.used / usage.total
+        return 100 * usage.used / max(1, usage.total)  # a tmpfs without a limit has a total of 0
 
 
 def _cpu_s() -> float:

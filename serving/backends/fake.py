@@ -20,6 +20,9 @@ from serving.tensors import Array, Signature, Tensors, TensorSpec
 # What the objects around the bytes take.
 _OVERHEAD_BYTES = 16 << 10
 
+# More bytes or milliseconds than anybody means; what overflows a C number stays out.
+_MOST = 1e15
+
 _DEFAULTS: dict[str, object] = {
     "bytes": 0,
     "load_ms": 0,
@@ -36,15 +39,26 @@ _DEFAULTS: dict[str, object] = {
 def _read(spec: ModelSpec) -> dict[str, object]:
     try:
         given = json.loads(spec.file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidArtifactError(f"Model '{spec.name}': fake.json is not JSON ({error}).") from None
     if not isinstance(given, dict) or not given.keys() <= _DEFAULTS.keys():
         raise InvalidArtifactError(f"Model '{spec.name}': fake.json wants an object with keys of {sorted(_DEFAULTS)}.")
     for key, value in given.items():
-        wanted = (int, float) if isinstance(_DEFAULTS[key], int | float) else type(_DEFAULTS[key])
-        if not isinstance(value, wanted):
-            raise InvalidArtifactError(f"Model '{spec.name}': '{key}' of fake.json is {value!r}.")
+        if not _is_legal(key, value):
+            raise InvalidArtifactError(
+                f"Model '{spec.name}': '{key}' of fake.json is {str(value)[:40]!r} and wants a value like {_DEFAULTS[key]!r}."
+            )
     return _DEFAULTS | given
+
+
+def _is_legal(key: str, value: object) -> bool:
+    default = _DEFAULTS[key]
+    if isinstance(default, list):
+        return isinstance(value, list) and all(type(dim) is int and (dim == -1 or 0 < dim < _MOST) for dim in value)
+    if isinstance(default, bool | str):
+        return type(value) is type(default)
+    least = -_MOST if key == "scale" else 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < _MOST
 
 
 def _number(config: dict[str, object], key: str) -> float:

@@ -13,6 +13,7 @@ import flask
 import orjson
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Rule
 
 from serving.errors import (
     BadRequestError,
@@ -55,6 +56,8 @@ def make_admin(
     app = flask.Flask("wharf", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LOAD_BODY_MAX_BYTES
     app.url_map.merge_slashes = False
+    # `app` answers it; here it is only known, so that the Allow of a 405 names it.
+    app.url_map.add(Rule("/models", methods=["GET"], endpoint="list"))
 
     @app.before_request
     def _authorize() -> None:

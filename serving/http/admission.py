@@ -6,13 +6,20 @@ answer /ping, the list and DELETE. Called by the routes that invoke; knows no mo
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import socket
 import threading
 from typing import IO
 
 from serving.errors import PayloadTooLargeError, UnavailableError
 from serving.ledger import format_bytes
 
+log = logging.getLogger("wharf.http")
+
 _SWALLOW_BYTES = 1 << 18
+# 24 MiB arrive in it at 200 Mbit/s.
+_SWALLOW_S = 1.0
 
 
 class Admission:
@@ -62,14 +69,22 @@ class Admission:
             self._body_bytes += length
         return length
 
-    def swallow(self, stream: IO[bytes]) -> None:
-        """Read and drop the rest of a refused body, up to four times what is taken.
+    def swallow(self, stream: IO[bytes], connection: socket.socket) -> None:
+        """Read and drop the rest of a refused body, up to four times what is taken, for a second at most.
 
-        gunicorn closes a connection with unread input by a reset, and the client then loses the answer.
+        gunicorn closes a connection with unread input by a reset, and the client then loses the answer. The thread is one
+        of those that are kept for /ping: a client that sends slowly, or nothing, must not keep it.
         """
         left = 4 * self.max_body_bytes
-        while left > 0 and (part := stream.read(min(left, _SWALLOW_BYTES))):
-            left -= len(part)
+        stop_reading = threading.Timer(_SWALLOW_S, _end_input, (connection,))
+        stop_reading.start()
+        try:
+            while left > 0 and (part := stream.read(min(left, _SWALLOW_BYTES))):
+                left -= len(part)
+        except Exception as error:  # a broken chunk or a client that is gone: refused either way
+            log.debug("event=swallow_ended error=%r", error)
+        finally:
+            stop_reading.cancel()
 
     def leave(self, length: int) -> None:
         """Give back what `enter` returned."""
@@ -82,3 +97,8 @@ class Admission:
         return PayloadTooLargeError(
             f"The body has {found} and at most {self.max_body_bytes} are taken (WHARF_MAX_BODY_BYTES): send less."
         )
+
+
+def _end_input(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # closed already
+        connection.shutdown(socket.SHUT_RD)

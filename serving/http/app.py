@@ -47,9 +47,10 @@ class App:
         path = environ["PATH_INFO"]
         if path == "/ping":
             return self._ping(environ, start_response)
-        if path == "/invocations" or (path.endswith(_INVOKE) and path.startswith(_MODELS)):
+        # /models/invoke is the model of that name.
+        if path == "/invocations" or (path.endswith(_INVOKE) and path.startswith(_MODELS) and path != "/models/invoke"):
             return self._invoke(environ, path, start_response)
-        if path == "/models" and environ["REQUEST_METHOD"] == "GET":
+        if path == "/models" and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._list(environ, start_response)
         return self._cold(environ, start_response)
 

@@ -114,7 +114,7 @@ class SageMakerRoutes:
             admitted_bytes = self._admission.enter(length)
         except ServingError:
             if environ["SERVER_SOFTWARE"].startswith("gunicorn"):
-                self._admission.swallow(environ["wsgi.input"])
+                self._admission.swallow(environ["wsgi.input"], environ["gunicorn.socket"])
             raise
         try:
             body = self._read_body(environ)
@@ -146,17 +146,26 @@ class SageMakerRoutes:
     def _read_body(self, environ: Environ) -> bytes:
         length = environ.get("CONTENT_LENGTH")
         if length:
-            body: bytes = environ["wsgi.input"].read(int(length))
+            body = _read(environ, int(length))
             if len(body) != int(length):
                 raise BadRequestError(f"The body ended after {len(body)} of {length} bytes: send all of it.")
             return body
         if not environ.get("wsgi.input_terminated"):
             return b""
         # Chunked: read one byte past the limit to know.
-        body = environ["wsgi.input"].read(self._admission.max_body_bytes + 1)
+        body = _read(environ, self._admission.max_body_bytes + 1)
         if len(body) > self._admission.max_body_bytes:
             raise self._admission.too_large(f"over {self._admission.max_body_bytes} bytes")
         return body
+
+
+def _read(environ: Environ, count: int) -> bytes:
+    try:
+        return bytes(environ["wsgi.input"].read(count))
+    except MemoryError:
+        raise
+    except Exception as error:  # gunicorn's own for a broken chunk, OSError for a client that is gone
+        raise BadRequestError(f"The body cannot be read ({type(error).__name__}): send it again.") from None
 
 
 def _content_length(environ: Environ) -> int | None:
