@@ -19,8 +19,8 @@ GENERATED = "<!-- Written by scripts/docs.py: change the source and run it again
 SETTINGS = """# Settings
 
 Each is an environment variable; an empty one counts as unset, and of several in a row the first that is set counts. A
-value that cannot be read stops the start; an unknown `WHARF_*` name is warned about. Flags of `wharf serve` win over
-the environment. Its other verbs read `WHARF_URL` (the server, `http://127.0.0.1:8080`) and `WHARF_ADMIN_TOKEN`.
+value that cannot be read stops the start; a `WHARF_*` or `SAGEMAKER_*` name that nothing reads is warned about.
+Flags of `wharf serve` win. The other verbs read `WHARF_URL` (`http://127.0.0.1:8080`) and `WHARF_ADMIN_TOKEN`.
 
 | variable | default | wanted | what it is |
 |---|---|---|---|

@@ -7,6 +7,7 @@ verbs that talk go through HTTP like any other client; WHARF_URL says where.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import sys
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(
             f"No server at {arguments.url} ({error.reason}): start one with `wharf serve` or set WHARF_URL."
         )
+    except (ConnectionError, TimeoutError, http.client.HTTPException, json.JSONDecodeError) as error:
+        return _complain(f"{arguments.url} gave no answer that can be read ({type(error).__name__}): see its log.")
     except KeyboardInterrupt:
         return 130
 
@@ -73,8 +76,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from serving.errors import ServingError
+    from serving.logs import announce
     from serving.server import serve
-    from serving.settings import Settings, unknown_settings
+    from serving.settings import SettingError, Settings, unknown_settings
 
     flags = {
         "WHARF_MODEL_ROOT": arguments.model_root,
@@ -84,10 +88,17 @@ def _serve(arguments: argparse.Namespace) -> int:
         "WHARF_MEMORY_BUDGET": arguments.memory_budget,
     }
     env = dict(os.environ) | {name: value for name, value in flags.items() if value is not None}
-    for sentence in unknown_settings(env):
-        print(f"wharf: {sentence}", file=sys.stderr)
+    settings, complaint = None, ""
     try:
-        return serve(Settings.from_env(env))
+        settings = Settings.from_env(env)
+    except SettingError as error:
+        complaint = error.message
+    for sentence in unknown_settings(env):
+        announce(sentence, settings.log_format if settings else "text")
+    if settings is None:
+        return _complain(complaint)
+    try:
+        return serve(settings)
     except ServingError as error:
         return _complain(error.message)
 
@@ -97,7 +108,8 @@ def _validate(arguments: argparse.Namespace) -> int:
     from serving.repository.source import validate
 
     try:
-        spec = validate(arguments.path)
+        # The real folder has a name even for '.', and a parent that it lies in even behind a link.
+        spec = validate(arguments.path.resolve())
     except ServingError as error:
         return _complain(error.message)
     print(f"{arguments.path}: served as {spec.format}")
@@ -147,7 +159,10 @@ def _invoke(arguments: argparse.Namespace) -> int:
     if arguments.data == "-":
         body = sys.stdin.buffer.read()
     elif arguments.data.startswith("@"):
-        body = Path(arguments.data[1:]).read_bytes()
+        try:
+            body = Path(arguments.data[1:]).read_bytes()
+        except OSError as error:
+            return _complain(f"{arguments.data[1:]} cannot be read ({error.strerror}): give --data @FILE.")
     else:
         body = arguments.data.encode()
     headers = {"Content-Type": arguments.content_type, "Accept": arguments.accept}
@@ -167,6 +182,8 @@ def _send(arguments: argparse.Namespace, method: str, path: str, body: bytes | N
     token = os.environ.get("WHARF_ADMIN_TOKEN")
     if token:
         headers["Authorization"] = f"Bearer {token}"
+    if not arguments.url.startswith(("http://", "https://")):
+        raise SystemExit(_complain(f"'{arguments.url}' is no server's url: give one like {DEFAULT_URL} (WHARF_URL)."))
     request = urllib.request.Request(arguments.url.rstrip("/") + path, body, headers, method=method)  # noqa: S310
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310  the user's own url
         return bytes(response.read())

@@ -9,6 +9,7 @@ for a write.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -69,6 +70,14 @@ def configure(level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+def announce(message: str, log_format: str) -> None:
+    """Write a line that no level hides: what people look for at the start, or what their settings do not do."""
+    fields = {"time": _timestamp(time.time()), "level": "warning", "room": "wharf", "message": message}
+    line = write_line(fields, is_json=True) if log_format == "json" else f"wharf: {message}"
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(line, file=sys.stderr, flush=True)  # noqa: T201  unlike write, it bears a closed standard error
 
 
 class AccessLog:

@@ -87,8 +87,8 @@ class Residents:
     def wait(self, deadline: float, error: ServingError) -> None:
         """Wait for any change, under the lock; raise `error` past the deadline (of the monotonic clock).
 
-        A wait that ends at the deadline returns: the change may have come at the last moment. The caller looks again, and
-        the next call raises.
+        A wait that ends at the deadline returns: the change may have come at the last moment. The caller looks again,
+        and the next call raises.
         """
         left_s = deadline - time.monotonic()
         if left_s <= 0:

@@ -114,6 +114,8 @@ class Room:
             for each in self._residents.by_name.values()
             if each.state is State.READY and not each.in_flight and each is not keep
         ]
+        if keep is not None:  # the memory is in use already: what can go goes, though it may not suffice
+            wanted_bytes = min(wanted_bytes, sum(each.bytes for each in idle))
         chosen = eviction.lru(idle, wanted_bytes) or ()
         for victim in chosen:
             if self._on_evict is not None:

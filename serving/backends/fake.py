@@ -46,7 +46,7 @@ def _read(spec: ModelSpec) -> dict[str, object]:
     for key, value in given.items():
         if not _is_legal(key, value):
             raise InvalidArtifactError(
-                f"Model '{spec.name}': '{key}' of fake.json is {str(value)[:40]!r} and wants a value like {_DEFAULTS[key]!r}."
+                f"Model '{spec.name}': '{key}' of fake.json is {str(value)[:40]!r}: give one like {_DEFAULTS[key]!r}."
             )
     return _DEFAULTS | given
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import gc
 import re
 import sys
 import threading
@@ -150,6 +151,11 @@ class TorchBackend:
         """Import torch; return whether this call did."""
         is_new = "torch" not in sys.modules
         _prepare()
+        if is_new:
+            # torch's objects stay: a collection after each unload that walks them all stops every thread for 0.1 s. What
+            # else is frozen here (models of other brands) holds no cycles and goes by its reference counts as before.
+            gc.collect()
+            gc.freeze()
         return is_new
 
     def footprint(self, spec: ModelSpec) -> Footprint:

@@ -1,0 +1,188 @@
+"""A manager over real folders, with a real small backend whose loads and closes tests can hold or make fail."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from serving.backends.base import Footprint, LoadedModel
+from serving.backends.fake import FakeBackend
+from serving.eviction import Candidate
+from serving.journal import Journal
+from serving.ledger import Ledger
+from serving.manager import Limits, ModelManager
+from serving.metrics import Metrics
+from serving.repository.layouts import ModelSpec
+from serving.repository.source import ModelSource
+from serving.repository.store import Store
+from serving.tensors import Array, Signature, Tensors
+from tests.models import make_fake
+
+KIB = 1 << 10
+OVERHEAD_BYTES = 16 * KIB
+QUICK = Limits(request_timeout_s=0.05, load_timeout_s=5, drain_timeout_s=5, load_concurrency=4)
+PATIENT = Limits(request_timeout_s=10, load_timeout_s=10, drain_timeout_s=10, load_concurrency=4)
+
+
+class Gate:
+    """A door that is open until it is closed; tells when somebody stands before it."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def go(self) -> None:
+        """Open it."""
+        self._open.set()
+
+    def pass_through(self) -> None:
+        """Wait until it opens."""
+        self.reached.set()
+        assert self._open.wait(15), "a test forgot to open its gate"
+
+
+class _Model:
+    def __init__(self, inner: LoadedModel, backend: TestBackend, name: str) -> None:
+        self._inner = inner
+        self._backend = backend
+        self._name = name
+        self.extra: Array | None = None
+
+    @property
+    def signature(self) -> Signature:
+        return self._inner.signature
+
+    @property
+    def threads(self) -> int:
+        return self._inner.threads
+
+    def run(self, inputs: Tensors) -> Tensors:
+        return self._inner.run(inputs)
+
+    def close(self) -> None:
+        self.extra = None
+        self._backend.closed.append(self._name)
+        if self._name in self._backend.fails_close:
+            raise RuntimeError("the runtime cannot let go")
+        self._inner.close()
+
+
+class TestBackend:
+    """`FakeBackend` with gates before loads, failures on closing, crashes, and memory beyond its prediction."""
+
+    __test__ = False
+    name = "fake"
+
+    def __init__(self) -> None:
+        self._inner = FakeBackend()
+        self._lock = threading.Lock()
+        self.gates: dict[str, Gate] = {}
+        self.fails_close: set[str] = set()
+        self.crashes: dict[str, BaseException] = {}
+        self.extra_bytes: dict[str, int] = {}
+        self.loads: Counter[str] = Counter()
+        self.closed: list[str] = []
+        self.runtime: Array | None = None
+        self.runtime_bytes = 0
+
+    def hold(self, name: str) -> Gate:
+        """Stop loads of `name` at a gate."""
+        gate = self.gates[name] = Gate()
+        return gate
+
+    def prepare(self) -> bool:
+        """Take `runtime_bytes` once."""
+        if self.runtime is not None or not self.runtime_bytes:
+            return False
+        self.runtime = _ones(self.runtime_bytes)
+        return True
+
+    def footprint(self, spec: ModelSpec) -> Footprint:
+        """What the fake says."""
+        return self._inner.footprint(spec)
+
+    def load(self, spec: ModelSpec) -> _Model:
+        """Pass the gate, crash or load."""
+        with self._lock:
+            self.loads[spec.name] += 1
+        if spec.name in self.gates:
+            self.gates[spec.name].pass_through()
+        if spec.name in self.crashes:
+            raise self.crashes[spec.name]
+        model = _Model(self._inner.load(spec), self, spec.name)
+        if spec.name in self.extra_bytes:
+            model.extra = _ones(self.extra_bytes[spec.name])
+        return model
+
+
+class House:
+    """A manager and everything it is made of."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        is_platform: bool = False,
+        budget_bytes: int = 1 << 30,
+        limits: Limits = PATIENT,
+        pays_for_runtimes: bool = False,
+    ) -> None:
+        self.root = folder / "models"
+        self.root.mkdir(exist_ok=True)
+        self.backend = TestBackend()
+        self.ledger = Ledger(budget_bytes, pays_for_runtimes=pays_for_runtimes)
+        self.metrics = Metrics()
+        self.journal_path = folder / "journal.json"
+        self.journal = Journal(self.journal_path)
+        self.store = Store(folder / "cache", 1 << 30)
+        self.evicted: list[Candidate] = []
+        self.manager = ModelManager(
+            ModelSource(self.root, self.store, allow_fake=True),
+            {"fake": self.backend},
+            self.ledger,
+            self.metrics,
+            is_platform=is_platform,
+            limits=limits,
+            journal=self.journal,
+            on_evict=lambda victim, _: self.evicted.append(victim),
+        )
+
+    def make(self, name: str, **config: object) -> str:
+        """Write a fake model; return its url."""
+        return str(make_fake(self.root, name, **config))
+
+    def load(self, name: str, **config: object) -> str:
+        """Write a fake model and load it; return its url."""
+        url = self.make(name, **config)
+        self.manager.load(name, url)
+        return url
+
+    def use(self, name: str) -> None:
+        """One whole request."""
+        with self.manager.ready(name) as resident:
+            assert resident.model is not None
+
+    def names(self) -> list[str]:
+        """What the platform sees."""
+        return [name for name, _ in self.manager.loaded()]
+
+    def in_flight(self, name: str) -> int:
+        """Requests that hold or wait for a model."""
+        return self.manager.gauges().model_in_flight.get(name, 0)
+
+
+@contextmanager
+def others(count: int = 8) -> Iterator[ThreadPoolExecutor]:
+    """Threads for what a test wants to happen meanwhile."""
+    with ThreadPoolExecutor(count) as pool:
+        yield pool
+
+
+def _ones(count: int) -> Array:
+    import numpy as np
+
+    return np.full(count, 1, np.uint8)
