@@ -28,7 +28,7 @@ ONE = 100 * KIB + OVERHEAD_BYTES
 FAKE = tar_gz({"fake.json": b"{}"})
 
 
-# ---- load ----------------------------------------------------------------------------------------------------------------
+# ---- load ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_loaded_model_is_listed_described_and_ready(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_load_call_waits_for_its_turn_longer_than_a_request(tmp_path: Path) ->
     assert house.names() == ["second", "slow"]
 
 
-# ---- unload --------------------------------------------------------------------------------------------------------------
+# ---- unload ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("is_platform", "hint"), [(True, "POST /models"), (False, "GET /repository")])
@@ -323,7 +323,7 @@ def test_a_victim_that_cannot_let_go_fails_neither_the_newcomer_nor_the_other_vi
     assert house.ledger.used_bytes == 200 * KIB + OVERHEAD_BYTES
 
 
-# ---- standalone: names, eviction -----------------------------------------------------------------------------------------
+# ---- standalone: names, eviction -------------------------------------------------------------------------------------
 
 
 def test_the_first_request_loads_and_the_least_recently_used_goes(tmp_path: Path) -> None:
@@ -489,7 +489,7 @@ def test_platform_mode_evicts_nobody(tmp_path: Path) -> None:
     assert (house.names(), house.evicted) == (["a"], [])
 
 
-# ---- measurement ---------------------------------------------------------------------------------------------------------
+# ---- measurement -----------------------------------------------------------------------------------------------------
 
 MIB = 1 << 20
 
@@ -526,7 +526,7 @@ def test_a_runtime_is_paid_for_once_by_a_budget_that_is_a_share(tmp_path: Path) 
     assert house.ledger.used_bytes == 2 * OVERHEAD_BYTES
 
 
-# ---- journal and restore -------------------------------------------------------------------------------------------------
+# ---- journal and restore ---------------------------------------------------------------------------------------------
 
 
 def test_the_journal_follows_every_load_and_unload(tmp_path: Path) -> None:
@@ -611,7 +611,7 @@ def test_a_model_that_cannot_be_restored_leaves_list_and_journal(
     assert (house.names(), house.journal.read()) == ([], {})
 
 
-# ---- the end -------------------------------------------------------------------------------------------------------------
+# ---- the end ---------------------------------------------------------------------------------------------------------
 
 
 def test_closing_unloads_everything_and_keeps_the_journal(tmp_path: Path) -> None:
@@ -660,7 +660,7 @@ def test_a_load_that_waits_for_room_is_refused_when_the_server_closes(tmp_path: 
         assert closing.result(5) is True
 
 
-# ---- what is shown -------------------------------------------------------------------------------------------------------
+# ---- what is shown ---------------------------------------------------------------------------------------------------
 
 
 def test_gauges_show_what_is_true_now(tmp_path: Path) -> None:
