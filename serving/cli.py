@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(arguments: argparse.Namespace) -> int:
     from serving.errors import ServingError
     from serving.logs import announce
-    from serving.server import serve
+    from serving.master import serve
     from serving.settings import SettingError, Settings, unknown_settings
 
     flags = {

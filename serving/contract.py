@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import re
 
-TARGET_MODEL = "X-Amzn-SageMaker-Target-Model"
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 REQUEST_ID = "X-Request-Id"
 
 # The platform forwards at most 1,024 characters of ASCII back to the client.
@@ -27,5 +25,5 @@ INVOKE_BODY_MAX_BYTES = 6_291_456
 MODEL_NAME_MAX_CHARS = 1024
 MODEL_COMPONENT_MAX_BYTES = 255
 
-# Printable, no control characters; what the names of files forbid is checked apart.
-MODEL_NAME_PATTERN = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
+# No control characters and no line breaks of any kind; what the names of files forbid is checked apart.
+MODEL_NAME_PATTERN = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")

@@ -2,8 +2,8 @@
 
 The platform believes a model to be loaded until it unloads it; a server that restarts empty would answer 404. The
 master makes one journal per life and deletes it at its end, so a restarted container starts empty, as the platform
-expects. Only READY models stand in it: a model whose load killed the process is not tried again. Called by `manager`
-under its lock.
+expects. Only models that were loaded stand in it: one whose first load killed the process is not tried again. Called by
+`manager`.
 """
 
 from __future__ import annotations

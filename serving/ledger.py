@@ -59,7 +59,7 @@ class Ledger:
         """Raise `InsufficientMemoryError` for a model that is larger than the whole budget."""
         if wanted_bytes > self._budget_bytes:
             raise InsufficientMemoryError(
-                f"Model '{name}' needs {format_bytes(wanted_bytes)} and the whole budget is "
+                f"Model '{name}' needs {format_bytes(wanted_bytes)} while it loads and the whole budget is "
                 f"{format_bytes(self._budget_bytes)}: raise WHARF_MEMORY_BUDGET or use a larger instance."
             )
 
@@ -71,7 +71,7 @@ class Ledger:
         self.check_possible(name, wanted_bytes)
         if self.missing_bytes(wanted_bytes):
             raise InsufficientMemoryError(
-                f"Model '{name}' needs {format_bytes(wanted_bytes)} and the budget of "
+                f"Model '{name}' needs {format_bytes(wanted_bytes)} while it loads and the budget of "
                 f"{format_bytes(self._budget_bytes)} has {format_bytes(max(0, self.free_bytes))} free: "
                 "unload a model or raise WHARF_MEMORY_BUDGET."
             )

@@ -24,6 +24,8 @@ from serving.room import Room
 # The kernel counts resident pages in batches of 64 a thread; a smaller model's growth drowns in that, so the prediction
 # stands.
 _MEASURABLE_BYTES = 4 << 20
+# What torch's import holds (the larger runtime: 150 MiB measured); growth past it, beside a load, is the load's.
+_RUNTIME_BYTES = 160 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,6 @@ class Loader:
         metrics: Metrics,
         *,
         concurrency: int,
-        room_timeout_s: float,
     ) -> None:
         self._source = source
         self._backends = backends
@@ -56,7 +57,6 @@ class Loader:
         self._room = room
         self._ledger = ledger
         self._metrics = metrics
-        self._room_timeout_s = room_timeout_s
         self._slots = threading.BoundedSemaphore(concurrency)
         self._prepare_lock = threading.Lock()
 
@@ -74,7 +74,7 @@ class Loader:
             footprint = backend.footprint(artifact.spec)
             self._ledger.check_possible(resident.name, footprint.peak_bytes)
             self._prepare(backend)
-            self._room.reserve(resident, footprint.peak_bytes, self._room_timeout_s)
+            self._room.reserve(resident, footprint.peak_bytes, deadline)
             move = self._residents.begin_move()
             try:
                 before_bytes = memory.resident_bytes()
@@ -98,18 +98,25 @@ class Loader:
     def _prepare(self, backend: Backend) -> None:
         """Import the runtime once, before anything is measured: it is the server's memory, not the first model's."""
         with self._prepare_lock:
-            before_bytes = memory.resident_bytes()
-            if backend.prepare():
+            move = self._residents.begin_move()
+            try:
+                before_bytes = memory.resident_bytes()
+                is_new = backend.prepare()
+                grown_bytes = memory.resident_bytes() - before_bytes
+                is_alone = self._residents.stood_still(move)
+            finally:
+                self._residents.end_move()
+            if is_new:
                 with self._residents.lock:
-                    self._ledger.runtime_grew(memory.resident_bytes() - before_bytes)
+                    self._ledger.runtime_grew(grown_bytes if is_alone else min(grown_bytes, _RUNTIME_BYTES))
 
 
 def _believed(grown_bytes: int, footprint: Footprint, *, is_alone: bool) -> int:
     """Return what was measured where that can be told, else what was predicted.
 
-    Growth beside another load or unload would be theirs as well. A request that ended meanwhile can hide growth: half
-    the prediction is the least that is believed.
+    Growth beside another load or unload would be theirs as well. Requests that ran meanwhile can hide growth or look
+    like it: between half the prediction and the predicted peak it is believed.
     """
     if not is_alone or footprint.resident_bytes < _MEASURABLE_BYTES:
         return footprint.resident_bytes
-    return max(grown_bytes, footprint.resident_bytes // 2)
+    return min(max(grown_bytes, footprint.resident_bytes // 2), footprint.peak_bytes)

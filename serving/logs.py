@@ -23,8 +23,8 @@ about: ContextVar[tuple[str, str]] = ContextVar("about", default=("", ""))
 
 # Lines wait at most this long; short enough to read along, long enough to write many in one system call.
 _FLUSH_INTERVAL_S = 0.1
-# Past this many unwritten lines (a reader that hangs) the oldest go: memory matters more than a log.
-_MAX_PENDING = 100_000
+# Past this many unwritten lines (a reader that hangs) the oldest go; a line is at most some 8 KiB, mostly 300 bytes.
+_MAX_PENDING = 20_000
 
 
 class _Formatter(logging.Formatter):
@@ -41,7 +41,9 @@ class _Formatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if request_id:
-            fields |= {"request_id": request_id, "about_model": model}
+            fields |= {"request_id": request_id}
+        if model:
+            fields |= {"about_model": model}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return write_line(fields, is_json=self._is_json)
@@ -51,12 +53,14 @@ def write_line(fields: dict[str, str], *, is_json: bool) -> str:
     """Write fields as one line; the message of a text line is `key=value` already and stands unquoted."""
     if is_json:
         return json.dumps(fields)
-    shown = (value if key == "message" else f"{key}={_quoted(value)}" for key, value in fields.items())
+    shown = (value if key == "message" else f"{key}={quoted(value)}" for key, value in fields.items())
     return " ".join(shown)
 
 
-def _quoted(value: str) -> str:
-    return value if value and value.isprintable() and " " not in value and '"' not in value else json.dumps(value)
+def quoted(value: str) -> str:
+    """Return a value as it stands in a line: in quotes where it would otherwise look like more than one."""
+    is_plain = value and value.isprintable() and not set(value) & set(' "=')
+    return value if is_plain else json.dumps(value)
 
 
 def _timestamp(seconds: float) -> str:
@@ -110,7 +114,8 @@ class AccessLog:
                 return
 
     def _line(self, seconds: float, values: tuple[object, ...]) -> str:
-        fields = {"time": _timestamp(seconds), "level": "info", "room": "wharf.access", "event": "request"}
+        level = next((name for least, name in _LEVELS if int(str(values[0])) >= least), "info")
+        fields = {"time": _timestamp(seconds), "level": level, "room": "wharf.access", "event": "request"}
         fields |= {key: str(value) for key, value in zip(_FIELDS, values, strict=True) if value not in (None, "")}
         return write_line(fields, is_json=self._is_json) + "\n"
 
@@ -120,4 +125,5 @@ class AccessLog:
             self.flush()
 
 
+_LEVELS = ((500, "error"), (400, "warning"))
 _FIELDS = ("status", "method", "path", "model", "target_model", "inference_id", "request_id", "milliseconds")

@@ -14,7 +14,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 
 from serving import memory
@@ -31,25 +30,16 @@ from serving.journal import Journal
 from serving.ledger import Ledger
 from serving.lifecycle import Event, State
 from serving.loader import Loader
+from serving.logs import quoted
 from serving.metrics import Gauges, Metrics
 from serving.repository.source import ModelSource
-from serving.residents import Resident, Residents
+from serving.residents import Limits, Resident, Residents
 from serving.room import OnEvict, Room
 
 log = logging.getLogger("wharf.manager")
 
 # A drain that outlived its limit goes on in the background; a day is longer than any request.
 _FOREVER_S = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Waits in seconds, and loads at once."""
-
-    request_timeout_s: float = 60.0
-    load_timeout_s: float = 360.0
-    drain_timeout_s: float = 300.0
-    load_concurrency: int = 4
 
 
 class Lease:
@@ -102,7 +92,7 @@ class ModelManager:
         )
         self._loader = Loader(
             source, backends, self._residents, self._room, ledger, metrics,
-            concurrency=self._limits.load_concurrency, room_timeout_s=self._limits.request_timeout_s,
+            concurrency=self._limits.load_concurrency,
         )  # fmt: skip
         self._journal_lock = threading.Lock()
         self._urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
@@ -137,7 +127,6 @@ class ModelManager:
             self._refuse_when_closing()
             resident = self._by_name[name] = Resident(name, url, is_first=True)
             resident.is_claimed = True
-            self._urls[name] = url
         self._load(resident, deadline)
 
     def unload(self, name: str) -> None:
@@ -173,7 +162,9 @@ class ModelManager:
 
     def restore(self) -> None:
         """Take back what the journal lists: listed at once, loaded in the background, sooner when a request asks."""
-        restored = [Resident(name, url, is_first=True, is_listed=True) for name, url in self._journal.read().items()]
+        # Largest first, as a load wants more than what stays: the small ones fit beside a large one, not before it.
+        urls = sorted(self._journal.read().items(), key=lambda entry: -self._source.size_bytes(entry[1]))
+        restored = [Resident(name, url, is_first=True, is_listed=True) for name, url in urls]
         with self._lock:
             self._by_name.update((each.name, each) for each in restored)
             self._urls.update((each.name, each.url) for each in restored)
@@ -200,15 +191,7 @@ class ModelManager:
 
     def gauges(self) -> Gauges:
         """Return what `/metrics` shows of the present."""
-        with self._lock:
-            residents = list(self._by_name.values())
-            scalars = {
-                "LoadedModelCount": ("Models loaded", float(sum(each.state is State.READY for each in residents))),
-                "MemoryBudgetBytes": ("Memory that models may hold", float(self._ledger.budget_bytes)),
-                "MemoryReservedBytes": ("Memory reserved by models", float(self._ledger.used_bytes)),
-                "LoadQueue": ("Loads that wait for room", float(self._room.queue)),
-            }
-            return Gauges(scalars, dict(self._ledger.reservations), {each.name: each.in_flight for each in residents})
+        return self._residents.gauges(self._ledger, self._room.queue)
 
     # ---- one request ------------------------------------------------------------------------------------------------
 
@@ -228,6 +211,9 @@ class ModelManager:
             resident.in_flight -= 1
             self._residents.touch(resident)
             self._residents.wake()
+            is_over = self._ledger.free_bytes < 0
+        if is_over:  # a correction passed the budget while this model was busy
+            self._room.settle()
 
     def _acquire(self, asked: str) -> Resident:
         """Join, start or wait for a model that is not READY, and take it."""
@@ -277,6 +263,7 @@ class ModelManager:
                 return resident
             if resident.is_claimed:  # (4)
                 try:
+                    self._refuse_crowd(resident)
                     self._join(resident, UnavailableError(f"Model '{name}' is still loading: try again."), deadline)
                 except ServingError:
                     resident.in_flight -= 1
@@ -285,6 +272,13 @@ class ModelManager:
             resident.is_claimed = True
         self._load(resident, deadline)  # (5)
         return resident
+
+    def _refuse_crowd(self, resident: Resident) -> None:
+        """Keep requests for one slow load from taking every place of the models that are ready."""
+        if resident.in_flight > self._limits.waiters_per_load:
+            raise UnavailableError(
+                f"Model '{resident.name}' is loading and {resident.in_flight - 1} requests wait for it: try again."
+            )
 
     def _join(self, resident: Resident, too_late: ServingError, deadline: float) -> None:
         """Wait, under the lock, for the end of a load that another thread runs; raise what it raised."""
@@ -300,8 +294,13 @@ class ModelManager:
         try:
             brought = self._loader.bring_in(resident, deadline)
         except BaseException as error:
-            raise self._fail(resident, error) from error
+            failure = self._fail(resident, error)
+            if failure is error:
+                raise
+            raise failure from None
         with self._lock:
+            if resident.is_first:
+                self._urls[resident.name] = resident.url
             self._ledger.correct(resident.name, brought.resident_bytes)
             resident.model = brought.model
             self._residents.touch(resident)
@@ -310,25 +309,27 @@ class ModelManager:
         self._metrics.observe("ModelLoadingTime", seconds)
         log.info(
             "event=loaded model=%s seconds=%.3f bytes=%d predicted_bytes=%d",
-            *(resident.name, seconds, brought.resident_bytes, brought.predicted_bytes),
+            *(quoted(resident.name), seconds, brought.resident_bytes, brought.predicted_bytes),
         )
         self._room.settle(resident)
         self._save()
 
-    def _fail(self, resident: Resident, error: BaseException) -> ServingError:
-        """Leave nothing behind: no name, no reservation, no hold on files; waiters get the same error."""
+    def _fail(self, resident: Resident, cause: BaseException) -> ServingError:
+        """Leave nothing behind: no name, no reservation, no memory, no hold on files; waiters get the same error."""
+        error = cause
         if not isinstance(error, ServingError):
-            log.error("event=load_crashed model=%s", resident.name, exc_info=error)
+            log.error("event=load_crashed model=%s", quoted(resident.name), exc_info=error)
             error = LoadFailedError(f"Model '{resident.name}' failed to load: {type(error).__name__}; see the log.")
-        log.warning("event=load_failed model=%s status=%d error=%r", resident.name, error.status, error.message)
+        log.warning("event=load_failed model=%s status=%d error=%r", quoted(resident.name), error.status, error.message)
         self._metrics.count("LoadFailures")
         if resident.artifact is not None:
             resident.artifact.release()
+        memory.forget_locals(cause)
         memory.give_back()
         with self._lock:
             self._ledger.release(resident.name)
             # An evicted model whose reload failed is still known, unless what its url led to is gone.
-            if resident.is_first or isinstance(error, ModelNotFoundError):
+            if resident.is_listed or isinstance(error, ModelNotFoundError):
                 self._urls.pop(resident.name, None)
             resident.error = error
             self._residents.move(resident, Event.LOAD_FAILED)
@@ -344,7 +345,7 @@ class ModelManager:
                 try:
                     self._load(resident, time.monotonic() + self._limits.load_timeout_s)
                 except ServingError:
-                    log.error("event=not_restored model=%s url=%s", resident.name, resident.url)
+                    log.error("event=not_restored model=%s url=%s", quoted(resident.name), quoted(resident.url))
 
     # ---- unloading --------------------------------------------------------------------------------------------------
 
@@ -356,14 +357,14 @@ class ModelManager:
         with self._lock:
             try:
                 while resident.in_flight:
-                    self._residents.wait(started + timeout_s, _still_busy(resident, timeout_s))
+                    self._residents.wait(started + timeout_s, resident.still_busy(timeout_s))
             except UnavailableError:
                 threading.Thread(target=self._finish_unload, args=(resident, _FOREVER_S), daemon=True).start()
                 raise
         self._let_go(resident)
         seconds = time.monotonic() - started
         self._metrics.observe("ModelUnloadingTime", seconds)
-        log.info("event=unloaded model=%s seconds=%.3f", resident.name, seconds)
+        log.info("event=unloaded model=%s seconds=%.3f", quoted(resident.name), seconds)
 
     def _let_go(self, resident: Resident) -> None:
         self._residents.begin_move()
@@ -371,7 +372,7 @@ class ModelManager:
             resident.model.close()
         except Exception:
             # Its memory may be lost; the name, the reservation and whoever waits for the room must not be.
-            log.exception("event=close_failed model=%s", resident.name)
+            log.exception("event=close_failed model=%s", quoted(resident.name))
         finally:
             del resident.model
             if resident.artifact is not None:
@@ -397,10 +398,3 @@ class ModelManager:
     def _unknown(self, name: str) -> ModelNotFoundError:
         hint = "load it with POST /models" if self._is_platform else "GET /repository lists what there is"
         return ModelNotFoundError(f"Model '{name}' is not loaded: {hint}.")
-
-
-def _still_busy(resident: Resident, timeout_s: float) -> UnavailableError:
-    return UnavailableError(
-        f"Model '{resident.name}' still has {resident.in_flight} requests in flight after {timeout_s:g} s: "
-        "it is unloaded when they end."
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,15 @@ def _read_int(path: Path) -> int | None:
     return int(text) if text.lstrip("-").isdigit() else None
 
 
+def is_in_memory(folder: Path, fs_root: Path = Path("/")) -> bool:
+    """Say whether files of a folder are memory: it lies on a tmpfs or a ramfs."""
+    mounts = (line.split() for line in _read_text(fs_root / "proc/self/mounts").splitlines())
+    path = os.path.realpath(folder)
+    around = [(len(at), kind) for _, at, kind, *_ in mounts if path == at or path.startswith(at.rstrip("/") + "/")]
+    # Of two mounts at one place the later is on top.
+    return bool(around) and max(reversed(around), key=lambda each: each[0])[1] in ("tmpfs", "ramfs")
+
+
 def resident_bytes(pid: int | str = "self") -> int:
     """Return the anonymous memory of a process in bytes (RssAnon).
 
@@ -123,6 +133,13 @@ def trim() -> None:
     malloc_trim = getattr(_libc(), "malloc_trim", None)  # musl has none
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def forget_locals(error: BaseException | None) -> None:
+    """Let go of what the frames of a traceback hold: half a model, as a rule, that would outlive its reservation."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def tune_allocator() -> bool:

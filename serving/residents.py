@@ -9,11 +9,25 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import dataclass
 
 from serving.backends.base import LoadedModel
-from serving.errors import ServingError
+from serving.errors import ServingError, UnavailableError
+from serving.ledger import Ledger
 from serving.lifecycle import Event, State, advance
+from serving.metrics import Gauges
 from serving.repository.source import Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Longest waits in seconds, and how many may load, or wait for one load, at once."""
+
+    request_timeout_s: float = 60.0
+    load_timeout_s: float = 360.0
+    drain_timeout_s: float = 300.0
+    load_concurrency: int = 4
+    waiters_per_load: int = 120
 
 
 class Resident:
@@ -54,6 +68,13 @@ class Resident:
     def is_visible(self) -> bool:
         """Whether the platform sees it in its list."""
         return self.state is State.READY or (self.state is State.LOADING and self.is_listed)
+
+    def still_busy(self, timeout_s: float) -> UnavailableError:
+        """Return the error of an unload that gave up on the drain."""
+        return UnavailableError(
+            f"Model '{self.name}' still has {self.in_flight} requests in flight after {timeout_s:g} s: "
+            "it is unloaded when they end."
+        )
 
 
 class Residents:
@@ -98,6 +119,18 @@ class Residents:
             self._changed.wait(left_s)
         finally:
             self._waiters -= 1
+
+    def gauges(self, ledger: Ledger, queue: int) -> Gauges:
+        """Return what `/metrics` shows of the present; `queue` is the number of loads that wait for room."""
+        with self.lock:
+            residents = list(self.by_name.values())
+            scalars = {
+                "LoadedModelCount": ("Models loaded", float(sum(each.state is State.READY for each in residents))),
+                "MemoryBudgetBytes": ("Memory that models may hold", float(ledger.budget_bytes)),
+                "MemoryReservedBytes": ("Memory reserved by models", float(ledger.used_bytes)),
+                "LoadQueue": ("Loads that wait for room", float(queue)),
+            }
+            return Gauges(scalars, dict(ledger.reservations), {each.name: each.in_flight for each in residents})
 
     def begin_move(self) -> int:
         """Note that a load or an unload begins to change memory; the number is for `stood_still`."""

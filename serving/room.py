@@ -8,7 +8,6 @@ come first served, while everything that could go is busy. Who goes is `eviction
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -16,6 +15,7 @@ from serving import eviction
 from serving.errors import UnavailableError
 from serving.ledger import Ledger, format_bytes
 from serving.lifecycle import Event, State
+from serving.logs import quoted
 from serving.metrics import Metrics
 from serving.residents import Resident, Residents
 
@@ -52,17 +52,16 @@ class Room:
         """How many loads wait for room."""
         return len(self._queue)
 
-    def reserve(self, resident: Resident, wanted_bytes: int, timeout_s: float) -> None:
+    def reserve(self, resident: Resident, wanted_bytes: int, deadline: float) -> None:
         """Reserve `wanted_bytes` for a load.
 
         Raises `InsufficientMemoryError` where it cannot fit (platform: does not fit now) and `UnavailableError` when
-        all that could make room stays busy for `timeout_s` seconds.
+        all that could make room stays busy until `deadline` (of the monotonic clock).
         """
         if not self._may_evict:
             with self._residents.lock:
                 self._ledger.reserve(resident.name, wanted_bytes)
             return
-        deadline = time.monotonic() + timeout_s
         with self._residents.lock:
             self._queue.append(resident)
         try:
@@ -73,11 +72,13 @@ class Room:
                 self._queue.remove(resident)
                 self._residents.wake()
 
-    def settle(self, newcomer: Resident) -> None:
-        """Get back under the budget after a correction passed it; the newcomer stays."""
+    def settle(self, newcomer: Resident | None = None) -> None:
+        """Get back under the budget after a correction passed it, as far as idle models suffice; the newcomer stays."""
+        if not self._may_evict:
+            return
         with self._residents.lock:
             over_bytes = -self._ledger.free_bytes - self._leaving_bytes()
-            victims = self._choose(over_bytes, keep=newcomer) if self._may_evict else []
+            victims = self._choose(over_bytes, keep=newcomer, as_far_as_possible=True)
         self._evict(victims)
 
     def _try(self, resident: Resident, wanted_bytes: int, deadline: float) -> list[Resident] | None:
@@ -105,7 +106,9 @@ class Room:
         leaving = (each.name for each in self._residents.by_name.values() if each.state is State.UNLOADING)
         return sum(self._ledger.reservations.get(name, 0) for name in leaving)
 
-    def _choose(self, wanted_bytes: int, keep: Resident | None = None) -> list[Resident]:
+    def _choose(
+        self, wanted_bytes: int, keep: Resident | None = None, *, as_far_as_possible: bool = False
+    ) -> list[Resident]:
         """Pick the victims and mark them UNLOADING; under the lock."""
         if wanted_bytes <= 0:
             return []
@@ -114,21 +117,21 @@ class Room:
             for each in self._residents.by_name.values()
             if each.state is State.READY and not each.in_flight and each is not keep
         ]
-        if keep is not None:  # the memory is in use already: what can go goes, though it may not suffice
+        if as_far_as_possible:  # the memory is in use already: what can go goes, though it may not suffice
             wanted_bytes = min(wanted_bytes, sum(each.bytes for each in idle))
         chosen = eviction.lru(idle, wanted_bytes) or ()
         for victim in chosen:
             if self._on_evict is not None:
                 self._on_evict(victim, idle)
             if log.isEnabledFor(logging.DEBUG):
-                log.debug("event=choosing model=%s idle=%s", victim.name, _shown(idle))
+                log.debug("event=choosing model=%s idle=%s", quoted(victim.name), _shown(idle))
             self._residents.move(self._residents.by_name[victim.name], Event.UNLOAD)
         return [self._residents.by_name[victim.name] for victim in chosen]
 
     def _evict(self, victims: list[Resident]) -> None:
         for victim in victims:
             self._metrics.count("Evictions")
-            log.info("event=evicted model=%s last_used=%d", victim.name, victim.last_used)
+            log.info("event=evicted model=%s last_used=%d", quoted(victim.name), victim.last_used)
             self._finish_unload(victim)
 
 

@@ -107,6 +107,11 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _token(text: str) -> str:
+    # A secret that comes from a file often ends in a line break.
+    return text.strip()
+
+
 def _log_level(text: str) -> str:
     # SageMaker's name carries Python's numbers (20 is INFO).
     names = {"10": "debug", "20": "info", "30": "warning", "40": "error", "50": "critical", "warn": "warning"}
@@ -230,7 +235,7 @@ class Settings:
     shutdown_timeout_s: float = _setting(8.0, "seconds", _seconds, "WHARF_SHUTDOWN_TIMEOUT")
     """Longest drain after SIGTERM; `docker stop` kills after 10 s, SageMaker after 30 s."""
 
-    admin_token: str | None = _setting(None, "a secret", str, "WHARF_ADMIN_TOKEN")
+    admin_token: str | None = _setting(None, "a secret", _token, "WHARF_ADMIN_TOKEN")
     """Token that management routes want as `Authorization.
 
     Bearer`. Ignored in platform mode: the platform sends none.
@@ -282,6 +287,8 @@ def _read(each: Any, env: Mapping[str, str]) -> Any:
     for name, parse in each.metadata["sources"]:
         text = env.get(name, "")
         if not text.strip():
+            if "TOKEN" in name and name in env:  # routes that somebody meant to close must not stay open in silence
+                raise SettingError(f"Setting {name} is empty: give it a secret or unset it.")
             continue
         try:
             return parse(text)

@@ -2,7 +2,7 @@
 
 Backends do not know each other, nor HTTP, nor who else is loaded. `manager` calls them: `footprint` before the
 reservation, `load` outside every lock, `run` from the thread of the request, `close` at the unload. A backend imports
-its heavy library inside `load`, never at module level.
+its heavy library in `prepare`, never at module level.
 """
 
 from __future__ import annotations

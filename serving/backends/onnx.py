@@ -69,7 +69,8 @@ _BAD_FILE = frozenset({"InvalidProtobuf", "InvalidGraph", "InvalidArgument", "No
 #
 # So: peak and resident bytes for each byte of the file, and a fixed part for the graph. The file, its weights and their
 # repacked copies are alive together while a session is made; a forest's compact lists become nodes with pointers.
-_DENSE = (2.8, 1.02)
+_CONVOLUTIONS = (2.8, 1.02)
+_LINEAR = (2.2, 1.02)
 _FOREST = (13.0, 4.5)
 _GRAPH_BYTES = 1 << 20
 # An operator's name comes before its attributes: in scikit-learn's forests at byte 55 to 70.
@@ -146,8 +147,8 @@ class OnnxBackend:
         return True
 
     def footprint(self, spec: ModelSpec) -> Footprint:
-        """Predict from the size of the file and whether it begins with a forest of decision trees."""
-        peak, resident = _FOREST if _has_trees(spec.file) else _DENSE
+        """Predict from the size of the file and the operators that it begins with."""
+        peak, resident = _weight(spec.file)
         return Footprint(int(spec.bytes * peak) + _GRAPH_BYTES, int(spec.bytes * resident) + _GRAPH_BYTES)
 
     def load(self, spec: ModelSpec) -> LoadedModel:
@@ -176,12 +177,15 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _has_trees(file: Path) -> bool:
+def _weight(file: Path) -> tuple[float, float]:
     try:
         with file.open("rb") as model:
-            return b"TreeEnsemble" in model.read(_HEAD_BYTES)
+            head = model.read(_HEAD_BYTES)
     except OSError:
-        return False
+        head = b""
+    if b"TreeEnsemble" in head:
+        return _FOREST
+    return _CONVOLUTIONS if b"Conv" in head else _LINEAR
 
 
 def _options(threads: int, is_optimized: bool) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from serving.logs import quoted
 from serving.repository.layouts import ModelSpec
 
 log = logging.getLogger("wharf.backends.threads")
@@ -37,7 +38,7 @@ def threads_for(spec: ModelSpec, cores: int) -> int:
     if spec.threads is None:
         return 1 if spec.bytes < SMALL_BYTES else max(1, min(cores, MOST_THREADS))
     if spec.threads > cores:
-        log.warning("event=threads_capped model=%s wanted=%d cores=%d", spec.name, spec.threads, cores)
+        log.warning("event=threads_capped model=%s wanted=%d cores=%d", quoted(spec.name), spec.threads, cores)
     return max(1, min(spec.threads, cores))
 
 

@@ -8,8 +8,8 @@ calls it. On `cuda` the same code moves weights and inputs to the device; that p
 from __future__ import annotations
 
 import contextlib
-import os
 import gc
+import os
 import re
 import sys
 import threading
@@ -152,8 +152,9 @@ class TorchBackend:
         is_new = "torch" not in sys.modules
         _prepare()
         if is_new:
-            # torch's objects stay: a collection after each unload that walks them all stops every thread for 0.1 s. What
-            # else is frozen here (models of other brands) holds no cycles and goes by its reference counts as before.
+            # torch's objects stay: a collection after each unload that walks them all stops every thread for 0.1 s.
+            # What else is frozen here (models of other brands) holds no cycles and goes by its reference counts as
+            # before.
             gc.collect()
             gc.freeze()
         return is_new

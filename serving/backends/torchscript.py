@@ -30,6 +30,7 @@ from serving.backends.torch_program import (
     sample_inputs,
 )
 from serving.errors import InvalidArtifactError
+from serving.logs import quoted
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Signature, TensorSpec
 
@@ -61,7 +62,9 @@ def load_torchscript(spec: ModelSpec, device: str) -> Program:
         run = partial(_named_call, call, sample, outputs)
         module, results = _prepared(spec, device, only_reference, run)
     elif spec.optimize:
-        log.info("event=plain_graph model=%s reason=inputs_unknown advice=describe_inputs_in_wharf.toml", spec.name)
+        log.info(
+            "event=plain_graph model=%s reason=inputs_unknown advice=describe_inputs_in_wharf.toml", quoted(spec.name)
+        )
     found = tuple(TensorSpec(name, dtype_name(tensor.dtype)) for name, tensor in (results or {}).items())
     return Program(Signature(arguments, spec.outputs or found or declared), partial(call, module), outputs)
 
@@ -72,7 +75,7 @@ def has_convolutions(file: Path) -> bool:
         with zipfile.ZipFile(file) as archive:
             code = [name for name in archive.namelist() if "/code/" in name and name.endswith(".py")]
             return any(b"conv" in archive.open(name).read(_CODE_BYTES) for name in code[:_CODE_FILES])
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # a damaged archive: what is wrong with it the load will say
         return False
 
 
@@ -163,7 +166,7 @@ def _prepared(
             results = run(plain)
         # A made-up sample may not suit the model; that is no reason not to serve it.
         except Exception as error:
-            log.warning("event=plain_graph model=%s reason=%r", spec.name, _reason(error))
+            log.warning("event=plain_graph model=%s reason=%r", quoted(spec.name), _reason(error))
         if results is None or not spec.optimize:
             return plain, results
         holder, plain = [plain], None
@@ -186,9 +189,9 @@ def _optimised(
     except Exception as error:
         reason = _reason(error)
     if reason:
-        log.warning("event=plain_graph model=%s reason=%r", spec.name, reason)
+        log.warning("event=plain_graph model=%s reason=%r", quoted(spec.name), reason)
         return None
-    log.info("event=optimised_graph model=%s duration_s=%.2f", spec.name, time.monotonic() - began)
+    log.info("event=optimised_graph model=%s duration_s=%.2f", quoted(spec.name), time.monotonic() - began)
     return optimised
 
 

@@ -26,10 +26,10 @@ from serving.tensors import DTYPES, Array, Signature, Tensors, TensorSpec
 NPY_HEADER_LIMIT_BYTES = 10_000
 # Measured with savez_compressed: images 3:1, token ids 5:1. Masks and one-hot rows reach 370:1 but are small, so what a
 # plain body may hold is always allowed: 6 MiB, the limit of InvokeEndpoint (reference: mme-contract 1.4).
-NPZ_MAX_RATIO = 64
+NPZ_MAX_RATIO = 16
 NPZ_ALWAYS_BYTES = 6 << 20
 # The largest payload that SageMaker knows, that of an asynchronous invocation (same source).
-NPZ_MAX_BYTES = 1 << 30
+NPZ_MAX_BYTES = 128 << 20
 # From 2**53 on a double cannot tell an integer from its neighbour.
 _EXACT_IN_DOUBLE = 2.0**53
 _WANTED = frozenset(DTYPES.values())

@@ -13,7 +13,6 @@ import flask
 import orjson
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import Rule
 
 from serving.errors import (
     BadRequestError,
@@ -56,8 +55,6 @@ def make_admin(
     app = flask.Flask("wharf", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LOAD_BODY_MAX_BYTES
     app.url_map.merge_slashes = False
-    # `app` answers it; here it is only known, so that the Allow of a 405 names it.
-    app.url_map.add(Rule("/models", methods=["GET"], endpoint="list"))
 
     @app.before_request
     def _authorize() -> None:
@@ -73,6 +70,11 @@ def make_admin(
         name, url = read_load_request(flask.request.get_data(cache=False))
         manager.load(name, url)
         return _respond({"status": f"Model '{name}' loaded."})
+
+    @app.get("/models")
+    def _list() -> ResponseReturnValue:
+        # `app` answers /models; it is known here so that the Allow of a 405 names GET. What comes is //models.
+        raise _no_route(flask.request.environ["PATH_INFO"])
 
     @app.get("/models/<path:name>")
     def _describe(name: str) -> ResponseReturnValue:
@@ -129,5 +131,11 @@ def _translate(error: Exception) -> Exception:
     if error.code == 413:
         return PayloadTooLargeError(f"A management request takes at most {_LOAD_BODY_MAX_BYTES} bytes.")
     if error.code == 404:
-        return RouteNotFoundError(f"There is no {path} here: see /ping, /models, /models/NAME/invoke, /invocations.")
+        return _no_route(flask.request.path)
     return BadRequestError(f"{method} {path}: {error.description}")
+
+
+def _no_route(path: str) -> RouteNotFoundError:
+    return RouteNotFoundError(
+        f"There is no {ascii(path[:80])} here: see /ping, /models, /models/NAME/invoke, /invocations."
+    )

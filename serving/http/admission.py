@@ -1,7 +1,8 @@
 """Who may come in: caps on requests in flight and on the memory of their bodies.
 
-Past a cap the answer is 503 at once, before the body is read, never a wait: the threads that are left over always
-answer /ping, the list and DELETE. Called by the routes that invoke; knows no model.
+Past a cap the answer is 503 at once, before the body is read, never a wait. Invocations and management calls (which may
+wait for a load or a drain) have a cap each: the threads that are left over always answer /ping and the list. Called by
+`app` and by the routes that invoke; knows no model.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import logging
 import socket
 import threading
+from types import TracebackType
 from typing import IO
 
 from serving.errors import PayloadTooLargeError, UnavailableError
@@ -20,6 +22,23 @@ log = logging.getLogger("wharf.http")
 _SWALLOW_BYTES = 1 << 18
 # 6 MiB arrive in it at 100 Mbit/s; 60 refused clients that send nothing delay /ping by less than its 2 s.
 _SWALLOW_S = 0.5
+
+
+class Gate:
+    """Lets at most `limit` management calls in at once; `with` it."""
+
+    def __init__(self, limit: int) -> None:
+        self._places = threading.BoundedSemaphore(limit)
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        if not self._places.acquire(blocking=False):
+            raise UnavailableError(f"{self._limit} management calls are under way, the limit: try again.")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._places.release()
 
 
 class Admission:
@@ -33,7 +52,6 @@ class Admission:
         self._lock = threading.Lock()
         self._in_flight = 0
         self._body_bytes = 0
-        self._refused = 0
 
     @property
     def in_flight(self) -> int:

@@ -1,7 +1,8 @@
 """The WSGI app: the hot routes by hand, everything else to Flask.
 
-Matches method and path, gives every request an id, turns errors into replies, writes one log line and one observation.
-Runs unchanged under Granian and gunicorn. What a route does is `sagemaker`'s and `admin`'s business.
+Matches method and path, gives every request an id, turns errors into replies, writes its log line (but not for polls
+that succeed) and, for an invocation, its observation. Runs unchanged under Granian and gunicorn. What a route does is
+`sagemaker`'s and `admin`'s business.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from time import perf_counter
 from serving.contract import REQUEST_ID
 from serving.errors import BadRequestError, MethodNotAllowedError, UnavailableError
 from serving.http.admin import Guard
-from serving.http.replies import Environ, Reply, RequestIds, StartResponse, error_reply, send
+from serving.http.admission import Gate
+from serving.http.replies import Environ, Headers, Reply, RequestIds, StartResponse, error_reply, send
 from serving.http.sagemaker import Call, SageMakerRoutes, check_name
 from serving.logs import AccessLog, about
 from serving.metrics import Metrics
@@ -28,6 +30,7 @@ class App:
         self,
         routes: SageMakerRoutes,
         cold: Callable[[Environ, StartResponse], Iterable[bytes]],
+        gate: Gate,
         guard: Guard,
         request_id: RequestIds,
         metrics: Metrics,
@@ -36,6 +39,7 @@ class App:
     ) -> None:
         self._routes = routes
         self._cold = cold
+        self._gate = gate
         self._guard = guard
         self._request_id = request_id
         self._metrics = metrics
@@ -52,7 +56,7 @@ class App:
             return self._invoke(environ, path, start_response)
         if path == "/models" and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._list(environ, start_response)
-        return self._cold(environ, start_response)
+        return self._manage(environ, start_response)
 
     def flush(self) -> None:
         """Write the access lines that are still pending."""
@@ -68,25 +72,44 @@ class App:
         return send(reply, start_response)
 
     def _list(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        call = Call(environ, self._request_id(environ))
         try:
             self._guard.check(environ)
-            reply = self._routes.list_models(Call(environ))
+            reply = self._routes.list_models(call)
         except Exception as error:
-            reply = error_reply(error, self._request_id(environ))
+            reply = error_reply(error, call.request_id)
+            self._log(call, reply[0])
         return send(reply, start_response)
 
+    def _manage(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Hand a management call to Flask, if there is a place for it."""
+        call = Call(environ, self._request_id(environ))
+
+        def start(status: str, headers: Headers, *rest: object) -> object:
+            self._log(call, int(status[:3]))
+            return start_response(status, [*headers, (REQUEST_ID, call.request_id)], *rest)
+
+        token = about.set((call.request_id, ""))
+        try:
+            with self._gate:
+                return list(self._cold(environ, start))
+        except UnavailableError as error:
+            return send(error_reply(error, call.request_id), start)
+        finally:
+            about.reset(token)
+
     def _invoke(self, environ: Environ, path: str, start_response: StartResponse) -> Iterable[bytes]:
-        call = Call(environ)
-        request_id = self._request_id(environ)
-        token = about.set((request_id, path))
+        call = Call(environ, self._request_id(environ))
+        token = about.set((call.request_id, ""))
         try:
             reply = self._route(call, path)
         except Exception as error:
-            reply = error_reply(error, request_id)
+            reply = error_reply(error, call.request_id)
         finally:
             about.reset(token)
-        self._record(call, path, request_id, reply)
-        reply[1].append((REQUEST_ID, request_id))
+        total_s = self._log(call, reply[0])
+        self._metrics.invocation(reply[0], total_s, call.model_s, call.is_hit)
+        reply[1].append((REQUEST_ID, call.request_id))
         return send(reply, start_response)
 
     def _route(self, call: Call, path: str) -> Reply:
@@ -99,20 +122,21 @@ class App:
             name = _decode_name(name)
         return self._routes.invoke(call, name if name.isalnum() else check_name(name))
 
-    def _record(self, call: Call, path: str, request_id: str, reply: Reply) -> None:
+    def _log(self, call: Call, status: int) -> float:
+        """Write the line of a request; return its duration in seconds."""
         environ = call.environ
         total_s = perf_counter() - call.started
-        self._metrics.invocation(reply[0], total_s, call.model_s, call.is_hit)
         self._access_log.write(
-            reply[0],
+            status,
             environ["REQUEST_METHOD"],
-            path,
+            environ["PATH_INFO"],
             call.model,
             environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL"),
             environ.get("HTTP_X_AMZN_SAGEMAKER_INFERENCE_ID"),
-            request_id,
+            call.request_id,
             round(total_s * 1000, 3),
         )
+        return total_s
 
 
 def _decode_name(name: str) -> str:

@@ -28,6 +28,9 @@ JSON = ("Content-Type", "application/json")
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
+_KEY = "wharf.request_id"
+
+
 class RequestIds:
     """Ids of requests: the caller's own where it is usable, else a new one."""
 
@@ -37,11 +40,19 @@ class RequestIds:
         self._prefix = secrets.token_hex(4)
 
     def __call__(self, environ: Environ) -> str:
-        """Return the id of a request: `X-Request-Id` when it is printable ASCII of at most 128 characters."""
+        """Return the id of a request: `X-Request-Id` when it is printable ASCII of at most 128 characters.
+
+        The first answer stands in the environ and is every later one.
+        """
+        known = environ.get(_KEY)
+        if known is not None:
+            return str(known)
         given = environ.get("HTTP_X_REQUEST_ID")
         if given and len(given) <= 128 and given.isascii() and given.isprintable():
-            return str(given)
-        return f"{self._prefix}-{next(self._count)}"
+            environ[_KEY] = str(given)
+        else:
+            environ[_KEY] = f"{self._prefix}-{next(self._count)}"
+        return str(environ[_KEY])
 
 
 def json_reply(value: object, status: int = 200) -> Reply:

@@ -1,4 +1,4 @@
-"""The SageMaker routes that must be fast or must never wait: ping, list, invoke, invocations.
+"""The SageMaker routes that must be fast or must never wait: list, invoke, invocations.
 
 The path decides the model; the Target-Model header is only logged there, and chooses the model on /invocations.
 Decoding is the codecs' business, readiness the manager's. Called by `app`, which has taken the path apart.
@@ -29,6 +29,7 @@ from serving.cores import CoreBudget
 from serving.errors import BadRequestError, InsufficientMemoryError, ModelNotFoundError, ServingError
 from serving.http.admission import Admission
 from serving.http.replies import JSON, Environ, Reply
+from serving.logs import about
 from serving.manager import ModelManager
 
 
@@ -37,6 +38,7 @@ class Call:
     """What one request is about, gathered on its way for its log line and its observation."""
 
     environ: Environ
+    request_id: str = ""
     model: str = ""
     model_s: float = 0.0
     is_hit: bool | None = None
@@ -103,11 +105,13 @@ class SageMakerRoutes:
     def invocations(self, call: Call) -> Reply:
         """`POST /invocations`: the Target-Model header chooses, else the default model."""
         target = call.environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL")
-        return self.invoke(call, check_name(_utf8(target)) if target else self._default_model())
+        # Granian hands over a header that is not ASCII as an empty one: never the default model's.
+        return self.invoke(call, self._default_model() if target is None else check_name(_utf8(target)))
 
     def invoke(self, call: Call, name: str) -> Reply:
         """`POST /models/{name}/invoke`: body to tensors, run, tensors to body."""
         call.model = name
+        about.set((call.request_id, name))
         environ = call.environ
         length = _content_length(environ)
         try:
@@ -125,8 +129,10 @@ class SageMakerRoutes:
             with lease as resident:
                 call.is_hit = lease.is_hit
                 model = resident.model
-                decoded = decode(body, environ.get("CONTENT_TYPE"), model.signature)
-                with self._cores.lease(model.threads, self._settings.request_timeout_s):
+                left_s = self._settings.request_timeout_s - (perf_counter() - call.started)
+                with self._cores.lease(model.threads, max(0.0, left_s)):
+                    # Inside, as a hostile body may decode to far more than it weighs: never more than cores at once.
+                    decoded = decode(body, environ.get("CONTENT_TYPE"), model.signature)
                     started = perf_counter()
                     outputs = model.run(decoded.tensors)
                     call.model_s = perf_counter() - started
@@ -198,7 +204,7 @@ def _read_token(text: str) -> str | None:
     if not text:
         return None
     try:
-        return base64.urlsafe_b64decode(text.encode("ascii")).decode()
+        return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True).decode()
     except (UnicodeError, binascii.Error):
         raise BadRequestError(
             f"Query 'next_page_token' is {ascii(text[:40])}: send back the nextPageToken of the page before, unchanged."

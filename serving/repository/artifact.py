@@ -40,11 +40,12 @@ def resolve(root: Path, url: str) -> Path:
     return found
 
 
-def locate(root: Path, name: str) -> tuple[str, Path]:
+def locate(root: Path, name: str, *, may_hint: bool = True) -> tuple[str, Path]:
     """Find a model by its name: return its canonical name and its path, links followed.
 
-    1. exactly that path; 2. the name with an archive's suffix, 3. with a model file's; 4. without its archive's suffix.
-    Raises `BadRequestError` for a name that is none or leads outside, `ModelNotFoundError` with near names.
+    1. exactly that path; 2. the name with an archive's suffix, 3. with a model file's; 4. without its archive's
+    suffix. Raises `BadRequestError` for a name that is none or leads outside, `ModelNotFoundError` with near names
+    (which cost a walk of the repository) where `may_hint` allows.
     """
     plain = _checked_name(name)
     stripped = [plain.removesuffix(suffix) for suffix in ARCHIVE_SUFFIXES if plain.endswith(suffix)][:1]
@@ -53,9 +54,9 @@ def locate(root: Path, name: str) -> tuple[str, Path]:
             path = _inside(root, root / candidate, quoted(candidate))
             if os.path.exists(path):  # noqa: PTH110  false, not an error, where it may not be looked at
                 return candidate, path
-    near = difflib.get_close_matches(plain, available(root), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "GET /models lists what there is."
-    raise ModelNotFoundError(f"Model {quoted(name)} is not in the repository {root}: {hint}")
+    near = difflib.get_close_matches(plain, available(root), n=3, cutoff=0.5) if may_hint else []
+    hint = f"did you mean {' or '.join(near)}?" if near else "GET /repository lists what there is."
+    raise ModelNotFoundError(f"Model {quoted(name)} is not in the repository: {hint}")
 
 
 def available(root: Path) -> list[str]:

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.errors import ModelNotFoundError
+from serving.errors import ModelNotFoundError, ServingError
 from serving.repository import artifact
 from serving.repository.layouts import ModelSpec, describe
 from serving.repository.store import Opened, Store
@@ -35,15 +35,24 @@ class Artifact:
 class ModelSource:
     """The model repository below one root, plus the one folder of a single-model endpoint."""
 
-    def __init__(self, root: Path, store: Store, single_dir: Path | None = None, *, allow_fake: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        store: Store,
+        single_dir: Path | None = None,
+        *,
+        allow_fake: bool = False,
+        may_hint: bool = True,
+    ) -> None:
         self._root = root
         self._store = store
         self._allow_fake = allow_fake
+        self._may_hint = may_hint  # near names in a 404: not where the list itself wants a token
         self.single_dir = single_dir
 
     def find(self, name: str) -> tuple[str, str]:
         """Return the canonical name and the url of a model of the repository; raise `ModelNotFoundError`."""
-        canonical, path = artifact.locate(self._root, name)
+        canonical, path = artifact.locate(self._root, name, may_hint=self._may_hint)
         return canonical, str(path)
 
     def available(self) -> list[str]:
@@ -62,6 +71,14 @@ class ModelSource:
     def close(self) -> None:
         """Give the store's folder free for another process."""
         self._store.close()
+
+    def size_bytes(self, url: str) -> int:
+        """Return the bytes of an artifact as it lies there, archives packed; 0 for one that is not to be had."""
+        try:
+            path = self.check(url)
+            return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
+        except (ServingError, OSError):
+            return 0
 
     def open(self, name: str, url: str) -> Artifact:
         """Unpack if need be and say what it is served as."""

@@ -11,10 +11,11 @@ from serving.eviction import Candidate
 from serving.journal import Journal
 from serving.ledger import Ledger
 from serving.lifecycle import State
-from serving.manager import Limits, ModelManager
+from serving.manager import ModelManager
 from serving.metrics import Metrics
 from serving.repository.source import ModelSource
 from serving.repository.store import Store
+from serving.residents import Limits
 from tests.models import make_fake
 
 KIB = 1 << 10

@@ -14,11 +14,12 @@ from serving.backends.fake import FakeBackend
 from serving.eviction import Candidate
 from serving.journal import Journal
 from serving.ledger import Ledger
-from serving.manager import Limits, ModelManager
+from serving.manager import ModelManager
 from serving.metrics import Metrics
 from serving.repository.layouts import ModelSpec
 from serving.repository.source import ModelSource
 from serving.repository.store import Store
+from serving.residents import Limits
 from serving.tensors import Array, Signature, Tensors
 from tests.models import make_fake
 
@@ -84,6 +85,7 @@ class TestBackend:
         self.fails_close: set[str] = set()
         self.crashes: dict[str, BaseException] = {}
         self.extra_bytes: dict[str, int] = {}
+        self.peak_bytes: dict[str, int] = {}
         self.loads: Counter[str] = Counter()
         self.closed: list[str] = []
         self.runtime: Array | None = None
@@ -102,8 +104,9 @@ class TestBackend:
         return True
 
     def footprint(self, spec: ModelSpec) -> Footprint:
-        """What the fake says."""
-        return self._inner.footprint(spec)
+        """What the fake says, and `peak_bytes` more while it loads."""
+        said = self._inner.footprint(spec)
+        return Footprint(said.peak_bytes + self.peak_bytes.get(spec.name, 0), said.resident_bytes)
 
     def load(self, spec: ModelSpec) -> _Model:
         """Pass the gate, crash or load."""

@@ -9,9 +9,8 @@ from serving import contract
 
 def test_headers_are_the_platforms_own() -> None:
     """As botocore writes them."""
-    assert contract.TARGET_MODEL == "X-Amzn-SageMaker-Target-Model"
     assert contract.CUSTOM_ATTRIBUTES == "X-Amzn-SageMaker-Custom-Attributes"
-    assert contract.INFERENCE_ID == "X-Amzn-SageMaker-Inference-Id"
+    assert contract.REQUEST_ID == "X-Request-Id"
 
 
 def test_limits_are_the_platforms_own() -> None:
@@ -21,13 +20,13 @@ def test_limits_are_the_platforms_own() -> None:
     assert contract.PAGE_LIMIT_DEFAULT <= contract.PAGE_LIMIT_MAX == 100
 
 
-@pytest.mark.parametrize("name", ["a", "d" * 32, "sub/a.tar.gz", "Zürich 1", "100%", "a\u2028b"])
+@pytest.mark.parametrize("name", ["a", "d" * 32, "sub/a.tar.gz", "Zürich 1", "100%", "日本", "👍"])
 def test_printable_names_match(name: str) -> None:
     """TargetModel is any text without control characters."""
     assert contract.MODEL_NAME_PATTERN.fullmatch(name)
 
 
-@pytest.mark.parametrize("name", ["", "a\n", "\x00", "\x7f", "a\ud800", "\t"])
+@pytest.mark.parametrize("name", ["", "a\n", "\x00", "\x7f", "a\ud800", "\t", "a\x85b", "a\u2028b"])
 def test_control_characters_and_surrogates_do_not(name: str) -> None:
     """They are no part of a file's name that can be written down."""
     assert not contract.MODEL_NAME_PATTERN.fullmatch(name)

@@ -25,7 +25,7 @@ def test_what_does_not_fit_now_is_refused_with_both_figures_and_changes_nothing(
     ledger.reserve("a", 2 << 20)
 
     with pytest.raises(
-        InsufficientMemoryError, match=r"'b' needs 2\.0 MiB and the budget of 3\.0 MiB has 1\.0 MiB free"
+        InsufficientMemoryError, match=r"'b' needs 2\.0 MiB while it loads and the budget of 3\.0 MiB has 1\.0 MiB free"
     ):
         ledger.reserve("b", 2 << 20)
     assert dict(ledger.reservations) == {"a": 2 << 20}
@@ -33,7 +33,9 @@ def test_what_does_not_fit_now_is_refused_with_both_figures_and_changes_nothing(
 
 def test_what_can_never_fit_says_so() -> None:
     """A model over the whole budget is told apart from one that must wait."""
-    with pytest.raises(InsufficientMemoryError, match=r"'big' needs 101 B and the whole budget is 100 B"):
+    with pytest.raises(
+        InsufficientMemoryError, match=r"101 B while it loads and the whole budget is 100 B"
+    ):
         Ledger(100).check_possible("big", 101)
 
 

@@ -146,7 +146,7 @@ def test_a_missing_name_is_404_with_the_near_ones(root: Path) -> None:
     """A slip of the finger is corrected."""
     with pytest.raises(ModelNotFoundError, match=r"did you mean net\.onnx"):
         locate(root, "nett.onnx")
-    with pytest.raises(ModelNotFoundError, match="GET /models"):
+    with pytest.raises(ModelNotFoundError, match="GET /repository"):
         locate(root, "qqqqqqqqq")
 
 
