@@ -70,7 +70,11 @@ cover: install-dev models ## Run the tests and hold the branch coverage of servi
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios
-	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+	@for bench in overhead payload resnet footprint; do echo "== $$bench"; $(BIN)/python benchmarks/$$bench.py models; done
+
+.PHONY: docs
+docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources
+	$(BIN)/python scripts/docs.py
 
 .PHONY: lock
 lock: $(STAMP)-dev ## Resolve requirements/*.txt anew, with hashes

@@ -23,6 +23,7 @@ THREADS = 256
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="?", help="not used; `make bench` gives it to every benchmark")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64, 200])

@@ -54,6 +54,7 @@ def write_slice(folder: Path) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="?", help="not used; `make bench` gives it to every benchmark")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
     arguments = parser.parse_args()

@@ -2,7 +2,7 @@
 
 One thread each on core 0, batch 1, interleaved rounds; the client is pinned to the last core. Goals: at least 97 % of
 the same (optimised) graph in a bare loop, at least 1.4 times the plain graph in a bare loop. Usage: python
-benchmarks/resnet.py [--models models] [--rounds 7] [--images 40]
+benchmarks/resnet.py [models] [--rounds 7] [--images 40]
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Loop:
     """A bare loop in a process of its own."""
 
     def __init__(self, model_dir: Path, kind: str) -> None:
-        command = ["taskset", "-c", "0", sys.executable, __file__, "--loop", kind, "--models", str(model_dir.parent)]
+        command = ["taskset", "-c", "0", sys.executable, __file__, "--loop", kind, str(model_dir.parent)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def images_per_s(self, count: int) -> float:
@@ -82,14 +82,14 @@ def served_images_per_s(server: Server, body: bytes, count: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("models", nargs="?", type=Path, default=Path("models"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--loop", choices=["plain", "optimised"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     model_dir = arguments.models.resolve() / "resnet50_torchscript"
     if not model_dir.is_dir():
-        sys.exit(f"There is no {model_dir}: run `make models`, or name another repository with --models.")
+        sys.exit(f"There is no {model_dir}: run `make models`, or name another repository.")
     if arguments.loop:
         loop(model_dir, arguments.loop)
         return

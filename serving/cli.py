@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--available", action="store_true", help="list the repository, loaded or not")
         if name == "load":
             verb.add_argument(
-                "artifact", nargs="?", help="path below the model root; by default the repository's model of that name"
+                "artifact",
+                nargs="?",
+                help="absolute path below the model root; by default the repository's model of that name",
             )
         if name == "invoke":
             verb.add_argument("--data", default="-", help="the body: text, @FILE, or - for standard input (default)")
@@ -84,10 +86,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         "WHARF_MODEL_ROOT": arguments.model_root,
         "WHARF_HOST": arguments.host,
         "WHARF_PORT": arguments.port,
-        "SAGEMAKER_BIND_TO_PORT": arguments.port,
         "WHARF_MEMORY_BUDGET": arguments.memory_budget,
     }
     env = dict(os.environ) | {name: value for name, value in flags.items() if value is not None}
+    if arguments.port is not None:  # the flag wins over the platform's name, and a complaint names ours
+        env.pop("SAGEMAKER_BIND_TO_PORT", None)
     settings, complaint = None, ""
     try:
         settings = Settings.from_env(env)
@@ -115,10 +118,14 @@ def _validate(arguments: argparse.Namespace) -> int:
     print(f"{arguments.path}: served as {spec.format}")
     print(f"  file     {spec.file.name} ({spec.bytes} bytes)")
     for kind, specs in (("inputs", spec.inputs), ("outputs", spec.outputs)):
-        shown = ", ".join(f"{each.name} {each.dtype} {list(each.dims or ())}" for each in specs or ())
+        shown = ", ".join(f"{each.name} {each.dtype or 'any type'} {_shown_dims(each.dims)}" for each in specs or ())
         print(f"  {kind:8} {shown or 'found out from the model when it loads'}")
     print(f"  decided by {', '.join(spec.sources)}")
     return 0
+
+
+def _shown_dims(dims: tuple[int, ...] | None) -> str:
+    return "any shape" if dims is None else str(list(dims))
 
 
 def _models(arguments: argparse.Namespace) -> int:

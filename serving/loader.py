@@ -77,10 +77,9 @@ class Loader:
             self._room.reserve(resident, footprint.peak_bytes, deadline)
             move = self._residents.begin_move()
             try:
-                before_bytes = memory.resident_bytes()
+                before_bytes = _settled_bytes()
                 model = backend.load(artifact.spec)
-                memory.trim()
-                grown_bytes = memory.resident_bytes() - before_bytes
+                grown_bytes = _settled_bytes() - before_bytes
                 is_alone = self._residents.stood_still(move)
             finally:
                 self._residents.end_move()
@@ -100,15 +99,21 @@ class Loader:
         with self._prepare_lock:
             move = self._residents.begin_move()
             try:
-                before_bytes = memory.resident_bytes()
+                before_bytes = _settled_bytes()
                 is_new = backend.prepare()
-                grown_bytes = memory.resident_bytes() - before_bytes
+                grown_bytes = _settled_bytes() - before_bytes
                 is_alone = self._residents.stood_still(move)
             finally:
                 self._residents.end_move()
             if is_new:
                 with self._residents.lock:
                     self._ledger.runtime_grew(grown_bytes if is_alone else min(grown_bytes, _RUNTIME_BYTES))
+
+
+def _settled_bytes() -> int:
+    """Return what the process holds without the free pages of its heap: a load could take those and seem to take less."""
+    memory.trim()
+    return memory.resident_bytes()
 
 
 def _believed(grown_bytes: int, footprint: Footprint, *, is_alone: bool) -> int:

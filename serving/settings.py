@@ -172,10 +172,7 @@ class Settings:
     memory_budget: int | Share = _setting(
         Share(80.0), "bytes, 512MiB, 4GiB or 80%", parse_budget, "WHARF_MEMORY_BUDGET"
     )
-    """Memory for models. Bytes.
-
-    Exactly that. Percent: of the cgroup limit (else of RAM), less what the server itself holds.
-    """
+    """Memory: bytes are for models alone, percent of the cgroup limit (else of RAM) also pay for the server."""
 
     cores: float | None = _setting(None, "a number above 0", _cores, "WHARF_CPU_CORES")
     """Cores shared by all models; unset: the cgroup's CPU quota, else the processors this process may use."""
@@ -210,10 +207,7 @@ class Settings:
     """Largest request body; InvokeEndpoint's own limit is 6 MiB, batch transform may send up to 100 MiB."""
 
     body_memory: int | Share = _setting(Share(10.0), "bytes, 64MiB or 10%", parse_budget, "WHARF_BODY_MEMORY")
-    """Memory for request bodies in flight; past it a request gets 503 before its body is read. Percent.
-
-    Of the machine's limit.
-    """
+    """Memory for request bodies in flight (percent: of the limit); past it the answer is 503, the body unread."""
 
     max_in_flight: int = _setting(240, "a count", _count, "WHARF_MAX_IN_FLIGHT")
     """Invocations at once; past it the answer is 503 at once. Each one holds a thread (and mostly waits)."""
@@ -236,13 +230,10 @@ class Settings:
     """Longest drain after SIGTERM; `docker stop` kills after 10 s, SageMaker after 30 s."""
 
     admin_token: str | None = _setting(None, "a secret", _token, "WHARF_ADMIN_TOKEN")
-    """Token that management routes want as `Authorization.
-
-    Bearer`. Ignored in platform mode: the platform sends none.
-    """
+    """Token that management routes want as a Bearer token. Ignored in platform mode, as the platform sends none."""
 
     log_level: str = _setting(
-        "info", "debug, info, warning, error", _log_level, "SAGEMAKER_CONTAINER_LOG_LEVEL", "WHARF_LOG_LEVEL"
+        "info", "debug, info, warning, error, critical", _log_level, "SAGEMAKER_CONTAINER_LOG_LEVEL", "WHARF_LOG_LEVEL"
     )
     """Least level of log lines."""
 

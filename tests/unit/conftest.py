@@ -1,8 +1,9 @@
-"""Every unload collects garbage; what was imported before a module's tests needs not be walked each time."""
+"""What every unit test finds as it was: the garbage collector's work, and the root logger."""
 
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,12 @@ def frozen() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """Put the root logger back: what a test configured writes to a stream that ends with it."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    yield
+    root.handlers[:], root.level = before

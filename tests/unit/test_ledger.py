@@ -33,9 +33,7 @@ def test_what_does_not_fit_now_is_refused_with_both_figures_and_changes_nothing(
 
 def test_what_can_never_fit_says_so() -> None:
     """A model over the whole budget is told apart from one that must wait."""
-    with pytest.raises(
-        InsufficientMemoryError, match=r"101 B while it loads and the whole budget is 100 B"
-    ):
+    with pytest.raises(InsufficientMemoryError, match=r"101 B while it loads and the whole budget is 100 B"):
         Ledger(100).check_possible("big", 101)
 
 

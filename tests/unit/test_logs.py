@@ -17,15 +17,6 @@ from tests.unit.house import others
 from tests.waiting import until
 
 
-@pytest.fixture(autouse=True)
-def root() -> Iterator[None]:
-    """Put the root logger back."""
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    yield
-    root.handlers[:], root.level = before
-
-
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """Ends to read and to write."""

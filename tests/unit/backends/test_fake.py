@@ -40,7 +40,9 @@ def test_there_is_no_runtime_to_import() -> None:
 @pytest.mark.parametrize(
     ("config", "expected"), [({}, [4, 8, 12]), ({"scale": -0.5}, [-0.5, -1, -1.5]), ({"take": 2}, [4, 8])]
 )
-def test_an_answer_is_scale_times_what_it_takes(tmp_path: Path, config: dict[str, object], expected: list[float]) -> None:
+def test_an_answer_is_scale_times_what_it_takes(
+    tmp_path: Path, config: dict[str, object], expected: list[float]
+) -> None:
     """float32 in and out."""
     answer = load(tmp_path, **config).run(rows(1, 2, 3))["y"]
 
@@ -122,7 +124,9 @@ def test_a_configuration_that_is_none_is_refused_by_its_key(tmp_path: Path, text
         assert len(caught.value.message) < 300
 
 
-@pytest.mark.parametrize("config", [{"scale": -1e14}, {"bytes": 0.5}, {"dims": [3, 224, 224]}, {"dims": []}, {"scale": 0}])
+@pytest.mark.parametrize(
+    "config", [{"scale": -1e14}, {"bytes": 0.5}, {"dims": [3, 224, 224]}, {"dims": []}, {"scale": 0}]
+)
 def test_a_configuration_that_is_one_is_taken(tmp_path: Path, config: dict[str, object]) -> None:
     """Negative scales, fractions, any shape."""
     broken = spec(tmp_path, **config)
