@@ -111,7 +111,7 @@ class Loader:
 
 
 def _settled_bytes() -> int:
-    """Return what the process holds without the free pages of its heap: a load could take those and seem to take less."""
+    """Return what the process holds without the free pages of its heap, which a load could take unseen."""
     memory.trim()
     return memory.resident_bytes()
 

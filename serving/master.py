@@ -130,6 +130,16 @@ def _run_granian(
             super()._stop_workers()
             codes.extend(worker.inner.exitcode for worker in workers)
 
+        def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
+            if os.getpid() != self.pid:  # a child that has no handlers of its own yet: it serves nobody either
+                os._exit(0)
+            super().signal_handler_interrupt(*args, **kwargs)
+
+        def _respawn_workers(self, *args: Any, **kwargs: Any) -> None:
+            super()._respawn_workers(*args, **kwargs)
+            if self.interrupt_signal:  # Granian clears the event after it has looked: a signal in between is not lost
+                self.main_loop_interrupt.set()
+
         def shutdown(self, exit_code: int = 0) -> None:
             if self.interrupt_children and not self.interrupt_signal:
                 log.error("event=crash_loop reason='the server process died twice within 5.5 s' hint='see above why'")

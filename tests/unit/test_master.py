@@ -42,6 +42,7 @@ def test_a_port_in_use_is_refused_also_by_a_server_that_shares(is_shared: bool) 
 def test_a_port_that_was_left_a_moment_ago_is_free() -> None:
     """A restart does not wait for the kernel to forget old connections."""
     with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as both HTTP servers do
         server.bind(("127.0.0.1", 0))
         server.listen()
         address = server.getsockname()
