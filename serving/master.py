@@ -40,7 +40,7 @@ def serve(settings: Settings) -> int:
     logs.configure(settings.log_level, settings.log_format)
     if settings.grpc_port is not None:
         log.warning("event=setting_without_effect name=WHARF_GRPC_PORT reason='this version has no gRPC server'")
-    on_ready = _hangup_handling()
+    on_ready, pid = _hangup_handling(), os.getpid()
     journal_path = make_journal_path(settings.cache_dir)
     try:
         with _hold_port(settings.host, settings.port) as holder:
@@ -50,7 +50,7 @@ def serve(settings: Settings) -> int:
             run = _run_gunicorn if settings.http_server == "gunicorn" else _run_granian
             return run(settings, host, port, lambda: _start_child(settings, journal_path), on_ready)
     finally:
-        if journal_path is not None:
+        if journal_path is not None and os.getpid() == pid:  # gunicorn's child comes by here too, at its end
             journal_path.unlink(missing_ok=True)
 
 
@@ -181,6 +181,11 @@ def _run_gunicorn(
     children: list[Server] = []  # in the child: its one server
     is_clean = multiprocessing.Value("b", False, lock=False)  # shared memory: the child sets it at its end
 
+    def take_signals(_arbiter: object) -> None:
+        on_ready()
+        # Ctrl-C drains as under Granian; gunicorn's own would cut the requests in flight.
+        signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
     def end_child(_arbiter: object, _worker: object) -> None:
         is_clean.value = all(server.close() for server in children)
 
@@ -200,14 +205,15 @@ def _run_gunicorn(
                 "logconfig_dict": _LOGS_GO_UP | {"loggers": {"gunicorn.error": {"handlers": [], "propagate": True}}},
                 # The optional C parser drops large keep-alive requests.
                 "http_parser": "python",
-                "when_ready": lambda _arbiter: on_ready(),
+                "when_ready": take_signals,
                 "worker_exit": end_child,
             }
             for key, value in values.items():
                 self.cfg.set(key, value)
 
         def load(self) -> App:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the master decides what a hang-up of the terminal means
+            for number in (signal.SIGHUP, signal.SIGINT):  # the master decides what the terminal means
+                signal.signal(number, signal.SIG_IGN)
             is_clean.value = False
             children.append(start_child())
             return children[0].app

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -56,7 +56,7 @@ Captured = pytest.CaptureFixture[str]
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     """Every verb is named; half a second is far too long already."""
-    code = "import sys; sys.argv = ['wharf', '--help']\nfrom serving import cli\ntry: cli.main()\nexcept SystemExit: print(*sys.modules)"
+    code = "import sys\nfrom serving import cli\ntry: cli.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
     started = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
     took_s = time.monotonic() - started
@@ -126,7 +126,7 @@ def test_a_body_comes_from_text_a_file_or_standard_input(
 def test_the_repository_is_listed_and_what_is_loaded_is_marked(tmp_path: Path, capsys: Captured) -> None:
     """`models --available` asks the repository route."""
     answers = {"/repository": {"models": [{"modelName": "a", "loaded": True}, {"modelName": "b", "loaded": False}]}}
-    with _canned(answers) as address:
+    with _Canned(answers) as address:
         assert main(["models", "--available", "--url", address]) == 0
 
     assert capsys.readouterr().out == "a\tloaded\nb\n"
@@ -135,7 +135,7 @@ def test_the_repository_is_listed_and_what_is_loaded_is_marked(tmp_path: Path, c
 class _Canned:
     """A server that knows a few answers by path."""
 
-    def __init__(self, answers: dict[str, object]) -> None:
+    def __init__(self, answers: Mapping[str, object]) -> None:
         self._answers = answers
         self.bodies: list[bytes] = []
         self._server = make_server("127.0.0.1", 0, self._answer, handler_class=_Quiet)
@@ -155,10 +155,6 @@ class _Canned:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-
-def _canned(answers: dict[str, object]) -> _Canned:
-    return _Canned(answers)
 
 
 def test_a_load_without_an_artifact_takes_the_repositorys(capsys: Captured) -> None:

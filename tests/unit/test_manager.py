@@ -18,8 +18,7 @@ from serving.errors import (
     ModelNotFoundError,
     UnavailableError,
 )
-from serving.residents import Limits
-from serving.residents import Resident
+from serving.residents import Limits, Resident
 from tests.unit.house import KIB, OVERHEAD_BYTES, PATIENT, QUICK, House, others
 from tests.unit.repository.packs import tar_gz
 from tests.waiting import until

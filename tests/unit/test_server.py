@@ -82,7 +82,7 @@ def post(server: Server, target: str, body: bytes = BODY, **headers: str) -> Ans
 
 def get(server: Server, target: str, **headers: str) -> Answer:
     """GET."""
-    return ask(server.app, "GET", target, **headers)
+    return ask(server.app, "GET", target, b"", **headers)
 
 
 # ---- which model -----------------------------------------------------------------------------------------------------

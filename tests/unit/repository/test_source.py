@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -133,14 +132,14 @@ def test_a_closed_source_gives_its_cache_to_the_next(root: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "archive", "file"])
 def test_validate_says_what_a_path_would_be_served_as(root: Path, kind: str) -> None:
     """And leaves nothing behind."""
-    before = set(os.listdir("/tmp"))
+    before = set(Path("/tmp").glob("wharf-validate-*"))
     path = {"folder": root / "m", "archive": root / "m.tar.gz", "file": root / "m.onnx"}[kind]
     make_fake(root, "m")
     (root / "m.tar.gz").write_bytes(tar_gz(FAKE))
     (root / "m.onnx").write_bytes(onnx())
 
     assert validate(path).format == ("onnx" if kind == "file" else "fake")
-    assert {each for each in set(os.listdir("/tmp")) - before if each.startswith("wharf-validate-")} == set()
+    assert set(Path("/tmp").glob("wharf-validate-*")) <= before
 
 
 def test_validate_of_nothing_says_so(root: Path) -> None:
