@@ -21,8 +21,7 @@ from serving.repository.source import ModelSource
 from serving.residents import Resident, Residents
 from serving.room import Room
 
-# The kernel counts resident pages in batches of 64 a thread; a smaller model's growth drowns in that, so the prediction
-# stands.
+# A smaller model's growth drowns in what the heap takes at a time, so the prediction stands.
 _MEASURABLE_BYTES = 4 << 20
 # What torch's import holds (the larger runtime: 150 MiB measured); growth past it, beside a load, is the load's.
 _RUNTIME_BYTES = 160 << 20
@@ -113,15 +112,15 @@ class Loader:
 def _settled_bytes() -> int:
     """Return what the process holds without the free pages of its heap, which a load could take unseen."""
     memory.trim()
-    return memory.resident_bytes()
+    return memory.walked_bytes()
 
 
 def _believed(grown_bytes: int, footprint: Footprint, *, is_alone: bool) -> int:
     """Return what was measured where that can be told, else what was predicted.
 
     Growth beside another load or unload would be theirs as well. Requests that ran meanwhile can hide growth or look
-    like it: between half the prediction and the predicted peak it is believed.
+    like it: between three quarters of the prediction and the predicted peak it is believed.
     """
     if not is_alone or footprint.resident_bytes < _MEASURABLE_BYTES:
         return footprint.resident_bytes
-    return min(max(grown_bytes, footprint.resident_bytes // 2), footprint.peak_bytes)
+    return min(max(grown_bytes, footprint.resident_bytes * 3 // 4), footprint.peak_bytes)

@@ -7,6 +7,7 @@ Called by `cli`.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import multiprocessing.util
@@ -29,6 +30,8 @@ log = logging.getLogger("wharf.master")
 
 # Connections that may be open; each costs some 10 KiB, and one that is not accepted hangs.
 MAX_CONNECTIONS = 16_384
+# From linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
 # Both masters' own log lines go up to our handler instead of to one of theirs.
 _LOGS_GO_UP: dict[str, object] = {"root": {}, "handlers": {}, "formatters": {}}
 
@@ -79,6 +82,12 @@ def _hangup_handling() -> Callable[[], None]:
 
 def _start_child(settings: Settings, journal_path: Path | None) -> Server:
     """Build the server in its own process, right after the fork."""
+    # What a terminal or `tini -g` sends to the whole group reaches the master alone, which passes it on: Granian's
+    # child hangs on a second signal while it ends (one in ten with SIGINT and then the master's SIGTERM).
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # A master that was killed takes its child along, drained: nobody else would end it, and it holds the port.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     memory.tune_allocator()
     logs.configure(settings.log_level, settings.log_format)
     server = Server(settings, journal_path)
@@ -146,7 +155,6 @@ def _run_granian(
             super().shutdown(exit_code)
 
     def load() -> App:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the master decides what a hang-up of the terminal means
         server = start_child()
         # Runs in the child after Granian has drained its connections.
         multiprocessing.util.Finalize(None, server.close, exitpriority=100)
@@ -212,8 +220,6 @@ def _run_gunicorn(
                 self.cfg.set(key, value)
 
         def load(self) -> App:
-            for number in (signal.SIGHUP, signal.SIGINT):  # the master decides what the terminal means
-                signal.signal(number, signal.SIG_IGN)
             is_clean.value = False
             children.append(start_child())
             return children[0].app

@@ -21,7 +21,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # request: a 588 KiB body then costs 3-4 times the CPU. 16 MiB covers a 6 MiB body and what it decodes to; larger
 # blocks, which are mostly weights, stay mappings of their own that leave at once and fragment nothing.
 MMAP_THRESHOLD_BYTES = 16 << 20
-TRIM_THRESHOLD_BYTES = 128 << 20
+# What freed memory at the end of an arena stays ours. `malloc_trim` reaches it in the main arena only; more than a few
+# bodies' worth would be memory in no reservation.
+TRIM_THRESHOLD_BYTES = 32 << 20
 # One arena per thread (the default allows 8 per core) keeps what each of 256 threads once needed; Python allocates
 # under one lock anyway.
 ARENA_MAX = 2
@@ -106,6 +108,18 @@ def is_in_memory(folder: Path, fs_root: Path = Path("/")) -> bool:
     around = [(len(at), kind) for _, at, kind, *_ in mounts if path == at or path.startswith(at.rstrip("/") + "/")]
     # Of two mounts at one place the later is on top.
     return bool(around) and max(reversed(around), key=lambda each: each[0])[1] in ("tmpfs", "ramfs")
+
+
+def walked_bytes() -> int:
+    """Return this process' anonymous memory in bytes, counted page by page (some 10 ms a GiB).
+
+    The cheap figure of `resident_bytes` lags: each thread adds to it once in 64 page faults, and with huge pages those
+    are up to 128 MiB.
+    """
+    for line in _read_text(Path("/proc/self/smaps_rollup")).splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    return resident_bytes()
 
 
 def resident_bytes(pid: int | str = "self") -> int:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -33,6 +34,12 @@ def _answers(server: RunningServer) -> bool:
         return False
 
 
+def _master_pid(server: RunningServer) -> int:
+    """Return the pid of the master, also where something is wrapped around it."""
+    stat = Path(f"/proc/{server.server_pid()}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 def _end(server: RunningServer) -> int:
     status = server.process.wait(20)
     server.client.close()
@@ -50,7 +57,7 @@ def test_a_signal_to_the_whole_group_drains_and_ends_with_0(
         in_flight = pool.submit(_invoke, server, "slow")
         until(lambda: _in_flight(server) == 1)
         server.client.close()
-        os.killpg(os.getpgid(server.server_pid()), number)
+        os.killpg(os.getpgid(_master_pid(server)), number)
         assert in_flight.result().status_code == 200
     assert _end(server) == 0
     assert "event=stopped clean=True" in server.log()
@@ -94,10 +101,11 @@ def test_sigterm_while_a_new_server_process_starts_is_not_lost(start_server: Sta
 def test_two_deaths_within_seconds_end_the_container_and_say_so(start_server: StartServer) -> None:
     """Granian's rule: status 1, so that who runs it restarts it whole; no journal is left for another life."""
     server = start_server()
+    killed = []
     for _ in range(2):
-        pid = server.server_pid()
-        os.kill(pid, signal.SIGKILL)
-        until(lambda pid=pid: server.process.poll() is not None or server.server_pid() != pid)
+        killed.append(server.server_pid())
+        os.kill(killed[-1], signal.SIGKILL)
+        until(lambda: server.process.poll() is not None or server.server_pid() not in killed)
 
     assert _end(server) == 1
     assert "event=crash_loop" in server.log()
@@ -111,10 +119,11 @@ def test_a_second_death_while_models_are_restored_loses_none(start_server: Start
     for name in ("a", "b"):
         url = str(make_fake(server.root, name, load_ms=300))
         assert server.client.post("/models", json={"model_name": name, "url": url}).status_code == 200
+    killed = []
     for _ in range(2):
-        pid = server.server_pid()
-        os.kill(pid, signal.SIGKILL)
-        until(lambda pid=pid: server.server_pid() != pid)
+        killed.append(server.server_pid())
+        os.kill(killed[-1], signal.SIGKILL)
+        until(lambda: server.server_pid() not in killed)
     until(lambda: _answers(server))
 
     names = [each["modelName"] for each in httpx.get(f"{server.url}/models").json()["models"]]
@@ -134,3 +143,15 @@ def test_a_drain_past_its_limit_is_no_clean_end_under_gunicorn_either(start_serv
         assert isinstance(in_flight.exception(10), httpx.TransportError)
 
     assert status == 1
+
+
+def test_a_master_that_is_killed_takes_the_server_process_along(start_server: StartServer, http_server: str) -> None:
+    """Nobody else would end it, and it holds the port."""
+    server = start_server(WHARF_HTTP_SERVER=http_server)
+    child = server.server_pid()
+    server.process.kill()
+    server.process.wait()
+    until(lambda: not _answers(server))
+
+    until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
+    assert "event=stopped clean=True" in server.log()

@@ -47,7 +47,7 @@ class Rig:
             self.ledger,
             self.metrics,
             is_platform=is_platform,
-            limits=Limits(timeout_s, 5.0, 5.0, 4),
+            limits=Limits(timeout_s, timeout_s, 5.0, 4),
             journal=self.journal,
             on_evict=lambda victim, idle: self.evictions.append((victim, idle)),
         )

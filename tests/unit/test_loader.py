@@ -67,10 +67,10 @@ def test_who_gets_no_turn_in_time_is_refused_and_takes_none_from_others(tmp_path
 
 @pytest.mark.parametrize(
     ("grown", "is_alone", "believed"),
-    [(11 * MIB, True, 11 * MIB), (MIB, True, 5 * MIB), (99 * MIB, False, 10 * MIB), (-MIB, True, 5 * MIB)],
+    [(11 * MIB, True, 11 * MIB), (MIB, True, 7.5 * MIB), (99 * MIB, False, 10 * MIB), (-MIB, True, 7.5 * MIB)],
 )
-def test_a_measurement_is_believed_when_nothing_else_moved(grown: int, is_alone: bool, believed: int) -> None:
-    """Never less than half of what was predicted."""
+def test_a_measurement_is_believed_when_nothing_else_moved(grown: int, is_alone: bool, believed: float) -> None:
+    """Never less than three quarters of what was predicted."""
     assert _believed(grown, PREDICTED, is_alone=is_alone) == believed
 
 
