@@ -82,7 +82,7 @@ def _run(server: RunningServer) -> tuple[list[tuple[int, float]], list[float]]:
 
 
 def test_2000_connections_against_a_model_of_50_ms(start_server: StartServer) -> None:
-    """Refusals take under 20 ms (median), /ping stays under 100 ms (p99), everything is answered: 200 or 503, no hang."""
+    """Refusals take under 20 ms (median), /ping under 100 ms (p99), all is answered: 200 or 503, no hang."""
     server = start_server(WHARF_ACCESS_LOG="errors")
     answers, pings = _run(server)
     refused = sorted(seconds for status, seconds in answers if status == 503)
