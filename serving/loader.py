@@ -74,11 +74,13 @@ class Loader:
             self._ledger.check_possible(resident.name, footprint.peak_bytes)
             self._prepare(backend)
             self._room.reserve(resident, footprint.peak_bytes, deadline)
+            # A walk through the process' pages for a model too small to be found in them would be in vain.
+            is_worth_it = footprint.resident_bytes >= _MEASURABLE_BYTES
             move = self._residents.begin_move()
             try:
-                before_bytes = _settled_bytes()
+                before_bytes = _settled_bytes() if is_worth_it else 0
                 model = backend.load(artifact.spec)
-                grown_bytes = _settled_bytes() - before_bytes
+                grown_bytes = _settled_bytes() - before_bytes if is_worth_it else 0
                 is_alone = self._residents.stood_still(move)
             finally:
                 self._residents.end_move()

@@ -20,6 +20,8 @@ from serving.ledger import format_bytes
 log = logging.getLogger("wharf.http")
 
 _SWALLOW_BYTES = 1 << 18
+# Half of the threads that neither invocations nor management calls take.
+_SWALLOWERS = 8
 # 6 MiB arrive in it at 100 Mbit/s; 60 refused clients that send nothing delay /ping by less than its 2 s.
 _SWALLOW_S = 0.5
 
@@ -50,6 +52,7 @@ class Admission:
         # One body of the largest size must always get in, or it could never be served.
         self._body_memory_bytes = max(body_memory_bytes, max_body_bytes)
         self._lock = threading.Lock()
+        self._swallowers = threading.BoundedSemaphore(_SWALLOWERS)
         self._in_flight = 0
         self._body_bytes = 0
 
@@ -87,12 +90,17 @@ class Admission:
             self._body_bytes += length
         return length
 
-    def swallow(self, stream: IO[bytes], connection: socket.socket) -> None:
+    def swallow(self, stream: IO[bytes], connection: socket.socket | None) -> None:
         """Read and drop the rest of a refused body, up to four times what is taken, for half a second.
 
-        gunicorn closes a connection with unread input by a reset, and the client then loses the answer. The thread is
-        one of those that are kept for /ping: a client that sends slowly, or nothing, must not keep it.
+        Both servers close a connection with unread input by a reset, and the client then may lose the answer. The
+        thread is one of those that are kept for /ping: a client that sends slowly, or nothing, must not keep it. Where
+        the server hides its `connection` nobody can cut it off, so only a few are swallowed at once and the rest are
+        reset.
         """
+        is_endless = connection is None
+        if is_endless and not self._swallowers.acquire(blocking=False):
+            return
         left = 4 * self.max_body_bytes
         stop_reading = threading.Timer(_SWALLOW_S, _end_input, (connection,))
         stop_reading.start()
@@ -103,6 +111,8 @@ class Admission:
             log.debug("event=swallow_ended error=%r", error)
         finally:
             stop_reading.cancel()
+            if is_endless:
+                self._swallowers.release()
 
     def leave(self, length: int) -> None:
         """Give back what `enter` returned."""
@@ -117,6 +127,8 @@ class Admission:
         )
 
 
-def _end_input(connection: socket.socket) -> None:
+def _end_input(connection: socket.socket | None) -> None:
+    if connection is None:
+        return
     with contextlib.suppress(OSError):  # closed already
         connection.shutdown(socket.SHUT_RD)

@@ -26,7 +26,13 @@ from serving.contract import (
     PAGE_LIMIT_MAX,
 )
 from serving.cores import CoreBudget
-from serving.errors import BadRequestError, InsufficientMemoryError, ModelNotFoundError, ServingError
+from serving.errors import (
+    BadRequestError,
+    InsufficientMemoryError,
+    ModelNotFoundError,
+    PayloadTooLargeError,
+    ServingError,
+)
 from serving.http.admission import Admission
 from serving.http.replies import JSON, Environ, Reply
 from serving.logs import about
@@ -116,9 +122,11 @@ class SageMakerRoutes:
         length = _content_length(environ)
         try:
             admitted_bytes = self._admission.enter(length)
-        except ServingError:
-            if environ["SERVER_SOFTWARE"].startswith("gunicorn"):
-                self._admission.swallow(environ["wsgi.input"], environ["gunicorn.socket"])
+        except ServingError as error:
+            # Granian reads the rest of a small body by itself.
+            connection = environ.get("gunicorn.socket")
+            if connection is not None or isinstance(error, PayloadTooLargeError):
+                self._admission.swallow(environ["wsgi.input"], connection)
             raise
         try:
             body = self._read_body(environ)

@@ -57,7 +57,9 @@ def test_a_signal_to_the_whole_group_drains_and_ends_with_0(
         in_flight = pool.submit(_invoke, server, "slow")
         until(lambda: _in_flight(server) == 1)
         server.client.close()
-        os.killpg(os.getpgid(_master_pid(server)), number)
+        group = os.getpgid(_master_pid(server))
+        assert group != os.getpgid(server.server_pid())  # a second signal beside the master's would make it hang
+        os.killpg(group, number)
         assert in_flight.result().status_code == 200
     assert _end(server) == 0
     assert "event=stopped clean=True" in server.log()
@@ -79,6 +81,7 @@ def test_sigterm_to_the_server_process_alone_replaces_it(start_server: StartServ
     server = start_server(WHARF_HTTP_SERVER=http_server, SAGEMAKER_MULTI_MODEL="true")
     url = str(make_fake(server.root, "a"))
     server.client.post("/models", json={"model_name": "a", "url": url})
+    server.client.close()  # gunicorn would wait two seconds for the next request on it
     first = server.server_pid()
     os.kill(first, signal.SIGTERM)
     until(lambda: server.server_pid() != first and _answers(server))
@@ -149,6 +152,7 @@ def test_a_master_that_is_killed_takes_the_server_process_along(start_server: St
     """Nobody else would end it, and it holds the port."""
     server = start_server(WHARF_HTTP_SERVER=http_server)
     child = server.server_pid()
+    server.client.close()
     server.process.kill()
     server.process.wait()
     until(lambda: not _answers(server))
