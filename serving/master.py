@@ -10,11 +10,13 @@ from __future__ import annotations
 import ctypes
 import logging
 import multiprocessing
+import multiprocessing.process
 import multiprocessing.util
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,7 +139,7 @@ def _run_granian(
         def _stop_workers(self) -> None:
             workers = list(self.wrks)
             super()._stop_workers()
-            codes.extend(worker.inner.exitcode for worker in workers)
+            codes.extend(_exit_code(worker.inner) for worker in workers)
 
         def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
             if os.getpid() != self.pid:  # a child that has no handlers of its own yet: it serves nobody either
@@ -179,6 +181,15 @@ def _run_granian(
     master.on_startup(on_ready)
     master.serve(target_loader=load, wrap_loader=False)
     return 0 if all(code == 0 for code in codes) else 1
+
+
+def _exit_code(process: multiprocessing.process.BaseProcess) -> int | None:
+    """Return a dead child's exit status; Granian's watching thread may have reaped it and not noted the status yet."""
+    for _ in range(1000):
+        if process.exitcode is not None:
+            break
+        time.sleep(0.001)
+    return process.exitcode
 
 
 def _run_gunicorn(

@@ -123,9 +123,10 @@ class SageMakerRoutes:
         try:
             admitted_bytes = self._admission.enter(length)
         except ServingError as error:
-            # Granian reads the rest of a small body by itself.
+            # Granian reads the rest of a small body by itself. A client that asks first (100-continue) sends none.
             connection = environ.get("gunicorn.socket")
-            if connection is not None or isinstance(error, PayloadTooLargeError):
+            is_large = isinstance(error, PayloadTooLargeError) and "HTTP_EXPECT" not in environ
+            if connection is not None or is_large:
                 self._admission.swallow(environ["wsgi.input"], connection)
             raise
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from serving.errors import BadRequestError
-from serving.master import _hangup_handling, _hold_port, _shown
+from serving.master import _exit_code, _hangup_handling, _hold_port, _shown
 
 
 def test_a_free_port_is_found_and_stays_ours() -> None:
@@ -128,3 +129,19 @@ def test_closed_standard_streams_are_held_by_the_null_device(closed: tuple[int, 
     )  # fmt: skip
 
     assert (ended.returncode, ended.stderr) == (0, b"" if 2 in closed else b"x")
+
+
+class _Late(multiprocessing.process.BaseProcess):
+    """A dead child that another thread has reaped and will note in a moment."""
+
+    looks = 0
+
+    @property
+    def exitcode(self) -> int | None:
+        self.looks += 1
+        return None if self.looks < 5 else -9
+
+
+def test_an_exit_status_that_another_thread_reaped_is_waited_for() -> None:
+    """Two threads wait for Granian's child; in one of 150 ends it had no status yet, which read as a failure."""
+    assert _exit_code(_Late()) == -9
