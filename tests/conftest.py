@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,3 +43,12 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> Iterator[None]:
+    """Do what the server does at its start (`Server.start`): here it makes an unload 20 times cheaper."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,9 +28,6 @@ class Rig:
     """The manager under test and what it did."""
 
     def __init__(self, folder: Path, *, is_platform: bool, timeout_s: float = 0.05) -> None:
-        # As the server does when it starts: the collections after each unload need not walk what the tests imported.
-        gc.collect()
-        gc.freeze()
         self.root = folder / "models"
         for name, size in SIZES_KIB.items():
             make_fake(self.root, name, bytes=size * KIB)

@@ -1,21 +1,11 @@
-"""What every unit test finds as it was: the garbage collector's work, and the root logger."""
+"""What every unit test finds as it was: the root logger."""
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator
 
 import pytest
-
-
-@pytest.fixture(scope="module", autouse=True)
-def frozen() -> Iterator[None]:
-    """Do what the server does at its start (`Server.start`): here it makes an unload 20 times cheaper."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
