@@ -61,12 +61,12 @@ check: $(STAMP)-dev ## Format, lint, types, floors, Dockerfiles, shell scripts
 	$(BIN)/shellcheck .ci/run docker/entrypoint.sh $$(grep -lE '^#!.*bash' scripts/*)
 
 .PHONY: test
-test: install-dev models ## Run every test but those of the images
-	$(BIN)/python -m pytest -m "not image"
+test: cover ## Run every test but those of the images: first `cover`, then the tests of whole servers
+	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state
 
 .PHONY: cover
-cover: install-dev models ## Run the tests and hold the branch coverage of serving/ to its gate (pyproject.toml)
-	$(BIN)/python -m pytest -m "not image" --cov --cov-branch --cov-report=term-missing:skip-covered
+cover: install-dev models ## Run the unit tests and the state machines; hold serving/'s branch coverage to its gate (pyproject.toml)
+	$(BIN)/python -m pytest tests/unit tests/state --cov --cov-report=term-missing:skip-covered
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -292,11 +291,12 @@ def write_npz(outputs: Tensors) -> bytes:
 
 
 def _to_npy(array: Array) -> bytes:
-    header: Mapping[str, Any] = {
-        "descr": np.lib.format.dtype_to_descr(array.dtype),
-        "fortran_order": False,
-        "shape": array.shape,
-    }
+    return b"".join((_npy_header(array.dtype, array.shape), np.ascontiguousarray(array).data))
+
+
+@lru_cache(maxsize=256)  # models answer in one shape again and again; numpy's writer takes 2.5 us of 3
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, dict(header))
-    return b"".join((file.getvalue(), np.ascontiguousarray(array).data))
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()

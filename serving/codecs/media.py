@@ -63,7 +63,12 @@ def encode(outputs: Tensors, accept: str | None, form: str = "instances") -> tup
 
 
 def _native(outputs: Tensors) -> Tensors:
-    for array in outputs.values():
+    for name, array in outputs.items():
+        if array.dtype.kind not in "biufOSU":  # orjson writes half a document for a date that is not one
+            raise NotAcceptableError(
+                f"Output '{name}' has values of type {array.dtype} and numbers, booleans and strings are written: "
+                "let the model return those."
+            )
         if not array.dtype.isnative:
             return {name: each.astype(each.dtype.newbyteorder("="), copy=False) for name, each in outputs.items()}
     return outputs

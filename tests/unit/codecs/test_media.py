@@ -198,3 +198,11 @@ def test_the_form_of_the_request_reaches_the_json_of_the_answer() -> None:
     assert encode(OUTPUTS, None, "bare")[0] == b"[[1.0,2.0,3.0,4.0]]"
     assert encode(OUTPUTS, "application/json;q=1", "inputs")[0] == b'{"outputs":[[1.0,2.0,3.0,4.0]]}'
     assert encode(OUTPUTS, "text/csv", "v2")[0] == b"1.0,2.0,3.0,4.0\n"
+
+
+@pytest.mark.parametrize("kind", ["datetime64[s]", "timedelta64[s]", "complex64"])
+@pytest.mark.parametrize("accept", ["application/json", "text/csv", "application/x-npy", "*/*"])
+def test_outputs_of_no_wire_type_are_a_406(kind: str, accept: str) -> None:
+    """Dates and complex numbers have no data type here; a NaT once made half a JSON document."""
+    with pytest.raises(NotAcceptableError, match=r"Output 'y' has values of type"):
+        encode({"y": np.array([1, "NaT"] if kind != "complex64" else [1], kind)}, accept)
