@@ -1,0 +1,1 @@
+"""Tests of people's Python: dialects, processes, and models that misbehave."""
