@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
+import importlib.util
 import os
 import shutil
 import time
@@ -31,8 +31,21 @@ TEMPLATES = {
     "digits_torchscript": ("digits", "build_torchscript"),
     **{f"{file}_{kind}": (file, f"build_{kind}")
        for file in ("resnet50", "bert_base") for kind in ("torchscript", "export", "onnx")},
+    "iris_sklearn": ("iris", "build_sklearn"),
+    "iris_xgboost": ("iris", "build_xgboost"),
+    "iris_lightgbm": ("iris", "build_lightgbm"),
+    "tiny_bert_hf": ("tiny_bert", "build_hf"),
 }  # fmt: skip
-LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "torch", "transformers", "onnxscript")
+# Templates of libraries that not everyone has, and what brings them; without it they are left out.
+OPTIONAL = {
+    "iris_xgboost": ("xgboost", "xgboost-cpu"),
+    "iris_lightgbm": ("lightgbm", "lightgbm"),
+    "tiny_bert_hf": ("transformers", "transformers torch"),
+}
+LIBRARIES = (
+    "scikit-learn", "skl2onnx", "onnx", "torch", "transformers", "onnxscript", "joblib", "xgboost", "xgboost-cpu",
+    "lightgbm",
+)  # fmt: skip
 STAMP = ".built"
 
 
@@ -48,6 +61,9 @@ def stamp_of(file: str) -> str:
 
 def build(name: str, out: Path) -> str:
     """Build one template below `out` unless it is up to date; return a line that says what happened."""
+    module, package = OPTIONAL.get(name, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        return f"{name}: skipped, because {module} is not installed (pip install {package})"
     file, function = TEMPLATES[name]
     stamp, folder, began = stamp_of(file), out / name, time.monotonic()
     stamp_file = folder / STAMP

@@ -16,7 +16,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serving.repository.handler_spec import HandlerSpec
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 # As long as the platform waits for a load.
@@ -112,20 +115,40 @@ def _validate(arguments: argparse.Namespace) -> int:
 
     try:
         # The real folder has a name even for '.', and a parent that it lies in even behind a link.
-        spec = validate(arguments.path.resolve())
+        spec = validate(arguments.path.resolve(), os.environ)
     except ServingError as error:
         return _complain(error.message)
-    print(f"{arguments.path}: served as {spec.format}")
+    print(
+        f"{arguments.path}: served {f'in workers, by {spec.handler.dialect}' if spec.handler else f'as {spec.format}'}"
+    )
     print(f"  file     {spec.file.name} ({spec.bytes} bytes)")
     for kind, specs in (("inputs", spec.inputs), ("outputs", spec.outputs)):
         shown = ", ".join(f"{each.name} {each.dtype or 'any type'} {_shown_dims(each.dims)}" for each in specs or ())
         print(f"  {kind:8} {shown or 'found out from the model when it loads'}")
+    if spec.handler:
+        _print_handler(spec.handler)
+    for warning in spec.warnings:
+        print(f"  warning  {warning}")
     print(f"  decided by {', '.join(spec.sources)}")
     return 0
 
 
 def _shown_dims(dims: tuple[int, ...] | None) -> str:
     return "any shape" if dims is None else str(list(dims))
+
+
+def _print_handler(handler: HandlerSpec) -> None:
+    def shown(path: Path) -> str:
+        return os.path.relpath(path, handler.folder)
+
+    print(f"  dialect  {handler.dialect}")
+    for key, path in (("script", handler.file), ("requirements", handler.requirements), ("python", handler.python)):
+        if path is not None:
+            print(f"  {key:8} {shown(path)}")
+    print(f"  paths    {', '.join(map(shown, handler.paths)) or 'none'}")
+    for key, table in (("options", handler.options), ("environ", handler.environ)):
+        if table:
+            print(f"  {key:8} {', '.join(sorted(table))}")
 
 
 def _models(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ who may use the model then, and what a failure leaves, is the manager's. Called 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,10 +17,13 @@ from serving import memory
 from serving.backends.base import Backend, Footprint, LoadedModel
 from serving.errors import UnavailableError
 from serving.ledger import Ledger
+from serving.logs import quoted
 from serving.metrics import Metrics
 from serving.repository.source import ModelSource
 from serving.residents import Resident, Residents
 from serving.room import Room
+
+log = logging.getLogger("wharf.manager")
 
 # A smaller model's growth drowns in what the heap takes at a time, so the prediction stands.
 _MEASURABLE_BYTES = 4 << 20
@@ -69,6 +73,8 @@ class Loader:
             started = time.monotonic()
             artifact = resident.artifact = self._source.open(resident.name, resident.url)
             self._metrics.observe("ModelDownloadingTime", time.monotonic() - started)
+            for warning in artifact.spec.warnings:
+                log.warning("event=configuration model=%s warning=%s", quoted(resident.name), quoted(warning))
             backend = self._backends[artifact.spec.format]
             footprint = backend.footprint(artifact.spec)
             self._ledger.check_possible(resident.name, footprint.peak_bytes)
@@ -84,7 +90,10 @@ class Loader:
                 is_alone = self._residents.stood_still(move)
             finally:
                 self._residents.end_move()
-        return Brought(model, _believed(grown_bytes, footprint, is_alone=is_alone), footprint.resident_bytes)
+        held_bytes = model.held_bytes()
+        if held_bytes is None:
+            held_bytes = _believed(grown_bytes, footprint, is_alone=is_alone)
+        return Brought(model, held_bytes, footprint.resident_bytes)
 
     @contextmanager
     def _turn(self, name: str, deadline: float) -> Iterator[None]:
@@ -100,9 +109,9 @@ class Loader:
         with self._prepare_lock:
             move = self._residents.begin_move()
             try:
-                before_bytes = _settled_bytes()
+                before_bytes = _settled_bytes() + backend.outside_bytes()
                 is_new = backend.prepare()
-                grown_bytes = _settled_bytes() - before_bytes
+                grown_bytes = _settled_bytes() + backend.outside_bytes() - before_bytes
                 is_alone = self._residents.stood_still(move)
             finally:
                 self._residents.end_move()

@@ -35,7 +35,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         request_id, model = about.get()
         fields = {
-            "time": _timestamp(record.created),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "room": record.name,
             "message": record.getMessage(),
@@ -63,7 +63,8 @@ def quoted(value: str) -> str:
     return value if is_plain else json.dumps(value)
 
 
-def _timestamp(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
+    """Write seconds since 1970 as they stand in a line: UTC, to the millisecond."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
 
 
@@ -78,7 +79,7 @@ def configure(level: str, log_format: str) -> None:
 
 def announce(message: str, log_format: str) -> None:
     """Write a line that no level hides: what people look for at the start, or what their settings do not do."""
-    fields = {"time": _timestamp(time.time()), "level": "warning", "room": "wharf", "message": message}
+    fields = {"time": timestamp(time.time()), "level": "warning", "room": "wharf", "message": message}
     line = write_line(fields, is_json=True) if log_format == "json" else f"wharf: {message}"
     with contextlib.suppress(OSError):  # nobody reads it
         print(line, file=sys.stderr, flush=True)  # noqa: T201  unlike write, it bears a closed standard error
@@ -115,7 +116,7 @@ class AccessLog:
 
     def _line(self, seconds: float, values: tuple[object, ...]) -> str:
         level = next((name for least, name in _LEVELS if int(str(values[0])) >= least), "info")
-        fields = {"time": _timestamp(seconds), "level": level, "room": "wharf.access", "event": "request"}
+        fields = {"time": timestamp(seconds), "level": level, "room": "wharf.access", "event": "request"}
         fields |= {key: str(value) for key, value in zip(_FIELDS, values, strict=True) if value not in (None, "")}
         return write_line(fields, is_json=self._is_json) + "\n"
 

@@ -10,10 +10,11 @@ once. Standalone: a model is also loaded by its first request, and the least rec
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from serving import memory
@@ -35,21 +36,29 @@ from serving.metrics import Gauges, Metrics
 from serving.repository.source import ModelSource
 from serving.residents import Limits, Resident, Residents
 from serving.room import OnEvict, Room
+from serving.tenant import Tenant
+from serving.unloader import Unloader
 
 log = logging.getLogger("wharf.manager")
 
-# A drain that outlived its limit goes on in the background; a day is longer than any request.
-_FOREVER_S = 86_400.0
+# A model that was withdrawn is not loaded again by a request for so long: it would only die again.
+_WITHDRAWN_S = 30.0
 
 
 class Lease:
     """`with` it and the model is ready, and stays so until the end of the block."""
 
-    __slots__ = ("_manager", "_name", "_resident", "is_hit")
+    __slots__ = ("_is_kept", "_manager", "_name", "_resident", "is_hit")
 
     def __init__(self, manager: ModelManager, name: str) -> None:
         self._manager = manager
         self._name = name
+        self._is_kept = False
+
+    def keep(self) -> Callable[[], None]:
+        """Hold the model beyond the block; return what ends the hold, to be called once."""
+        self._is_kept = True
+        return functools.partial(self._manager._release, self._resident)
 
     def __enter__(self) -> Resident:
         resident = self._manager._take(self._name)
@@ -60,7 +69,8 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager._release(self._resident)
+        if not self._is_kept:
+            self._manager._release(self._resident)
 
 
 class ModelManager:
@@ -87,8 +97,9 @@ class ModelManager:
         self._residents = Residents()
         self._lock = self._residents.lock
         self._by_name = self._residents.by_name
+        self._unloader = Unloader(self._residents, ledger, metrics, self._save, self._limits.drain_timeout_s)
         self._room = Room(
-            self._residents, ledger, metrics, self._finish_unload, may_evict=not is_platform, on_evict=on_evict
+            self._residents, ledger, metrics, self._unloader.finish, may_evict=not is_platform, on_evict=on_evict
         )
         self._loader = Loader(
             source, backends, self._residents, self._room, ledger, metrics,
@@ -97,6 +108,7 @@ class ModelManager:
         self._journal_lock = threading.Lock()
         self._urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
         self._aliases: dict[str, str] = {}  # names as asked for -> names of the repository
+        self._withdrawn: dict[str, tuple[str, float]] = {}  # why, and when (of the monotonic clock)
 
     # ---- what callers ask -------------------------------------------------------------------------------------------
 
@@ -145,7 +157,7 @@ class ModelManager:
                 raise self._unknown(name)
             self._residents.move(resident, Event.UNLOAD)
             self._urls.pop(resident.name, None)
-        self._finish_unload(resident)
+        self._unloader.finish(resident)
 
     def loaded(self) -> list[tuple[str, str]]:
         """Return (name, url) of every loaded model, sorted by name. Never waits for a load, an unload or a run."""
@@ -184,7 +196,7 @@ class ModelManager:
         is_clean = True
         for resident in ready:
             try:
-                self._finish_unload(resident, max(0.0, deadline - time.monotonic()))
+                self._unloader.finish(resident, max(0.0, deadline - time.monotonic()))
             except UnavailableError:
                 is_clean = False
         return is_clean
@@ -234,6 +246,9 @@ class ModelManager:
                 return asked, self._by_name[asked].url
             if self._is_platform:
                 raise self._unknown(asked)
+            reason, since = self._withdrawn.get(asked, ("", 0.0))
+            if reason and time.monotonic() < since + _WITHDRAWN_S:
+                raise UnavailableError(reason)
             if asked in self._urls:
                 return asked, self._urls[asked]
         name, url = self._source.find(asked)
@@ -303,8 +318,10 @@ class ModelManager:
                 self._urls[resident.name] = resident.url
             self._ledger.correct(resident.name, brought.resident_bytes)
             resident.model = brought.model
+            self._withdrawn.pop(resident.name, None)
             self._residents.touch(resident)
             self._residents.move(resident, Event.LOADED)
+        brought.model.attach(Tenant(resident, self._residents, self._ledger, self._withdraw))
         seconds = time.monotonic() - started
         self._metrics.observe("ModelLoadingTime", seconds)
         log.info(
@@ -349,39 +366,16 @@ class ModelManager:
 
     # ---- unloading --------------------------------------------------------------------------------------------------
 
-    def _finish_unload(self, resident: Resident, timeout_s: float | None = None) -> None:
-        """Drain, let go, give back, release. A drain past its limit goes on in a thread of its own and raises."""
-        started = time.monotonic()
-        timeout_s = self._limits.drain_timeout_s if timeout_s is None else timeout_s
-        self._save()
+    def _withdraw(self, resident: Resident, reason: str) -> None:
+        """Take out a model that is beyond repair; requests for it hear why."""
         with self._lock:
-            try:
-                while resident.in_flight:
-                    self._residents.wait(started + timeout_s, resident.still_busy(timeout_s))
-            except UnavailableError:
-                threading.Thread(target=self._finish_unload, args=(resident, _FOREVER_S), daemon=True).start()
-                raise
-        self._let_go(resident)
-        seconds = time.monotonic() - started
-        self._metrics.observe("ModelUnloadingTime", seconds)
-        log.info("event=unloaded model=%s seconds=%.3f", quoted(resident.name), seconds)
-
-    def _let_go(self, resident: Resident) -> None:
-        self._residents.begin_move()
-        try:
-            resident.model.close()
-        except Exception:
-            # Its memory may be lost; the name, the reservation and whoever waits for the room must not be.
-            log.exception("event=close_failed model=%s", quoted(resident.name))
-        finally:
-            del resident.model
-            if resident.artifact is not None:
-                resident.artifact.release()
-            memory.give_back()
-            self._residents.end_move()
-            with self._lock:
-                self._ledger.release(resident.name)
-                self._residents.move(resident, Event.UNLOADED)
+            if resident.state is not State.READY:
+                return
+            self._withdrawn[resident.name] = (reason, time.monotonic())
+            self._residents.move(resident, Event.UNLOAD)
+        log.error("event=withdrawn model=%s reason=%r", quoted(resident.name), reason)
+        self._metrics.count("Withdrawn")
+        self._unloader.finish(resident)
 
     # ---- small print ------------------------------------------------------------------------------------------------
 
@@ -397,4 +391,5 @@ class ModelManager:
 
     def _unknown(self, name: str) -> ModelNotFoundError:
         hint = "load it with POST /models" if self._is_platform else "GET /repository lists what there is"
-        return ModelNotFoundError(f"Model '{name}' is not loaded: {hint}.")
+        reason = f" (withdrawn: {self._withdrawn[name][0]})" if name in self._withdrawn else ""
+        return ModelNotFoundError(f"Model '{name}' is not loaded{reason}: {hint}.")

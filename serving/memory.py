@@ -58,6 +58,18 @@ def read_limits(fs_root: Path = Path("/")) -> Limits:
     return Limits(*min(memory), *min(cores))
 
 
+def oom_kills(fs_root: Path = Path("/")) -> int:
+    """Return how many processes of our cgroup the kernel has killed for memory (v2, or v1 since Linux 4.13)."""
+    count = 0
+    for folder in _cgroup_folders(fs_root, "memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            for line in _read_text(folder / name).splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill" and value.isdigit():
+                    count = max(count, int(value))
+    return count
+
+
 def _cgroup_folders(fs_root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders whose limits bind this process, from its own cgroup up to the mount (v1's, then v2's)."""
     mount = fs_root / "sys/fs/cgroup"
@@ -120,6 +132,17 @@ def walked_bytes() -> int:
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     return resident_bytes()
+
+
+def share_bytes(pid: int) -> int:
+    """Return what a process adds to the machine's memory in bytes: its private pages and its share of shared ones.
+
+    Of pages that 24 workers of one zygote share each counts for a 24th (PSS, proc(5)); 0 for a process that is gone.
+    """
+    for line in _read_text(Path(f"/proc/{pid}/smaps_rollup")).splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def resident_bytes(pid: int | str = "self") -> int:

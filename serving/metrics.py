@@ -27,6 +27,7 @@ COUNTERS = {
     "Evictions": "Models unloaded to make room",
     "Refused": "Invocations answered 503: too busy",
     "LoadFailures": "Loads that failed",
+    "Withdrawn": "Models taken out because their workers kept dying",
 }
 HISTOGRAMS = {
     "ModelLatency": "Microseconds in the model itself",

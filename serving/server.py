@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from serving import logs, memory
@@ -18,6 +19,7 @@ from serving.backends.base import Backend
 from serving.backends.fake import FakeBackend
 from serving.backends.onnx import OnnxBackend
 from serving.backends.torch import TorchBackend
+from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
@@ -34,6 +36,7 @@ from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
 from serving.settings import Settings, Share
 from serving.usage import Usage
+from serving.workers.environments import Environments
 
 log = logging.getLogger("wharf.server")
 
@@ -47,7 +50,7 @@ SINGLE_MODEL = "model"
 class Server:
     """One server process: all rooms, wired."""
 
-    def __init__(self, settings: Settings, journal_path: Path | None) -> None:
+    def __init__(self, settings: Settings, journal_path: Path | None, environ: Mapping[str, str] = os.environ) -> None:
         self.settings = settings
         limits = memory.read_limits()
         self.metrics = Metrics()
@@ -55,8 +58,9 @@ class Server:
         admission = Admission(
             settings.max_in_flight, settings.max_body_bytes, _share(settings.body_memory, limits.memory_bytes)
         )
-        self.source = _make_source(settings, limits)
-        backends = _make_backends(settings, cores.cores)
+        self.source = _make_source(settings, limits, environ)
+        self._workers = _make_workers(settings, cores.cores)
+        backends = _make_backends(settings, cores.cores) | {self._workers.name: self._workers}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -73,7 +77,7 @@ class Server:
             ),
             journal=Journal(journal_path),
         )
-        usage = Usage(limits, cores, admission, settings.cache_dir)
+        usage = Usage(limits, cores, admission, settings.cache_dir, self._workers.all_bytes)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
@@ -114,6 +118,7 @@ class Server:
     def close(self) -> bool:
         """Drain and unload within the shutdown limit; return whether all of it ended."""
         is_clean = self.manager.close(self.settings.shutdown_timeout_s)
+        self._workers.close()
         self.source.close()
         log.info("event=stopped clean=%s", is_clean)
         self.app.flush()
@@ -192,7 +197,7 @@ def _disk_budget(settings: Settings, limits: memory.Limits) -> int:
     return tenth_bytes
 
 
-def _make_source(settings: Settings, limits: memory.Limits) -> ModelSource:
+def _make_source(settings: Settings, limits: memory.Limits, environ: Mapping[str, str]) -> ModelSource:
     single_dir = settings.base_dir / "model"
     has_single = not settings.is_platform and _holds_something(single_dir)
     unpack = UnpackLimits(settings.unpack_max_bytes, settings.unpack_max_files, settings.unpack_max_ratio)
@@ -202,6 +207,7 @@ def _make_source(settings: Settings, limits: memory.Limits) -> ModelSource:
         single_dir if has_single else None,
         allow_fake=settings.fake_backend,
         may_hint=settings.is_platform or settings.admin_token is None,
+        environ=environ,
     )
 
 
@@ -223,6 +229,35 @@ def _make_backends(settings: Settings, cores: int) -> dict[str, Backend]:
         "onnx": OnnxBackend(settings.device, cores),
         "fake": FakeBackend(),
     }
+
+
+def _make_workers(settings: Settings, cores: int) -> WorkerBackend:
+    environments = Environments(
+        settings.cache_dir / "environments",
+        may_install=settings.install_requirements,
+        timeout_s=settings.load_timeout_s,
+    )
+    return WorkerBackend(
+        WorkerSettings(
+            cores=cores,
+            preload=settings.preload,
+            log_format=settings.log_format,
+            device=settings.device,
+            min_workers=settings.min_workers,
+            max_workers=max(settings.min_workers, settings.max_workers),
+            idle_s=settings.worker_idle_s,
+            queue_size=settings.worker_queue,
+            request_timeout_s=settings.request_timeout_s,
+            load_timeout_s=settings.load_timeout_s,
+            max_deaths=settings.worker_deaths,
+            default_accept=settings.default_accept,
+            max_reply_bytes=settings.max_reply_bytes,
+            address_space_bytes=settings.worker_memory_bytes,
+            open_files=settings.worker_files,
+            processes=settings.worker_processes,
+        ),
+        environments,
+    )
 
 
 def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:

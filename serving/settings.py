@@ -107,6 +107,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
+
+
 def _token(text: str) -> str:
     # A secret that comes from a file often ends in a line break.
     return text.strip()
@@ -228,6 +232,45 @@ class Settings:
 
     shutdown_timeout_s: float = _setting(8.0, "seconds", _seconds, "WHARF_SHUTDOWN_TIMEOUT")
     """Longest drain after SIGTERM; `docker stop` kills after 10 s, SageMaker after 30 s."""
+
+    preload: tuple[str, ...] = _setting(
+        ("numpy", "torch", "sklearn", "transformers"), "names of modules, with commas", _names, "WHARF_PRELOAD"
+    )
+    """Modules that the zygote imports, where installed, before it forks workers: once for all models."""
+
+    min_workers: int = _setting(
+        1, "a count", _count, "WHARF_MIN_WORKERS", "SERVING_MIN_WORKERS", "SAGEMAKER_NUM_MODEL_WORKERS"
+    )
+    """Workers of a model that needs Python, unless its own configuration says otherwise."""
+
+    max_workers: int = _setting(
+        2, "a count", _count, "WHARF_MAX_WORKERS", "SERVING_MAX_WORKERS", "SAGEMAKER_MODEL_SERVER_WORKERS"
+    )
+    """Workers that such a model may grow to while requests wait and the budget has room (DJL's own number)."""
+
+    worker_idle_s: float = _setting(60.0, "seconds", _seconds, "WHARF_WORKER_IDLE", "SERVING_MAX_IDLE_TIME")
+    """Workers beyond the least number end after so long without a request (DJL's max_idle_time)."""
+
+    worker_queue: int = _setting(1000, "a count", _count, "WHARF_WORKER_QUEUE", "SERVING_JOB_QUEUE_SIZE")
+    """Requests that may wait for one model's workers; past it the answer is 503 (DJL's job_queue_size)."""
+
+    worker_deaths: int = _setting(5, "a count", _count, "WHARF_WORKER_DEATHS")
+    """Deaths in a row, without one answer between them, after which a model is withdrawn with the reason."""
+
+    worker_memory_bytes: int = _setting(0, "bytes, 512MiB, 4GiB", parse_bytes, "WHARF_WORKER_MEMORY")
+    """Address space of one worker (RLIMIT_AS); 0 is no limit. torch alone maps several GiB that it never touches."""
+
+    worker_processes: int = _setting(256, "a count", _count, "WHARF_WORKER_PROCESSES")
+    """Processes and threads that one worker may start; a fork bomb ends here. 64 cores' thread pools fit."""
+
+    worker_files: int = _setting(4096, "a count", _count, "WHARF_WORKER_FILES")
+    """Files that one worker may hold open."""
+
+    max_reply_bytes: int = _setting(64 << 20, "bytes, 64MiB", parse_bytes, "WHARF_MAX_REPLY_BYTES")
+    """Largest answer of a worker, held whole in memory (DJL's max_output_size); what is streamed has no limit."""
+
+    install_requirements: bool = _setting(False, "true or false", _flag, "WHARF_INSTALL_REQUIREMENTS")
+    """Install a model's requirements.txt into an environment of its own; else it runs with what the image has."""
 
     admin_token: str | None = _setting(None, "a secret", _token, "WHARF_ADMIN_TOKEN")
     """Token that management routes want as a Bearer token. Ignored in platform mode, as the platform sends none."""

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from serving.cores import CoreBudget
@@ -20,22 +21,35 @@ from serving.memory import Limits, resident_bytes
 class Usage:
     """Readings for `/metrics`."""
 
-    def __init__(self, limits: Limits, cores: CoreBudget, admission: Admission, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        cores: CoreBudget,
+        admission: Admission,
+        cache_dir: Path,
+        outside_bytes: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._limits = limits
         self._cores = cores
         self._admission = admission
         self._cache_dir = cache_dir
+        self._outside_bytes = outside_bytes  # the zygote's and its workers'
         self._lock = threading.Lock()
         self._last = (time.monotonic(), _cpu_s())
 
     def read(self) -> dict[str, tuple[str, float]]:
         """Return help text and value by metric name."""
         resident = resident_bytes()
+        outside = self._outside_bytes()
         return {
             "CPUUtilization": ("Percent of one core since the last scrape (200 is two cores)", self._cpu_percent()),
-            "MemoryUtilization": ("Percent of the memory limit held", 100 * resident / self._limits.memory_bytes),
+            "MemoryUtilization": (
+                "Percent of the memory limit held",
+                100 * (resident + outside) / self._limits.memory_bytes,
+            ),
             "DiskUtilization": ("Percent of the cache's disk in use", self._disk_percent()),
             "ResidentBytes": ("Anonymous memory of the server process", float(resident)),
+            "WorkerBytes": ("Memory of workers and their zygote, shared pages counted once", float(outside)),
             "InFlight": ("Invocations in flight", float(self._admission.in_flight)),
             "BodyBytes": ("Bytes of request bodies in flight", float(self._admission.body_bytes)),
             "Queue": ("Runs that wait for a core", float(self._cores.waiting)),

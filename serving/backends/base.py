@@ -12,6 +12,8 @@ from typing import Protocol
 
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Signature, Tensors
+from serving.workers.handler import Reply, Request
+from serving.workers.pool import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,20 @@ class LoadedModel(Protocol):
     def threads(self) -> int:
         """CPU threads that one run uses; the core budget grants that many before `run` is called."""
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether it runs in processes of its own, beside the core budget: one that hangs must not hold a core."""
+
+    @property
+    def takes_bodies(self) -> bool:
+        """Whether it is a `HandlerModel`, whose own code reads bodies as they come."""
+
+    def held_bytes(self) -> int | None:
+        """Return the memory that it holds outside this process; None for a model in it."""
+
+    def attach(self, host: Host) -> None:
+        """Take whom to ask for more memory; called once, when the model is ready."""
+
     def run(self, inputs: Tensors) -> Tensors:
         """Compute the outputs by name. Inputs are checked against the signature already.
 
@@ -43,10 +59,44 @@ class LoadedModel(Protocol):
         """Let go of everything; the manager gives the memory back to the system afterwards."""
 
 
+class HandlerModel(LoadedModel, Protocol):
+    """A model that takes bodies as they come."""
+
+    def invoke(self, request: Request, deadline: float) -> Reply:
+        """Answer a request before `deadline` (of the monotonic clock).
+
+        Raises `ModelFailedError` with the last line of the model's exception, `UnavailableError` when it is lost.
+        """
+
+
+class InProcessModel:
+    """What all models that run in this process have in common."""
+
+    is_outside = False
+    takes_bodies = False
+
+    def held_bytes(self) -> None:
+        """Leave the measuring to the loader: this process grew."""
+
+    def attach(self, host: Host) -> None:
+        """Take no notice: a model in this process never grows by itself."""
+
+
+class InProcessBackend:
+    """What all backends that run models in this process have in common."""
+
+    def outside_bytes(self) -> int:
+        """Return 0: there is nothing outside."""
+        return 0
+
+
 class Backend(Protocol):
     """One brand of runtime."""
 
     name: str
+
+    def outside_bytes(self) -> int:
+        """Return what the runtime itself holds outside this process, in bytes."""
 
     def prepare(self) -> bool:
         """Import the runtime if it is not yet; return whether this call did (its memory is not the first model's).

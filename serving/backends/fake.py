@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from serving.backends.base import Footprint
+from serving.backends.base import Footprint, InProcessBackend, InProcessModel
 from serving.errors import InsufficientMemoryError, InvalidArtifactError, LoadFailedError, ModelFailedError
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Array, Signature, Tensors, TensorSpec
@@ -65,7 +65,7 @@ def _number(config: dict[str, object], key: str) -> float:
     return float(config[key])  # type: ignore[arg-type]  # checked by _read
 
 
-class FakeModel:
+class FakeModel(InProcessModel):
     """Holds its bytes until `close`."""
 
     threads = 1
@@ -98,7 +98,7 @@ class FakeModel:
         self._memory = None
 
 
-class FakeBackend:
+class FakeBackend(InProcessBackend):
     """The backend of format "fake"."""
 
     name = "fake"

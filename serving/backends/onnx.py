@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.backends.base import Footprint, LoadedModel
+from serving.backends.base import Footprint, InProcessBackend, InProcessModel, LoadedModel
 from serving.backends.refine import refine
 from serving.backends.threads import threads_for
 from serving.errors import (
@@ -80,7 +80,7 @@ _PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider",
 _LOG_SEVERITY = 4
 
 
-class OnnxModel:
+class OnnxModel(InProcessModel):
     """A session that is ready."""
 
     def __init__(self, name: str, session: Any, signature: Signature, threads: int) -> None:
@@ -126,7 +126,7 @@ class OnnxModel:
         self._session = None
 
 
-class OnnxBackend:
+class OnnxBackend(InProcessBackend):
     """ONNX models on `device` ("cpu" or "cuda"), within `cores` CPU cores."""
 
     name = "onnx"

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.backends.base import Footprint, LoadedModel
+from serving.backends.base import Footprint, InProcessBackend, InProcessModel, LoadedModel
 from serving.backends.threads import TorchThreads, threads_for
 from serving.backends.torch_export import load_exported
 from serving.backends.torch_program import Program
@@ -70,7 +70,7 @@ _BAD_FILE = (RuntimeError, ValueError, KeyError, AssertionError)
 _READ_AHEAD_BYTES = 1 << 20
 
 
-class TorchModel:
+class TorchModel(InProcessModel):
     """A torch program that is ready."""
 
     def __init__(self, spec: ModelSpec, program: Program, device: str, threads: int, pool: TorchThreads) -> None:
@@ -137,7 +137,7 @@ class TorchModel:
         return tensor if self._device == "cpu" else tensor.to(self._device)
 
 
-class TorchBackend:
+class TorchBackend(InProcessBackend):
     """TorchScript and exported programs on `device` ("cpu" or "cuda"), within `cores` CPU cores."""
 
     name = "torch"

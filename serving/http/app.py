@@ -14,6 +14,7 @@ from serving.contract import REQUEST_ID
 from serving.errors import BadRequestError, MethodNotAllowedError, UnavailableError
 from serving.http.admin import Guard
 from serving.http.admission import Gate
+from serving.http.handed import Stream
 from serving.http.replies import Environ, Headers, Reply, RequestIds, StartResponse, error_reply, send
 from serving.http.sagemaker import Call, SageMakerRoutes, check_name
 from serving.logs import AccessLog, about
@@ -107,10 +108,16 @@ class App:
             reply = error_reply(error, call.request_id)
         finally:
             about.reset(token)
-        total_s = self._log(call, reply[0])
-        self._metrics.invocation(reply[0], total_s, call.model_s, call.is_hit)
+        if isinstance(reply[2], Stream):
+            status = reply[0]
+            reply[2].when_over(lambda: self._observe(call, status))
+        else:
+            self._observe(call, reply[0])
         reply[1].append((REQUEST_ID, call.request_id))
         return send(reply, start_response)
+
+    def _observe(self, call: Call, status: int) -> None:
+        self._metrics.invocation(status, self._log(call, status), call.model_s, call.is_hit)
 
     def _route(self, call: Call, path: str) -> Reply:
         if call.environ["REQUEST_METHOD"] != "POST":

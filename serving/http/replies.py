@@ -22,7 +22,8 @@ log = logging.getLogger("wharf.http")
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
 StartResponse = Callable[..., Any]
-Reply = tuple[int, Headers, bytes]
+# A body that is not bytes is iterated by the HTTP server, chunk by chunk, and closed.
+Reply = tuple[int, Headers, bytes | Iterable[bytes]]
 
 JSON = ("Content-Type", "application/json")
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -76,6 +77,8 @@ def error_reply(error: BaseException, request_id: str) -> Reply:
 def send(reply: Reply, start_response: StartResponse) -> Iterable[bytes]:
     """Hand a reply to the WSGI server."""
     status, headers, body = reply
-    headers.append(("Content-Length", str(len(body))))
-    start_response(STATUS_LINES[status], headers)
-    return [body]
+    if isinstance(body, bytes):
+        headers.append(("Content-Length", str(len(body))))
+        body = [body]
+    start_response(STATUS_LINES.get(status) or f"{status} Unknown", headers)
+    return body

@@ -10,11 +10,13 @@ import base64
 import binascii
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import cast
 from urllib.parse import parse_qs
 
 import orjson
 
+from serving.backends.base import HandlerModel, LoadedModel
 from serving.codecs.media import decode, encode
 from serving.contract import (
     CUSTOM_ATTRIBUTES,
@@ -34,9 +36,10 @@ from serving.errors import (
     ServingError,
 )
 from serving.http.admission import Admission
-from serving.http.replies import JSON, Environ, Reply
+from serving.http.handed import Stream, headers_of, request_of
+from serving.http.replies import JSON, Environ, Headers, Reply
 from serving.logs import about
-from serving.manager import ModelManager
+from serving.manager import Lease, ModelManager
 
 
 @dataclass(slots=True)
@@ -129,34 +132,65 @@ class SageMakerRoutes:
             if connection is not None or is_large:
                 self._admission.swallow(environ["wsgi.input"], connection)
             raise
+        is_streaming = False
         try:
             body = self._read_body(environ)
-            accept = environ.get("HTTP_ACCEPT")
-            if not accept or accept == "*/*":
-                accept = self._settings.default_accept
             lease = self._manager.ready(name)
             with lease as resident:
                 call.is_hit = lease.is_hit
                 model = resident.model
-                left_s = self._settings.request_timeout_s - (perf_counter() - call.started)
-                with self._cores.lease(model.threads, max(0.0, left_s)):
-                    # Inside, as a hostile body may decode to far more than it weighs: never more than cores at once.
-                    decoded = decode(body, environ.get("CONTENT_TYPE"), model.signature)
-                    started = perf_counter()
-                    outputs = model.run(decoded.tensors)
-                    call.model_s = perf_counter() - started
-                answer, content_type = encode(outputs, accept, decoded.form)
+                if model.takes_bodies:
+                    reply = self._hand_over(call, body, lease, cast("HandlerModel", model), admitted_bytes)
+                    is_streaming = isinstance(reply[2], Stream)
+                    return reply
+                answer, content_type = self._run(call, body, model)
         except MemoryError:
             raise InsufficientMemoryError(
                 f"Model '{name}' ran out of memory on this request: send less at once."
             ) from None
         finally:
-            self._admission.leave(admitted_bytes)
+            if not is_streaming:
+                self._admission.leave(admitted_bytes)
         headers = [("Content-Type", content_type)]
         attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES")
         if attributes:
             headers.append((CUSTOM_ATTRIBUTES, attributes[:CUSTOM_ATTRIBUTES_MAX_CHARS]))
         return 200, headers, answer
+
+    def _run(self, call: Call, body: bytes, model: LoadedModel) -> tuple[bytes, str]:
+        environ = call.environ
+        accept = environ.get("HTTP_ACCEPT")
+        if not accept or accept == "*/*":
+            accept = self._settings.default_accept
+        with self._cores.lease(model.threads, self._left_s(call)):
+            # Inside, as a hostile body may decode to far more than it weighs: never more than cores at once.
+            decoded = decode(body, environ.get("CONTENT_TYPE"), model.signature)
+            if not model.is_outside:
+                started = perf_counter()
+                outputs = model.run(decoded.tensors)
+                call.model_s = perf_counter() - started
+        if model.is_outside:
+            started = perf_counter()
+            outputs = model.run(decoded.tensors)
+            call.model_s = perf_counter() - started
+        return encode(outputs, accept, decoded.form)
+
+    def _hand_over(
+        self, call: Call, body: bytes, lease: Lease, model: HandlerModel, admitted_bytes: int
+    ) -> tuple[int, Headers, bytes | Stream]:
+        """Give a body to people's own code; a reply in chunks keeps its lease and its place until its end."""
+        started = perf_counter()
+        reply = model.invoke(request_of(call.environ, body), monotonic() + self._left_s(call))
+        call.model_s = perf_counter() - started
+        if reply.chunks is None:
+            return reply.status, headers_of(reply), bytes(reply.body)
+        release = lease.keep()
+        stream = Stream(reply.chunks, release)
+        stream.when_over(lambda: self._admission.leave(admitted_bytes))
+        return reply.status, headers_of(reply), stream
+
+    def _left_s(self, call: Call) -> float:
+        return max(0.0, self._settings.request_timeout_s - (perf_counter() - call.started))
 
     def _read_body(self, environ: Environ) -> bytes:
         length = environ.get("CONTENT_LENGTH")

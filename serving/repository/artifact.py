@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from serving.errors import BadRequestError, ModelNotFoundError
 from serving.repository.archives import SUFFIXES as ARCHIVE_SUFFIXES
-from serving.repository.folders import MODEL_SUFFIXES, holds_model, visible
+from serving.repository.folders import FILE_SUFFIXES, holds_model, is_model_name, visible
 from serving.repository.limits import quoted
 
 NAME_MAX_CHARS = 1024
@@ -49,7 +49,7 @@ def locate(root: Path, name: str, *, may_hint: bool = True) -> tuple[str, Path]:
     """
     plain = _checked_name(name)
     stripped = [plain.removesuffix(suffix) for suffix in ARCHIVE_SUFFIXES if plain.endswith(suffix)][:1]
-    for candidate in (plain, *(plain + suffix for suffix in (*ARCHIVE_SUFFIXES, *MODEL_SUFFIXES)), *stripped):
+    for candidate in (plain, *(plain + suffix for suffix in (*ARCHIVE_SUFFIXES, *FILE_SUFFIXES)), *stripped):
         if os.path.lexists(root / candidate):
             path = _inside(root, root / candidate, quoted(candidate))
             if os.path.exists(path):  # noqa: PTH110  false, not an error, where it may not be looked at
@@ -68,7 +68,7 @@ def _names(root: Path, entry: Path) -> Iterator[str]:
     if not _is_inside(root, entry):
         return
     if not entry.is_dir():
-        if entry.name.endswith((*ARCHIVE_SUFFIXES, *MODEL_SUFFIXES)):
+        if _is_file_of_ours(entry.name):
             yield entry.name
         return
     models = [] if holds_model(entry) else [each for each in visible(entry) if _looks_like_model(each)]
@@ -80,7 +80,11 @@ def _names(root: Path, entry: Path) -> Iterator[str]:
 
 
 def _looks_like_model(path: Path) -> bool:
-    return holds_model(path) if path.is_dir() else path.name.endswith((*ARCHIVE_SUFFIXES, *MODEL_SUFFIXES))
+    return holds_model(path) if path.is_dir() else _is_file_of_ours(path.name)
+
+
+def _is_file_of_ours(name: str) -> bool:
+    return name.endswith(ARCHIVE_SUFFIXES) or is_model_name(name)
 
 
 def _path_of(url: str) -> str:

@@ -5,6 +5,9 @@ backend or platform, max_batch_size (as a free first dimension), input, output a
 Triton's own check on the folder, here the caller names the model. Fields that change what a model means are refused by
 name; others that this version does not act on are warned about, once a model. `layouts` calls it, only where there is
 such a file.
+
+Triton's Python backend acts on more: dynamic_batching, instance_group, parameters, decoupled; its models read the whole
+configuration themselves, so that `ModelConfig.triton` has all of it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from serving.tensors import DTYPES, TensorSpec
 
 _log = logging.getLogger(__name__)
 
+PYTHON = "triton_python"
+
 # Triton's `platform`, or its `backend`; None leaves torch's two formats to the file.
 _FORMATS = {
     "onnxruntime_onnx": "onnx",
@@ -29,9 +34,17 @@ _FORMATS = {
     "pytorch_libtorch": "torchscript",
     "pytorch": None,
     "torch_aoti": "torch_export",
+    "python": PYTHON,
 }
 
 _USED = frozenset(("name", "platform", "backend", "max_batch_size", "input", "output", "default_model_filename"))
+
+# What a worker is started by, besides: the batcher's delay, the number of instances, the environment.
+_USED_BY_PYTHON = frozenset(("dynamic_batching", "instance_group", "parameters"))
+_USED_OF_BATCHING = frozenset(("max_queue_delay_microseconds",))
+_USED_OF_GROUP = frozenset(("name", "count"))
+# The others leave it to the server, or to the model.
+_USED_KINDS = frozenset(("KIND_AUTO", "KIND_CPU", "KIND_MODEL"))
 
 _REFUSED = {
     "ensemble_scheduling": "it is an ensemble of other models; serve them one by one",
@@ -57,13 +70,52 @@ def read_config_pbtxt(model: str, file: Path) -> ModelConfig:
     Raises `InvalidArtifactError` for what cannot be parsed, is refused, or when tritonclient is not installed.
     """
     config = _parse(file)
-    _check_fields(model, config)
+    format_ = _format(config)
+    _check_fields(model, config, is_python=format_ == PYTHON)
     return ModelConfig(
-        format=_format(config),
+        format=format_,
         file=config.default_model_filename or None,
         inputs=_specs(config.input, config.max_batch_size, "config.pbtxt input"),
         outputs=_specs(config.output, config.max_batch_size, "config.pbtxt output"),
+        triton=as_json(config) if format_ == PYTHON else None,
     )
+
+
+def as_json(message: Any) -> dict[str, Any]:
+    """Return a message of Triton's schema as its `/config` route writes it.
+
+    Field names are the schema's, enums are names, integers of 64 bits numbers, and what has no presence of its own is
+    there with its default; a message that is not set is left out.
+    """
+    return {
+        field.name: _json_value(field, getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+    }
+
+
+def _json_value(field: Any, value: Any) -> Any:
+    inner = field.message_type
+    if inner is not None and inner.GetOptions().map_entry:
+        each = inner.fields_by_name["value"]
+        return {str(key): _json_single(each, member) for key, member in value.items()}
+    return [_json_single(field, each) for each in value] if _is_repeated(field) else _json_single(field, value)
+
+
+def _json_single(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return as_json(value)
+    return value if field.enum_type is None else _enum_name(field, value)
+
+
+def _enum_name(field: Any, number: int) -> str:
+    found = field.enum_type.values_by_number.get(number)  # none for a number that the schema does not know
+    return str(number) if found is None else str(found.name)
+
+
+def _is_repeated(field: Any) -> bool:
+    # `is_repeated` came with protobuf 6.31, which deprecates `label`.
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
 
 
 def _parse(file: Path) -> Any:
@@ -96,20 +148,36 @@ def _schema() -> tuple[ModuleType, ModuleType]:
     return schema, text_format
 
 
-def _check_fields(model: str, config: Any) -> None:
+def _check_fields(model: str, config: Any, is_python: bool) -> None:
     fields = [field.name for field, _ in config.ListFields()]
     for name in fields:
         if name in _REFUSED:
             raise InvalidArtifactError(f"config.pbtxt of '{model}' sets {name}: {_REFUSED[name]}.")
-    if config.model_transaction_policy.decoupled:
+    if config.max_batch_size < 0:
+        raise InvalidArtifactError(f"config.pbtxt has max_batch_size {config.max_batch_size}: use 0 or more.")
+    if config.model_transaction_policy.decoupled and not is_python:
         raise InvalidArtifactError(
-            f"config.pbtxt of '{model}' sets decoupled: this version gives one answer to one request."
+            f"config.pbtxt of '{model}' sets decoupled: that is for the Python backend, others answer a request once."
         )
     for tensor in (*config.input, *config.output):
         fields += _check_tensor(model, tensor)
+    if is_python:
+        fields = [name for name in fields if name not in _USED_BY_PYTHON] + _idle_for_python(config)
     idle = sorted(set(fields) - _USED - {"model_transaction_policy"})
     if idle:
         _warn(model, ", ".join(idle))
+
+
+def _idle_for_python(config: Any) -> list[str]:
+    idle = [f"dynamic_batching.{name}" for name in _set_beside(config.dynamic_batching, _USED_OF_BATCHING)]
+    for group in config.instance_group:
+        idle += [f"instance_group.{name}" for name in _set_beside(group, _USED_OF_GROUP) if name != "kind"]
+        idle += ["instance_group.kind"] if as_json(group)["kind"] not in _USED_KINDS else []
+    return idle
+
+
+def _set_beside(message: Any, used: frozenset[str]) -> list[str]:
+    return [field.name for field, _ in message.ListFields() if field.name not in used]
 
 
 def _check_tensor(model: str, tensor: Any) -> list[str]:
@@ -148,13 +216,10 @@ def _specs(tensors: Any, max_batch_size: int, source: str) -> tuple[TensorSpec, 
 
 
 def _spec(tensor: Any, max_batch_size: int) -> TensorSpec:
-    enum = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type
-    dtype = enum.values_by_number[tensor.data_type].name.removeprefix("TYPE_")
+    dtype = _enum_name(tensor.DESCRIPTOR.fields_by_name["data_type"], tensor.data_type).removeprefix("TYPE_")
     dtype = "BYTES" if dtype == "STRING" else dtype
     if dtype not in DTYPES:
         raise InvalidArtifactError(
             f"config.pbtxt gives '{tensor.name}' the data_type TYPE_{dtype}: served are {', '.join(DTYPES)}."
         )
-    if max_batch_size < 0:
-        raise InvalidArtifactError(f"config.pbtxt has max_batch_size {max_batch_size}: use 0 or more.")
     return TensorSpec(tensor.name, dtype, ((-1,) if max_batch_size else ()) + tuple(tensor.dims))

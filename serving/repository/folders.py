@@ -13,17 +13,32 @@ from itertools import islice
 from pathlib import Path
 
 from serving.errors import InvalidArtifactError
+from serving.repository.plain_files import SUFFIXES, hugging_face_weights, plain_dialect
 
 MODEL_SUFFIXES = (".onnx", ".pt", ".pt2")
-"""Files that are served; the name decides only who is asked, the content what it is."""
+"""Files that are served in process; the name decides only who is asked, the content what it is."""
 
-CONFIG_FILES = ("wharf.toml", "config.pbtxt", "fake.json")
+FILE_SUFFIXES = (*MODEL_SUFFIXES, *SUFFIXES)
+"""Files that are models by themselves, in process or in a worker."""
+
+CONFIG_FILES = ("wharf.toml", "config.pbtxt", "fake.json", "serving.properties")
+
+HANDLER_FILES = ("inference.py", "model.py")
+"""Names that people give to handlers; `handlers` looks into them."""
+
+CODE = "code"
+"""Where SageMaker's containers look for a model's Python."""
+
+_LIBRARIES = ("lib", "site-packages")
 
 _DEPTH_MAX = 4
 """Folders in folders: an archive's, SageMaker's `model`, Triton's, and one to spare."""
 
 _LISTED_MAX = 10
 _WALKED_MAX = 500
+
+_COUNTED_MAX = 10_000
+"""The files that are counted of a folder: as many as an archive may have (WHARF_UNPACK_MAX_FILES)."""
 
 
 def visible(folder: Path) -> list[Path]:
@@ -47,6 +62,8 @@ def descend(folder: Path) -> Path:
         entries = visible(folder)
         if len(entries) != 1 or not entries[0].is_dir() or _is_number(entries[0].name) or model_file(entries[0]):
             break
+        if entries[0].name == CODE and any(each.suffix == ".py" for each in visible(entries[0])):
+            break  # a handler that brings its model from elsewhere
         folder = entries[0]
     return folder
 
@@ -66,16 +83,40 @@ def model_files(folder: Path) -> list[Path]:
     return [found for entry in visible(folder) if (found := model_file(entry))]
 
 
+def plain_files(folder: Path) -> list[Path]:
+    """List the files directly in `folder` that need a Python library to load."""
+    return [entry for entry in visible(folder) if plain_dialect(entry.name) and not entry.is_dir()]
+
+
+def is_model_name(name: str) -> bool:
+    """Say whether a file of this name is a model by itself."""
+    return name.endswith(MODEL_SUFFIXES) or plain_dialect(name) is not None
+
+
+def vendored(folder: Path) -> list[Path]:
+    """Return where a model's folder, or its code's, may bring libraries along, there or not."""
+    return [folder / name for name in _LIBRARIES]
+
+
 def holds_model(folder: Path) -> bool:
     """Say from names alone whether `folder` is laid out as a model."""
     found = descend(folder)
     names = {entry.name for entry in visible(found)}
-    return bool(names.intersection(CONFIG_FILES) or model_files(found) or latest_version(found))
+    if names.intersection((*CONFIG_FILES, *HANDLER_FILES)) or hugging_face_weights(names):
+        return True
+    has_code = (found / CODE / HANDLER_FILES[0]).is_file()
+    return bool(has_code or model_files(found) or plain_files(found) or latest_version(found))
 
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield visible files below `folder`, the nearest first, at most some hundreds."""
     return islice(_walk([folder]), _WALKED_MAX)
+
+
+def total_bytes(folder: Path) -> int:
+    """Sum the sizes of the files below `folder`, of the first ten thousand; folders behind links do not count."""
+    files = (os.path.join(at, name) for at, _, names in os.walk(folder) for name in names)  # noqa: PTH118  ten thousand
+    return sum(map(_size, islice(files, _COUNTED_MAX)))
 
 
 def listing(folder: Path) -> str:
@@ -97,6 +138,13 @@ def check_readable(path: Path, within: Path) -> None:
         raise InvalidArtifactError(f"Artifact '{path}' cannot be read ({error.strerror}): check the path.") from error
     if not os.access(path, mode):
         raise InvalidArtifactError(f"Artifact '{path}' may not be read by this user: change its mode or owner.")
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size  # noqa: PTH116
+    except OSError:  # a link to nothing
+        return 0
 
 
 def _walk(level: list[Path]) -> Iterator[Path]:

@@ -6,7 +6,7 @@
 4. ONNX has no magic number: a name ending in .onnx, or a configuration, is believed and the walk of `onnx_files` checks
    it; under any other name the walk decides.
 
-`layouts` asks about the file that it chose.
+`layouts` asks about the file that it chose, and the rooms of handlers whether theirs is whole.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def format_of(name: str, file: Path, wanted: str | None) -> str:
     if found is None:
         raise InvalidArtifactError(
             f"Model '{name}' cannot be served: '{file.name}' is of no known format, or cut short: copy it again. "
-            "Served are ONNX (.onnx), TorchScript (.pt, torch.jit.script) and torch.export (.pt2, torch.export.save)."
+            "Served by themselves are ONNX (.onnx), TorchScript (.pt, torch.jit.script), torch.export (.pt2), and "
+            "files of scikit-learn, XGBoost and LightGBM by their names."
         )
     if wanted not in (None, found):
         raise InvalidArtifactError(
@@ -53,18 +54,30 @@ def format_of(name: str, file: Path, wanted: str | None) -> str:
     return found
 
 
-def _fault(file_name: str, start: bytes, kind: TorchKind | None) -> str | None:
+def check_whole(name: str, file: Path) -> None:
+    """Raise `InvalidArtifactError` where `file` of model `name` is empty or a pointer of Git LFS."""
+    with file.open("rb") as source:
+        if fault := _hollow(file.name, source.read(len(_LFS_POINTER))):
+            raise InvalidArtifactError(f"Model '{name}' cannot be served: {fault}.")
+
+
+def _hollow(file_name: str, start: bytes) -> str | None:
     if not start:
         return f"'{file_name}' is empty, copy it again"
-    if start == _LFS_POINTER:
-        return f"'{file_name}' is only a pointer of Git LFS, run `git lfs pull`"
+    return f"'{file_name}' is only a pointer of Git LFS, run `git lfs pull`" if start == _LFS_POINTER else None
+
+
+def _fault(file_name: str, start: bytes, kind: TorchKind | None) -> str | None:
+    if hollow := _hollow(file_name, start):
+        return hollow
     if kind is TorchKind.COMPILED:
         return f"'{file_name}' is an AOTInductor package, compiled for one machine: use torch.export.save"
     is_old_pickle = start.startswith(_PICKLE_PROTOCOL_2) and file_name.endswith((".pt", ".pt2", ".pth"))
     if kind is TorchKind.PICKLE or is_old_pickle:
         return (
             f"'{file_name}' is a pickle of torch.save, a state dict or a whole module, which would run Python: "
-            "save the model with torch.jit.script(m).save or torch.export.save"
+            "add a code/inference.py that loads it, or save the model with torch.jit.script(m).save or "
+            "torch.export.save"
         )
     return None
 

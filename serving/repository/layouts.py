@@ -1,19 +1,23 @@
-"""What a folder is: which format it holds, which file, and what its small configuration adds.
+"""What a folder is: which format it holds, which file, who handles it, and what its small configuration adds.
 
-1. Folders that hold one folder are followed down.
-2. wharf.toml and config.pbtxt are read where there are any.
-3. The model is the file that they name; else `model.*`, else the only one; in the folder, else in its highest version.
-4. Python beside a model, which would change its answers, is refused unless the configuration names the file.
-5. What the file holds is told from its bytes, without unpickling, torch or a runtime.
+Folders that hold one folder are followed down. Then, the first that applies:
 
+1. fake.json is a fake, for load tests.
+2. wharf.toml and config.pbtxt, wharf.toml's word first: the format or the file that they name is believed.
+3. to 6. A handler, which runs in workers: Triton's Python, DJL's, SageMaker's, plain files (`handlers`).
+7. What is served in process: `model.*`, else the only model file; in the folder, else in its highest version. Python
+   beside it that would change its answers, and that no dialect knows, is refused.
+
+What a file holds is told from its bytes, without unpickling, torch or a runtime; Python is read as text and never run.
 Nothing is ever written. `source` calls `describe` once the artifact is on disk; `wharf validate` prints what it says.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from serving.errors import InvalidArtifactError
 from serving.repository.config_pbtxt import read_config_pbtxt
@@ -24,13 +28,24 @@ from serving.repository.folders import (
     latest_version,
     listing,
     model_files,
+    total_bytes,
 )
-from serving.repository.formats import format_of
+from serving.repository.formats import check_whole, format_of
+from serving.repository.handler_spec import HandlerSpec
+from serving.repository.handlers import find_handler
 from serving.repository.model_config import ModelConfig
+from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.onnx_files import external_files
+from serving.repository.plain_files import plain_dialect
 from serving.repository.unserved import advice_for, python_among
 from serving.repository.wharf_toml import read_wharf_toml
+from serving.repository.worker_config import WorkerConfig
 from serving.tensors import TensorSpec
+
+WORKER = "worker"
+"""The format of every model that has a handler: the key of the backend that runs workers."""
+
+NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
 
 _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
 
@@ -39,8 +54,10 @@ _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
 class ModelSpec:
     """What a folder (or a single file) is served as.
 
-    `format` names the backend's key: "torchscript", "torch_export", "onnx" or "fake". `inputs` and `outputs` are None
-    where the configuration leaves them to the model. `bytes` is the size of the model's files (weights), in bytes.
+    `format` names the backend's key: "torchscript", "torch_export", "onnx", "fake", or "worker" for a model with a
+    `handler`. `inputs` and `outputs` are None where the configuration leaves them to the model. `bytes` is the size of
+    the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are sentences
+    about what somebody set and nobody acts on.
     """
 
     name: str
@@ -53,24 +70,50 @@ class ModelSpec:
     optimize: bool = True
     device: str | None = None
     sources: tuple[str, ...] = ()
+    handler: HandlerSpec | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def describe(name: str, path: Path, *, allow_fake: bool = False, within: Path = Path("/")) -> ModelSpec:
+def describe(
+    name: str,
+    path: Path,
+    *,
+    allow_fake: bool = False,
+    within: Path = Path("/"),
+    environ: Mapping[str, str] = NO_ENVIRON,
+) -> ModelSpec:
     """Say what `path` is served as.
 
-    Only files that lie, links followed, inside `within` are looked at.
+    Only files that lie, links followed, inside `within` are looked at. `environ` is the server's environment, as far as
+    SageMaker's and DJL's variables in it steer every model.
     Raises `InvalidArtifactError` that lists what was found and what was wanted.
     """
     check_readable(path, within)
     if not path.is_dir():
-        return _spec(name, path, within, ModelConfig(), ())
+        return _describe_file(name, path, within)
     folder = descend(path)
     check_readable(folder, within)
-    if (folder / "fake.json").is_file():
+    if (folder / "fake.json").is_file():  # 1
         check_readable(folder / "fake.json", within)
         return _fake(name, folder / "fake.json", allow_fake)
-    config, sources = _config(name, folder, within)
-    return _spec(name, _model_file(name, folder, within, config), within, config, sources)
+    config, workers, sources = _config(name, folder, within)
+    place = ModelFolder(name, folder, within, config, workers, environ)
+    found = find_handler(place) or Found(config)  # 2 to 6
+    sources += found.sources
+    if found.handler is not None:
+        return _worker_spec(name, found.handler.file or folder / sources[-1], total_bytes(folder), found, sources)
+    file = _model_file(place, found.config)  # 7
+    found = replace(found, warnings=(*found.warnings, *_idle(workers)))
+    return _spec(name, file, within, found, sources)
+
+
+def _describe_file(name: str, file: Path, within: Path) -> ModelSpec:
+    dialect = plain_dialect(file.name)
+    if dialect is None:
+        return _spec(name, file, within, Found(ModelConfig()), ())
+    check_whole(name, file)
+    found = Found(ModelConfig(), HandlerSpec(dialect, file.parent, file))  # nothing beside it belongs to it
+    return _worker_spec(name, file, file.stat().st_size, found, (file.name,))
 
 
 def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
@@ -81,66 +124,55 @@ def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
     return ModelSpec(name, "fake", file, file.stat().st_size, sources=("fake.json",))
 
 
-def _config(name: str, folder: Path, within: Path) -> tuple[ModelConfig, tuple[str, ...]]:
-    config, sources = ModelConfig(), []
+def _config(name: str, folder: Path, within: Path) -> tuple[ModelConfig, WorkerConfig, tuple[str, ...]]:
+    config, workers, sources = ModelConfig(), WorkerConfig(), []
     if (file := folder / "wharf.toml").exists():
         check_readable(file, within)
-        config = config.over(read_wharf_toml(file))
+        config, workers = read_wharf_toml(file)
         sources.append(file.name)
     if (file := folder / "config.pbtxt").exists():
         check_readable(file, within)
         config = config.over(read_config_pbtxt(name, file))
         sources.append(file.name)
-    return config, tuple(sources)
+    return config, workers, tuple(sources)
 
 
-def _model_file(name: str, folder: Path, within: Path, config: ModelConfig) -> Path:
-    version = latest_version(folder)
+def _model_file(folder: ModelFolder, config: ModelConfig) -> Path:
     if config.file is not None:
-        return _named_file(name, folder, version, config.file)
-    found = model_files(folder)
+        return folder.named(config.file)
+    found = model_files(folder.path)
+    version = latest_version(folder.path)
     if not found and version is not None:
         version = descend(version)
-        check_readable(version, within)
+        check_readable(version, folder.within)
         found = model_files(version)
-    _refuse_python(name, folder)
+    if config.format is None:
+        _refuse_python(folder)
     if not found:
-        raise _nothing(name, folder)
+        raise _nothing(folder.name, folder.path)
     if config.format is not None:
         found = [each for each in found if each.suffix == _SUFFIXES[config.format]] or found
     found = [each for each in found if each.stem == "model"] or found
     if len(found) > 1:
-        names = ", ".join(str(each.relative_to(folder)) for each in found[:10])
+        names = ", ".join(folder.shown(each) for each in found[:10])
         raise InvalidArtifactError(
-            f"Model '{name}' has {len(found)} model files ({names}): keep one, or name it in a wharf.toml (file = ...)."
+            f"Model '{folder.name}' has {len(found)} model files ({names}): keep one, or name it in a wharf.toml "
+            "(file = ...)."
         )
     return found[0]
 
 
-def _named_file(name: str, folder: Path, version: Path | None, wanted: str) -> Path:
-    for base in (folder, version):
-        if base is None:
-            continue
-        found = base / wanted
-        if "\0" in wanted or not os.path.realpath(found).startswith(os.path.realpath(folder) + "/"):
-            raise InvalidArtifactError(
-                f"Model '{name}' names the file '{wanted}', outside its folder: name one inside."
-            )
-        if os.path.isfile(found):  # noqa: PTH113  false, not an error, for a name that is too long
-            return found
-    raise InvalidArtifactError(
-        f"Model '{name}' names the file '{wanted}', which is not there; found {listing(folder)}: correct the name."
-    )
-
-
-def _refuse_python(name: str, folder: Path) -> None:
-    nearest = [each for each in _relative_names(folder) if each.count("/") < 2]  # not what a library below holds
+def _refuse_python(folder: ModelFolder) -> None:
+    nearest = [each for each in _relative_names(folder.path) if each.count("/") < 2]  # not what a library below holds
     if advice := python_among(nearest):
-        raise InvalidArtifactError(f"Model '{name}' cannot be served: {advice}.")
+        raise folder.refusal(advice)
 
 
 def _nothing(name: str, folder: Path) -> InvalidArtifactError:
-    wanted = "model.onnx, model.pt (TorchScript) or model.pt2 (torch.export)"
+    wanted = (
+        "model.onnx, model.pt (TorchScript), model.pt2 (torch.export), code/inference.py (SageMaker), a model.py (DJL, "
+        "Triton), .joblib (scikit-learn), XGBoost's or LightGBM's file, or config.json and .safetensors (Hugging Face)"
+    )
     if advice := advice_for(_relative_names(folder)):
         return InvalidArtifactError(f"Model '{name}' cannot be served: {advice}. Served are {wanted}.")
     return InvalidArtifactError(f"Model '{name}' holds no model: found {listing(folder)}, wanted {wanted}.")
@@ -150,7 +182,30 @@ def _relative_names(folder: Path) -> list[str]:
     return [str(each.relative_to(folder)) for each in files_below(folder)]
 
 
-def _spec(name: str, file: Path, within: Path, config: ModelConfig, sources: tuple[str, ...]) -> ModelSpec:
+def _worker_spec(name: str, file: Path, size_bytes: int, found: Found, sources: tuple[str, ...]) -> ModelSpec:
+    return ModelSpec(
+        name,
+        WORKER,
+        file,
+        size_bytes,
+        found.config.inputs,
+        found.config.outputs,
+        found.config.threads,
+        found.config.optimize is not False,
+        found.config.device,
+        tuple(dict.fromkeys(sources)),
+        found.handler,
+        found.warnings,
+    )
+
+
+def _idle(workers: WorkerConfig) -> tuple[str, ...]:
+    idle = [each.name for each in fields(workers) if getattr(workers, each.name)]
+    return (f"wharf.toml sets {', '.join(idle)}, which a model that is served in process has not.",) if idle else ()
+
+
+def _spec(name: str, file: Path, within: Path, found: Found, sources: tuple[str, ...]) -> ModelSpec:
+    config = found.config
     check_readable(file, within)
     format_ = format_of(name, file, config.format)
     files = (file, *external_files(file)) if format_ == "onnx" else (file,)
@@ -167,4 +222,5 @@ def _spec(name: str, file: Path, within: Path, config: ModelConfig, sources: tup
         config.optimize is not False,
         config.device,
         (*sources, *(each.name for each in files)),
+        warnings=found.warnings,
     )

@@ -6,7 +6,7 @@ and config.pbtxt fills what it leaves open. None means: left to the model, or to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,7 +16,10 @@ from serving.tensors import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Format, file (a path below the model's folder) and what the backend may want to know."""
+    """Format, file (a path below the model's folder) and what the backend may want to know.
+
+    `triton` is the whole of a config.pbtxt as JSON would have it, for models of Triton's Python backend.
+    """
 
     format: str | None = None
     file: str | None = None
@@ -25,6 +28,7 @@ class ModelConfig:
     device: str | None = None
     inputs: tuple[TensorSpec, ...] | None = None
     outputs: tuple[TensorSpec, ...] | None = None
+    triton: Mapping[str, Any] | None = None
 
     def over(self, other: ModelConfig) -> ModelConfig:
         """Return this configuration, filled from `other` where it leaves something open."""

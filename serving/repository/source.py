@@ -8,12 +8,13 @@ validate`, by the command.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import ModelNotFoundError, ServingError
 from serving.repository import artifact
-from serving.repository.layouts import ModelSpec, describe
+from serving.repository.layouts import NO_ENVIRON, ModelSpec, describe
 from serving.repository.store import Opened, Store
 
 # `wharf validate` unpacks one archive of the user's own; the server's budget does not apply.
@@ -35,7 +36,7 @@ class Artifact:
 class ModelSource:
     """The model repository below one root, plus the one folder of a single-model endpoint."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the last three by name alone
         self,
         root: Path,
         store: Store,
@@ -43,11 +44,13 @@ class ModelSource:
         *,
         allow_fake: bool = False,
         may_hint: bool = True,
+        environ: Mapping[str, str] = NO_ENVIRON,
     ) -> None:
         self._root = root
         self._store = store
         self._allow_fake = allow_fake
         self._may_hint = may_hint  # near names in a 404: not where the list itself wants a token
+        self._environ = environ  # SageMaker's and DJL's variables that steer every model
         self.single_dir = single_dir
 
     def find(self, name: str) -> tuple[str, str]:
@@ -87,20 +90,24 @@ class ModelSource:
         # Links of a folder may lead anywhere in its root; those of an archive only within what it unpacked to.
         within = opened.path if opened.digest else (self.single_dir if path == self.single_dir else self._root)
         try:
-            return Artifact(
-                describe(name, opened.path, allow_fake=self._allow_fake, within=within or self._root), opened
+            spec = describe(
+                name, opened.path, allow_fake=self._allow_fake, within=within or self._root, environ=self._environ
             )
+            return Artifact(spec, opened)
         except BaseException:
             opened.release()
             raise
 
 
-def validate(path: Path) -> ModelSpec:
-    """Say what `path` (a folder, a model file or an archive) would be served as; raise what a load would raise."""
+def validate(path: Path, environ: Mapping[str, str] = NO_ENVIRON) -> ModelSpec:
+    """Say what `path` (a folder, a model file or an archive) would be served as; raise what a load would raise.
+
+    `environ` is the server's environment. Files of an archive are gone when this returns; their paths still tell.
+    """
     if not path.exists():
         raise ModelNotFoundError(f"There is nothing at '{path}': give a model's folder, file or archive.")
     with tempfile.TemporaryDirectory(prefix="wharf-validate-") as folder:
-        source = ModelSource(path.parent, Store(Path(folder), _VALIDATE_DISK_BYTES), allow_fake=True)
+        source = ModelSource(path.parent, Store(Path(folder), _VALIDATE_DISK_BYTES), allow_fake=True, environ=environ)
         opened = source.open(path.name, str(path.resolve()))
         opened.release()
         return opened.spec

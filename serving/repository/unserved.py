@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 
-_PYTHON = "runs people's Python, which the isolated workers of a later release will"
-_SKLEARN = f"is a Python object and {_PYTHON} do: export it to ONNX with skl2onnx for now"
-_TREES = "export it to ONNX with onnxmltools for now; the isolated workers of a later release will serve it as it is"
-_TORCH_PICKLE = "holds weights without their program: save the model with torch.jit.script(m).save or torch.export.save"
+_TORCH_PICKLE = (
+    "holds weights without their program: add a code/inference.py that loads it, or "
+    "save the model with torch.jit.script(m).save or torch.export.save"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,14 @@ class _Unserved:
 
 
 _HANDLERS = _Unserved(
-    f"{_PYTHON} do: to serve only the model beside it, name that in a wharf.toml (file = ...)",
-    ("inference.py", "model.py", "handler.py", "serving.properties"),
+    "is Python that no dialect knows here: bring a code/inference.py (SageMaker), a model.py with handle(inputs) (DJL) "
+    "or a <version>/model.py with TritonPythonModel, or name the model's file in a wharf.toml (file = ...)",
+    ("inference.py", "model.py", "handler.py"),
 )
 
 _TABLE = (
     _HANDLERS,
-    _Unserved(
-        "is an XGBoost model: " + _TREES,
-        ("xgboost-model", "model.json", "xgboost.json", "xgboost.model", "model.xgb"),
-        (".ubj", ".xgb", ".bst"),
-    ),
-    _Unserved("is a LightGBM model: " + _TREES, ("model.txt", "lightgbm-model"), (".lgb",)),
-    _Unserved(_SKLEARN, suffixes=(".joblib", ".skops", ".pkl", ".pickle")),
+    _Unserved("only configures a model: give the folder that it lies in", ("serving.properties",)),
     _Unserved(
         "is a TensorFlow SavedModel: export it to ONNX with tf2onnx for now; a later release serves it as it is",
         ("saved_model.pb",),
@@ -49,9 +44,13 @@ _TABLE = (
     _Unserved("is a TensorFlow Lite model: export it to ONNX with tf2onnx", suffixes=(".tflite",)),
     _Unserved("is a TensorRT engine: Triton's image of a later release serves it", suffixes=(".plan", ".engine")),
     _Unserved("is an OpenVINO model: bring the ONNX that it was made from", ("model.xml",)),
-    _Unserved("is a TorchServe archive and runs people's Python: bring the TorchScript inside", suffixes=(".mar",)),
     _Unserved(
-        "holds a Hugging Face model's weights without its program: export it to ONNX with optimum for now",
+        "is a TorchServe archive: unpack it and bring its TorchScript, or its Python as code/inference.py",
+        suffixes=(".mar",),
+    ),
+    _Unserved(
+        "holds weights without their program: add the config.json that transformers wrote beside it, or a "
+        "code/inference.py that loads it",
         ("pytorch_model.bin",),
         (".safetensors",),
     ),
@@ -67,7 +66,7 @@ def advice_for(names: Iterable[str]) -> str | None:
 
 
 def python_among(names: Iterable[str]) -> str | None:
-    """Return the same for the first of `names` that is a handler in Python, or configures one."""
+    """Return the same for the first of `names` that is Python which would handle a model."""
     return next((_say(name, _HANDLERS) for name in names if _HANDLERS.matches(PurePath(name).name)), None)
 
 

@@ -1,10 +1,19 @@
 """Reads `wharf.toml`, our own small configuration of one model.
 
-    format = "torchscript"     # torchscript, torch_export or onnx
-    file = "weights/net.bin"   # below this folder
+    format = "torchscript"     # or torch_export, onnx, or who handles it: sagemaker, djl, sklearn, ...
+    file = "weights/net.bin"   # below this folder: the model, or the handler's Python
     threads = 2
     optimize = false           # keep TorchScript plain
     device = "cpu"             # or "cuda"
+    min_workers = 1            # from here on for models that run in workers
+    max_workers = 4
+    batch_size = 8
+    predict_timeout_s = 30
+    memory = "2GiB"
+    python = "env/bin/python"  # an interpreter, or an environment (a folder, or packed), to run under
+    task = "fill-mask"         # Hugging Face's name of what the model does
+    environ = { LOG = "1" }
+    options = { outputs = "predictions,probabilities" }  # the dialect's own
     [[inputs]]
     name = "x"
     dtype = "FP32"             # Triton's names, or numpy's
@@ -22,9 +31,13 @@ from typing import Any
 
 from serving.errors import InvalidArtifactError
 from serving.repository.model_config import ModelConfig, checked_specs
+from serving.repository.worker_config import WorkerConfig
+from serving.settings import parse_bytes
 from serving.tensors import DTYPES, TensorSpec
 
-FORMATS = ("torchscript", "torch_export", "onnx")
+IN_PROCESS = ("torchscript", "torch_export", "onnx")
+DIALECTS = ("sagemaker", "tensorflow", "djl", "triton_python", "sklearn", "trees", "huggingface")
+FORMATS = (*IN_PROCESS, *DIALECTS)
 DEVICES = ("cpu", "cuda")
 
 _Rule = tuple[str, Callable[[Any], bool]]  # what is wanted, and whether a value is that
@@ -44,15 +57,53 @@ def _is_tables(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != "" and "\0" not in value
+
+
+def _is_texts(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    names = all(name != "" and "=" not in name and "\0" not in name for name in value)
+    return names and all(isinstance(text, str) and "\0" not in text for text in value.values())
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _is_int(value) and 0 < value < 1 << 16
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1 << 31
+
+
+def _is_bytes(value: object) -> bool:
+    try:
+        return isinstance(value, str) and parse_bytes(value) > 0
+    except ValueError:
+        return False
+
+
 _KEYS: Mapping[str, _Rule] = {
     "format": ("one of " + ", ".join(FORMATS), lambda value: value in FORMATS),
     "file": ("a path below this folder", lambda value: isinstance(value, str) and value != ""),
-    "threads": ("a whole number above 0", lambda value: _is_int(value) and 0 < value < 1 << 16),
+    "threads": ("a whole number above 0", _is_count),
     "optimize": ("true or false", lambda value: isinstance(value, bool)),
     "device": ("one of " + ", ".join(DEVICES), lambda value: value in DEVICES),
+    "min_workers": ("a whole number, 0 or more", lambda value: _is_int(value) and 0 <= value < 1 << 16),
+    "max_workers": ("a whole number above 0", _is_count),
+    "batch_size": ("a whole number above 0", _is_count),
+    "predict_timeout_s": ("seconds above 0", _is_seconds),
+    "memory": ("bytes, such as '2GiB'", _is_bytes),
+    "python": ("a path to an interpreter or an environment", _is_text),
+    "task": ("a task's name", _is_text),
+    "environ": ("a table of texts", _is_texts),
+    "options": ("a table of texts", _is_texts),
     "inputs": ("tables [[inputs]]", _is_tables),
     "outputs": ("tables [[outputs]]", _is_tables),
 }
+
+_MODEL_KEYS = ("format", "file", "threads", "optimize", "device", "inputs", "outputs")
+_WORKER_KEYS = ("min_workers", "max_workers", "batch_size", "predict_timeout_s", "python", "environ", "options")
 
 _TENSOR_KEYS: Mapping[str, _Rule] = {
     "name": ("a name", lambda value: isinstance(value, str) and value != ""),
@@ -61,8 +112,11 @@ _TENSOR_KEYS: Mapping[str, _Rule] = {
 }
 
 
-def read_wharf_toml(file: Path) -> ModelConfig:
-    """Read `file`. Raises `InvalidArtifactError` that names the key, the value found and what is allowed."""
+def read_wharf_toml(file: Path) -> tuple[ModelConfig, WorkerConfig]:
+    """Read `file`: what it says of the model, and of its workers.
+
+    Raises `InvalidArtifactError` that names the key, the value found and what is allowed.
+    """
     try:
         table = tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -71,7 +125,16 @@ def read_wharf_toml(file: Path) -> ModelConfig:
     for key in ("inputs", "outputs"):
         if key in table:
             table[key] = _specs(table[key], f"{file.name} [[{key}]]")
-    return ModelConfig(**table)
+    return ModelConfig(**{key: table[key] for key in _MODEL_KEYS if key in table}), _worker_config(table)
+
+
+def _worker_config(table: Mapping[str, Any]) -> WorkerConfig:
+    found = {key: table[key] for key in _WORKER_KEYS if key in table}
+    if "memory" in table:
+        found["memory_bytes"] = parse_bytes(table["memory"])
+    if "task" in table:
+        found["options"] = {**table.get("options", {}), "task": table["task"]}
+    return WorkerConfig(**found)
 
 
 def _specs(tables: list[Mapping[str, Any]], source: str) -> tuple[TensorSpec, ...]:

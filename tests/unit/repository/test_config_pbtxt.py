@@ -51,6 +51,7 @@ def test_without_a_batch_size_dims_are_literal(tmp_path: Path) -> None:
         ('platform: "pytorch_libtorch"', "torchscript"),
         ('backend: "pytorch"', None),
         ('platform: "torch_aoti" backend: "pytorch"', "torch_export"),
+        ('backend: "python"', "triton_python"),
         ("", None),
     ],
 )
@@ -62,7 +63,8 @@ def test_backend_and_platform_give_the_format(tmp_path: Path, text: str, format_
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('backend: "python"', "'python'.*does not serve"),
+        ('backend: "python" sequence_batching { }', "sequence_batching"),
+        ('backend: "python" max_batch_size: -1', "max_batch_size"),
         ('platform: "tensorrt_plan"', "'tensorrt_plan'"),
         ('platform: "tensorflow_savedmodel"', "'tensorflow_savedmodel'"),
         ('platform: "ensemble"', "'ensemble'"),
@@ -75,6 +77,7 @@ def test_backend_and_platform_give_the_format(tmp_path: Path, text: str, format_
         ('input { name: "x" data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }', "reshape for 'x'"),
         ('input { name: "x" data_type: TYPE_BF16 dims: 1 }', "TYPE_BF16"),
         ('input { name: "x" dims: 1 }', "TYPE_INVALID"),
+        ('input { name: "x" data_type: 99 dims: 1 }', "TYPE_99"),
         ("input { data_type: TYPE_FP32 dims: 1 }", "without a name"),
         ('input { name: "x" data_type: TYPE_FP32 dims: -2 }', "dims"),
         ('input { name: "x" data_type: TYPE_FP32 dims: 0 }', "dims"),
@@ -111,6 +114,91 @@ def test_fields_that_are_not_acted_on_are_warned_about_once(tmp_path: Path, capl
             read(tmp_path, text)
     (record,) = caplog.records
     assert f"'{tmp_path.name}' sets dynamic_batching, input.optional, instance_group, parameters" in record.getMessage()
+
+
+PYTHON = """
+name: "m" backend: "python" max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: [3, -1] }
+instance_group [{ count: 2 kind: KIND_CPU }]
+dynamic_batching { max_queue_delay_microseconds: 5000000000 }
+parameters { key: "EXECUTION_ENV_PATH" value { string_value: "$$TRITON_MODEL_DIRECTORY/env.tar.gz" } }
+model_transaction_policy { decoupled: true }
+"""
+
+
+def test_a_python_model_gets_the_whole_configuration_as_json(tmp_path: Path) -> None:
+    """Names of fields and enums are the schema's, defaults are there, integers of 64 bits are numbers."""
+    found = read(tmp_path, PYTHON).triton
+    assert found is not None
+    assert found["platform"] == ""
+    (tensor,) = found["input"]
+    assert (tensor["data_type"], tensor["dims"], tensor["optional"]) == ("TYPE_FP32", [3, -1], False)
+    assert found["output"] == []
+    assert found["instance_group"][0]["kind"] == "KIND_CPU"
+    assert found["instance_group"][0]["count"] == 2
+    assert found["dynamic_batching"]["max_queue_delay_microseconds"] == 5_000_000_000
+    assert found["parameters"] == {"EXECUTION_ENV_PATH": {"string_value": "$$TRITON_MODEL_DIRECTORY/env.tar.gz"}}
+    assert found["model_transaction_policy"] == {"decoupled": True}
+
+
+def test_the_json_is_what_protobuf_writes_but_for_large_integers(tmp_path: Path) -> None:
+    """Protobuf's own JSON has integers of 64 bits as strings; Triton's has not."""
+    from google.protobuf import json_format
+
+    file = tmp_path / "config.pbtxt"
+    file.write_text(
+        PYTHON + "version_policy { specific { versions: [1, 9007199254740993] } } model_warmup { name: 'w' }"
+    )
+    message = config_pbtxt._parse(file)
+    wanted = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    wanted["input"][0]["dims"] = [3, -1]
+    wanted["dynamic_batching"]["max_queue_delay_microseconds"] = 5_000_000_000
+    wanted["dynamic_batching"]["default_priority_level"] = wanted["dynamic_batching"]["priority_levels"] = 0
+    wanted["version_policy"]["specific"]["versions"] = [1, 9007199254740993]
+    assert config_pbtxt.as_json(message) == wanted
+
+
+def test_what_is_not_set_is_not_there(tmp_path: Path) -> None:
+    """Whether requests are batched is whether dynamic_batching is there."""
+    found = read(tmp_path, 'backend: "python"').triton
+    assert found is not None
+    assert not {"dynamic_batching", "model_transaction_policy", "version_policy"} & found.keys()
+
+
+def test_other_backends_have_no_use_for_the_json(tmp_path: Path) -> None:
+    """Their configuration is in the fields of ours."""
+    assert read(tmp_path, 'backend: "pytorch"').triton is None
+
+
+def test_a_python_model_needs_no_inputs(tmp_path: Path) -> None:
+    """They are left to its auto_complete_config."""
+    found = read(tmp_path, 'backend: "python"')
+    assert (found.inputs, found.outputs, found.file) == (None, None, None)
+
+
+def test_a_python_models_own_fields_are_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Instances, batching, parameters and decoupled are no reason for a warning."""
+    read(tmp_path, PYTHON)
+    assert not caplog.records
+
+
+def test_what_a_python_model_sets_in_vain_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Down to the fields of the batcher and of the groups."""
+    text = """
+    backend: "python" optimization { }
+    dynamic_batching { preferred_batch_size: [4] preserve_ordering: true }
+    instance_group [{ count: 1 kind: KIND_GPU gpus: [0] }]
+    """
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path, text)
+    (record,) = caplog.records
+    wanted = (
+        "dynamic_batching.preferred_batch_size, dynamic_batching.preserve_ordering, instance_group.gpus, "
+        "instance_group.kind, optimization,"
+    )
+    assert wanted in record.getMessage()
 
 
 def test_nothing_is_warned_about_where_all_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,27 +62,16 @@ def test_a_single_file_is_served_whatever_its_name(tmp_path: Path, suffix: str) 
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("inference.py", "isolated workers"),
-        ("code/inference.py", "isolated workers"),
-        ("1/model.py", "isolated workers"),
-        ("serving.properties", "isolated workers"),
-        ("model.joblib", "skl2onnx"),
-        ("model.pkl", "skl2onnx"),
-        ("model.pickle", "skl2onnx"),
-        ("model.skops", "skl2onnx"),
-        ("xgboost-model", "XGBoost"),
-        ("model.json", "XGBoost"),
-        ("model.ubj", "XGBoost"),
-        ("model.xgb", "XGBoost"),
-        ("model.bst", "XGBoost"),
-        ("model.txt", "LightGBM"),
+        ("1/model.py", "no dialect knows"),
+        ("src/handler.py", "no dialect knows"),
+        ("src/serving.properties", "give the folder that it lies in"),
         ("model.h5", "Keras"),
         ("model.keras", "Keras"),
         ("1/saved_model.pb", "tf2onnx"),
         ("export/1/saved_model.pb", "tf2onnx"),
         ("model.plan", "TensorRT"),
-        ("model.safetensors", "Hugging Face"),
-        ("pytorch_model.bin", "Hugging Face"),
+        ("model.safetensors", "transformers"),
+        ("pytorch_model.bin", "transformers"),
         ("model.pth", "torch.jit.script"),
         ("model.gguf", "llama"),
         ("model.mar", "TorchServe"),
@@ -98,12 +87,20 @@ def test_what_this_version_does_not_serve_is_refused_by_name(tmp_path: Path, nam
         describe("m", tmp_path / name)
 
 
-def test_python_beside_a_model_is_refused_unless_the_file_is_named(tmp_path: Path) -> None:
-    """A handler would change the answers; serving without it must be somebody's word."""
-    lay(tmp_path, "model.pt", "code/inference.py")
-    with pytest.raises(InvalidArtifactError, match=r"code/inference\.py.*wharf\.toml"):
+@pytest.mark.parametrize("name", ["inference.py", "model.py", "handler.py", "serving.properties"])
+def test_a_handler_without_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """What lies around it is not the model's."""
+    with pytest.raises(InvalidArtifactError, match=name):
+        describe("m", lay(tmp_path, name) / name)
+
+
+def test_python_that_no_dialect_knows_is_refused_unless_the_model_is_named(tmp_path: Path) -> None:
+    """It may change the answers; serving without it must be somebody's word: the file, or its format."""
+    lay(tmp_path, "model.pt", "src/model.py")
+    with pytest.raises(InvalidArtifactError, match=r"src/model\.py.*wharf\.toml"):
         describe("m", tmp_path)
     assert describe("m", lay(tmp_path, wharf__toml='file = "model.pt"')).format == "torchscript"
+    assert describe("m", lay(tmp_path, wharf__toml='format = "torchscript"')).handler is None
 
 
 def test_several_candidates_are_refused_and_listed(tmp_path: Path) -> None:

@@ -10,14 +10,21 @@ from hypothesis import strategies as st
 
 from serving.errors import InvalidArtifactError
 from serving.repository.model_config import ModelConfig
-from serving.repository.wharf_toml import read_wharf_toml
+from serving.repository.wharf_toml import DIALECTS, read_wharf_toml
+from serving.repository.worker_config import WorkerConfig
 from serving.tensors import TensorSpec
 
 
 def read(folder: Path, text: str) -> ModelConfig:
     file = folder / "wharf.toml"
     file.write_text(text)
-    return read_wharf_toml(file)
+    return read_wharf_toml(file)[0]
+
+
+def workers(folder: Path, text: str) -> WorkerConfig:
+    file = folder / "wharf.toml"
+    file.write_text(text)
+    return read_wharf_toml(file)[1]
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -39,9 +46,34 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, text) == ModelConfig("torchscript", "weights/net.bin", 2, False, "cpu", inputs, outputs)
 
 
+def test_every_key_of_workers_is_read(tmp_path: Path) -> None:
+    """A task is an option of the dialect; memory is in bytes."""
+    text = """
+    min_workers = 0
+    max_workers = 4
+    batch_size = 8
+    predict_timeout_s = 1.5
+    memory = "2GiB"
+    python = "env/bin/python"
+    task = "fill-mask"
+    environ = { LOG = "1" }
+    options = { outputs = "predictions" }
+    """
+    options = {"outputs": "predictions", "task": "fill-mask"}
+    assert workers(tmp_path, text) == WorkerConfig(0, 4, 8, 1.5, 2 << 30, "env/bin/python", {"LOG": "1"}, options)
+    assert read(tmp_path, text) == ModelConfig()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_format_may_be_who_handles_the_model(tmp_path: Path, dialect: str) -> None:
+    """Every dialect of the workers."""
+    assert read(tmp_path, f'format = "{dialect}"').format == dialect
+
+
 def test_an_empty_file_leaves_all_open(tmp_path: Path) -> None:
     """Every key is optional."""
     assert read(tmp_path, "") == ModelConfig()
+    assert workers(tmp_path, "") == WorkerConfig()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +96,21 @@ def test_data_types_have_tritons_or_numpys_names(tmp_path: Path, dtype: str, wan
         ("threads = 0", "threads = 0 and wants a whole number above 0"),
         ("threads = true", "threads = True"),
         ("threads = 1.5", "threads = 1.5"),
+        ("min_workers = -1", "min_workers = -1 and wants a whole number, 0 or more"),
+        ("max_workers = 0", "max_workers = 0 and wants a whole number above 0"),
+        ("batch_size = '8'", "batch_size = '8'"),
+        ("predict_timeout_s = 0", "predict_timeout_s = 0 and wants seconds above 0"),
+        ("predict_timeout_s = nan", "predict_timeout_s = nan"),
+        ("predict_timeout_s = true", "predict_timeout_s = True"),
+        ("memory = 5", "memory = 5 and wants bytes, such as '2GiB'"),
+        ("memory = 'lots'", "memory = 'lots'"),
+        ("python = ''", "python = ''"),
+        ("task = 1", "task = 1"),
+        ("environ = 'A=1'", "environ = 'A=1' and wants a table of texts"),
+        ("environ = { A = 1 }", "environ = "),
+        ("environ = { 'A=B' = '1' }", "environ = "),
+        ('environ = { A = "\\u0000" }', "environ = "),
+        ("options = { '' = 'x' }", "options = "),
         ("optimize = 1", "optimize = 1 and wants true or false"),
         ('device = "cuda:1"', "device = 'cuda:1'"),
         ("inputs = 3", r"inputs = 3 and wants tables \[\[inputs\]\]"),

@@ -1,0 +1,239 @@
+"""Models that need Python: each in workers of its own, forked from one zygote.
+
+Turns a `HandlerSpec` into a `Plan`, predicts from the files what a worker will hold, and measures it once it is there.
+No line of people's code runs in this process. Calls `workers` alone; `manager` calls it like every other backend.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+from serving.backends.base import Footprint
+from serving.errors import InvalidArtifactError
+from serving.repository.handler_spec import HandlerSpec
+from serving.repository.layouts import ModelSpec
+from serving.tensors import DTYPES, Signature, Tensors, TensorSpec
+from serving.workers.environments import Environment, Environments
+from serving.workers.handler import Launch, Reply, Request
+from serving.workers.pool import Host, Plan, Pool
+from serving.workers.supervisor import Supervisor, Wish
+
+log = logging.getLogger("wharf.workers")
+
+# Private memory of a forked worker before its model (18 MiB measured with torch), and of a spawned one that imports
+# torch itself (reference: frontier 3; 580 MiB with BERT-base's 438).
+_FORKED_BYTES = 24 << 20
+_SPAWNED_BYTES = 150 << 20
+# How often idle workers are looked at.
+_JANITOR_S = 1.0
+_ANY = TensorSpec("x")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What workers need of the settings. Times in seconds, sizes in bytes; 0 is no limit."""
+
+    cores: int = 1
+    preload: tuple[str, ...] = ("numpy", "torch")
+    log_format: str = "text"
+    device: str = "cpu"
+    min_workers: int = 1
+    max_workers: int = 2
+    idle_s: float = 60.0
+    queue_size: int = 1000
+    request_timeout_s: float = 60.0
+    load_timeout_s: float = 360.0
+    max_deaths: int = 5
+    default_accept: str = "application/json"
+    max_reply_bytes: int = 64 << 20
+    address_space_bytes: int = 0
+    open_files: int = 4096
+    processes: int = 256
+
+
+class WorkerModel:
+    """A model in its workers. `takes_bodies`: its own code decodes requests, else it takes tensors."""
+
+    is_outside = True
+    threads = 1
+
+    def __init__(self, spec: ModelSpec, pool: Pool, environment: Environment) -> None:
+        ready = pool.ready
+        self._pool = pool
+        self._environment = environment
+        self._timeout_s = pool.plan.predict_timeout_s
+        self.takes_bodies = not ready.get("takes_tensors")
+        self.signature = Signature(
+            spec.inputs or _specs(ready.get("inputs")) or (_ANY,), spec.outputs or _specs(ready.get("outputs")) or ()
+        )
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Compute outputs by name; raises what `invoke` raises."""
+        reply = self.invoke(Request(tensors=inputs), time.monotonic() + self._timeout_s)
+        return reply.tensors or {}
+
+    def invoke(self, request: Request, deadline: float) -> Reply:
+        """Have the model's own code answer; a reply's `chunks` must be read to the end or closed.
+
+        Raises `ModelFailedError` (424) with the last line of its exception, `UnavailableError` (503) when its worker
+        is lost, hangs until `deadline` (of the monotonic clock) or is not free, and what the handler says of the body.
+        """
+        return self._pool.submit(request, deadline)
+
+    def held_bytes(self) -> int:
+        """Return what its workers added to the machine's memory, in bytes."""
+        return self._pool.held_bytes()
+
+    def attach(self, host: Host) -> None:
+        """Take the owner of the memory, who grants more workers theirs and hears when the model is beyond repair."""
+        self._pool.host = host
+
+    def trim(self) -> None:
+        """End a worker that has long been idle."""
+        self._pool.trim()
+
+    def close(self) -> None:
+        """End the workers; their memory is back when this returns."""
+        self._pool.close()
+        self._environment.release()
+
+
+class WorkerBackend:
+    """The backend of format "worker"."""
+
+    name = "worker"
+
+    def __init__(self, settings: WorkerSettings, environments: Environments) -> None:
+        self._settings = settings
+        self._environments = environments
+        self._supervisor = Supervisor(settings.preload, settings.log_format)
+        self._models: WeakSet[WorkerModel] = WeakSet()
+        self._janitor_lock = threading.Lock()
+        self._janitor: threading.Thread | None = None
+        self._is_closed = threading.Event()
+
+    def prepare(self) -> bool:
+        """Start the zygote if it does not run; return whether this call did. Raises `LoadFailedError`."""
+        return self._supervisor.start()
+
+    def outside_bytes(self) -> int:
+        """Return what the zygote holds, in bytes."""
+        return self._supervisor.held_bytes()
+
+    def all_bytes(self) -> int:
+        """Return what the zygote and all workers hold, in bytes."""
+        return self.outside_bytes() + sum(model.held_bytes() for model in list(self._models))
+
+    def footprint(self, spec: ModelSpec) -> Footprint:
+        """Predict from the size of the files: their bytes once more in memory, for each of the first workers."""
+        handler = _handler(spec)
+        count = handler.min_workers or self._settings.min_workers
+        own_bytes = _SPAWNED_BYTES if handler.python else _FORKED_BYTES
+        each = handler.memory_bytes or (own_bytes + spec.bytes)
+        return Footprint(each * count, each * count)
+
+    def load(self, spec: ModelSpec) -> WorkerModel:
+        """Start the workers and wait until they are ready.
+
+        Raises `LoadFailedError` with what the handler said, `InsufficientMemoryError` for typed memory errors,
+        `InvalidArtifactError` for an environment that cannot be.
+        """
+        handler = _handler(spec)
+        environment = self._environments.open(handler, spec.name)
+        try:
+            pool = Pool(self._plan(spec, handler, environment), self._supervisor)
+            pool.start()
+            model = WorkerModel(spec, pool, environment)
+        except BaseException:
+            environment.release()
+            raise
+        self._models.add(model)
+        self._watch()
+        return model
+
+    def close(self) -> None:
+        """End the zygote and what is left of its workers."""
+        self._is_closed.set()
+        self._supervisor.close()
+        self._environments.close()
+
+    def _plan(self, spec: ModelSpec, handler: HandlerSpec, environment: Environment) -> Plan:
+        ours = self._settings
+        least = handler.min_workers or ours.min_workers
+        most = max(least, handler.max_workers or ours.max_workers)
+        is_spawned = environment.must_spawn(self._supervisor.modules)
+        if is_spawned and environment.python is None:
+            log.info("event=spawned_not_forked model=%s reason='its packages replace preloaded ones'", spec.name)
+        launch = Launch(
+            name=spec.name,
+            dialect=handler.dialect,
+            folder=str(handler.folder),
+            file=str(handler.file or ""),
+            options=dict(handler.options),
+            config=dict(handler.config),
+            paths=[str(each) for each in environment.paths],
+            environ={**environment.environ, **handler.environ},
+            device=spec.device or ours.device,
+            threads=spec.threads or max(1, ours.cores // most),
+            batch_size=handler.batch_size,
+            default_accept=ours.default_accept,
+            max_reply_bytes=ours.max_reply_bytes,
+            address_space_bytes=ours.address_space_bytes,
+            open_files=ours.open_files,
+            processes=ours.processes,
+        )
+        wish = Wish(
+            spec.name,
+            python=str(environment.python or ""),
+            is_spawned=is_spawned,
+            environ=environment.environ,
+            processes=ours.processes,
+        )
+        return Plan(
+            launch,
+            wish,
+            least,
+            most,
+            handler.max_batch_delay_s,
+            handler.queue_size or ours.queue_size,
+            handler.idle_s or ours.idle_s,
+            handler.predict_timeout_s or ours.request_timeout_s,
+            handler.load_timeout_s or ours.load_timeout_s,
+            ours.max_deaths,
+        )
+
+    def _watch(self) -> None:
+        with self._janitor_lock:
+            if self._janitor is None:
+                self._janitor = threading.Thread(target=self._clean, name="worker-janitor", daemon=True)
+                self._janitor.start()
+
+    def _clean(self) -> None:
+        while not self._is_closed.wait(_JANITOR_S):
+            for model in list(self._models):
+                model.trim()
+
+
+def _handler(spec: ModelSpec) -> HandlerSpec:
+    if spec.handler is None:
+        raise InvalidArtifactError(f"Model '{spec.name}' names no handler for its workers.")
+    return spec.handler
+
+
+def _specs(described: Any) -> tuple[TensorSpec, ...]:
+    """Read what a worker says of its tensors; what it gets wrong is left open."""
+    specs = []
+    for each in described or ():
+        if isinstance(each, Mapping) and isinstance(each.get("name"), str):
+            dtype, dims = each.get("dtype"), each.get("dims")
+            is_shape = isinstance(dims, list) and all(isinstance(dim, int) for dim in dims)
+            specs.append(
+                TensorSpec(each["name"], dtype if dtype in DTYPES else None, tuple(dims or ()) if is_shape else None)
+            )
+    return tuple(specs)

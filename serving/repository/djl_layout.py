@@ -1,0 +1,213 @@
+"""Finds a DJL Serving model: serving.properties, or a model.py in DJL's manner; and which of its engines serves it.
+
+1. An engine of tensor-parallel groups (Rubikon, DeepSpeed, MPI) with more than one rank is refused by name.
+2. A Java engine serves a plain file: that file is served, in process or by its built-in handler.
+3. The entry point: option.entryPoint, DJL_ENTRY_POINT, `<model's name>.py`, model.py. A model.py without the handler's
+   function gives way to the built-in Hugging Face handler where there is something for it.
+4. Without one: files that are served in process or by a built-in handler (no engine named), then Hugging Face's.
+
+DJL itself prefers a .pt to a model.py where no engine is named; here the handler that somebody wrote goes first. Python
+is looked at as text and never run. `handlers` calls this room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from serving.repository.archives import SUFFIXES as ARCHIVE_SUFFIXES
+from serving.repository.folders import HANDLER_FILES, latest_version, model_files
+from serving.repository.model_folder import Found, ModelFolder
+from serving.repository.plain_files import TREES
+from serving.repository.plain_layout import find_plain
+from serving.repository.properties_keys import PYTHON_ENGINES
+from serving.repository.python_files import look
+from serving.repository.sagemaker_layout import TOOLKIT, search_paths
+from serving.repository.serving_properties import FILE_NAME, Properties, read_properties
+
+DIALECT = "djl"
+BUILT_IN = "djl_python.huggingface"
+
+_MODEL_FILE = HANDLER_FILES[1]
+
+_JAVA = {"PyTorch": ".pt", "OnnxRuntime": ".onnx", "XGBoost": TREES}
+"""Engines of DJL and the files, or the built-in handler, that serve what they served."""
+
+_TEXT_MAX_BYTES = 1 << 20
+"""The largest serving.properties in the wild have some 2 KB."""
+
+_FIGURES = (
+    *("min_workers", "max_workers", "batch_size", "max_batch_delay_s", "queue_size", "idle_s"),
+    *("predict_timeout_s", "load_timeout_s", "memory_bytes"),
+)
+
+_WORKERS_OWN = ("min_workers", "max_workers", "queue_size", "idle_s")
+
+# What LMI's newer handlers mark their functions with, instead of calling one `handle`.
+_DECORATORS = frozenset(("prediction_handler", "input_formatter", "output_formatter", "init_handler"))
+
+
+def find_djl(folder: ModelFolder, file: Path | None = None, *, is_named: bool = False) -> Found | None:
+    """Return what serves a DJL model, None where the folder is none.
+
+    `file` is the entry point that the configuration names, `is_named` says that the dialect is configured. Raises
+    `InvalidArtifactError` for engines and entry points that are not served.
+    """
+    config = folder.find(FILE_NAME)
+    if config is None and not is_named and not is_djl_script(folder.find(_MODEL_FILE)):
+        return None
+    properties = read_properties(_text(config), folder.environ)
+    found = _by_engine(_on_device(folder, properties), properties, file)
+    sources = (*((FILE_NAME,) if config else ()), *found.sources)
+    return replace(found, sources=sources, warnings=(*properties.warnings, *_idle(properties, found), *found.warnings))
+
+
+def is_djl_script(file: Path | None, handler: str = "handle") -> bool:
+    """Say whether `file` is a handler in DJL's manner, by its text."""
+    if file is None:
+        return False
+    seen = look(file)
+    return seen.defines(handler) or "djl_python" in seen.modules
+
+
+def _text(file: Path | None) -> str:
+    if file is None:
+        return ""
+    with file.open("rb") as source:
+        return source.read(_TEXT_MAX_BYTES).decode("utf-8", "replace")
+
+
+def _on_device(folder: ModelFolder, properties: Properties) -> ModelFolder:
+    if not properties.devices or folder.config.device:
+        return folder
+    return replace(folder, config=replace(folder.config, device=properties.devices[0].partition(":")[0]))
+
+
+def _by_engine(folder: ModelFolder, properties: Properties, file: Path | None) -> Found:
+    if properties.is_group:  # 1
+        _refuse_ranks(folder, properties)
+    if properties.engine in _JAVA:  # 2
+        return _java(folder, properties, _JAVA[properties.engine])
+    if not properties.is_python:
+        known = ", ".join((*PYTHON_ENGINES, *_JAVA))
+        raise folder.refusal(f"{FILE_NAME} asks for the engine {properties.engine}, and served are {known}: choose one")
+    entry = file or _entry_point(folder, properties)
+    return _handled(folder, properties, entry) if entry else _by_content(folder, properties)  # 3, 4
+
+
+def _refuse_ranks(folder: ModelFolder, properties: Properties) -> None:
+    degrees = (properties.tensor_parallel or 1, properties.pipeline_parallel)
+    for key, degree in zip(("tensor_parallel_degree", "pipeline_parallel_degree"), degrees, strict=True):
+        if degree != 1:
+            raise folder.refusal(
+                f"its engine {properties.engine or 'MPI'} with {key}={degree} wants a group of processes for one "
+                f"model, which a later version brings: set option.{key}=1"
+            )
+
+
+def _java(folder: ModelFolder, properties: Properties, kind: str) -> Found:
+    if kind == TREES:
+        found = find_plain(folder, TREES, **_figures(properties))
+        return found or Found(folder.config)
+    version = latest_version(folder.path)
+    files = model_files(folder.path) or (model_files(version) if version else [])
+    files = [each for each in files if each.suffix == kind]
+    stem = properties.options.get("modelName") or "model"
+    files = [each for each in files if each.stem == stem] or files
+    if len(files) != 1:
+        names = ", ".join(folder.shown(each) for each in files[:10]) or "none"
+        raise folder.refusal(
+            f"its engine {properties.engine} serves one {kind} file, and found are {names}: name it (option.modelName)"
+        )
+    return Found(replace(folder.config, file=folder.shown(files[0])))
+
+
+def _by_content(folder: ModelFolder, properties: Properties) -> Found:
+    if not properties.engine and model_files(folder.path):
+        return Found(folder.config)
+    if not _has_built_in(folder, properties) and (found := find_plain(folder, **_figures(properties))):
+        return found
+    if _has_built_in(folder, properties):
+        return _handled(folder, properties, BUILT_IN)
+    raise folder.refusal(f"it is DJL's and has no {_MODEL_FILE}: add it, or name the file (option.entryPoint)")
+
+
+def _handled(folder: ModelFolder, properties: Properties, entry: Path | str) -> Found:
+    options = {**properties.options, "handler": properties.handler}
+    options.pop("entryPoint", None)
+    file = entry if isinstance(entry, Path) else None
+    if file is None:
+        options["entryPoint"] = str(entry)
+    handler = folder.handler(
+        DIALECT,
+        file,
+        search_paths(folder, file.parent if file else folder.path),
+        # A bare name is DJL's way to say its own interpreter.
+        python=properties.python if "/" in properties.python else None,
+        options=options,
+        environ=dict(properties.environ),
+        **_figures(properties),
+    )
+    seen = file or folder.find(_MODEL_FILE)
+    return Found(folder.config, handler, (folder.shown(seen),) if seen else ())
+
+
+def _entry_point(folder: ModelFolder, properties: Properties) -> Path | str | None:
+    if properties.entry_point:
+        return _named(folder, folder.below(properties.entry_point))
+    names = {properties.options.get("modelName", ""), folder.path.name, _stem(folder.name)} - {"", "model"}
+    if found := next((found for name in sorted(names) if (found := folder.find(f"{name}.py"))), None):
+        return found
+    file = folder.find(_MODEL_FILE)
+    if file is not None and not _answers(file, properties) and _has_built_in(folder, properties):
+        return BUILT_IN
+    return file
+
+
+def _named(folder: ModelFolder, wanted: str) -> Path | str:
+    if wanted == BUILT_IN:
+        return wanted
+    if "://" in wanted:
+        raise folder.refusal(f"option.entryPoint is '{wanted}', which is not downloaded: put the file into the folder")
+    if wanted.endswith(".py"):
+        return folder.named(wanted)
+    module = wanted.replace(".", "/")
+    if found := folder.find(f"{module}.py") or folder.find(f"{module}/__init__.py"):
+        return found
+    raise folder.refusal(
+        f"option.entryPoint is '{wanted}', neither a file of the folder nor built in: bring the file, or use {BUILT_IN}"
+    )
+
+
+def _answers(file: Path, properties: Properties) -> bool:
+    seen = look(file)
+    is_there = seen.defines(properties.handler, *TOOLKIT) or not seen.decorators.isdisjoint(_DECORATORS)
+    return is_there or seen.may_hide
+
+
+def _has_built_in(folder: ModelFolder, properties: Properties) -> bool:
+    return bool(properties.options.get("model_id")) or folder.find("config.json") is not None
+
+
+def _stem(name: str) -> str:
+    last = PurePosixPath(name).name
+    return next((last.removesuffix(suffix) for suffix in ARCHIVE_SUFFIXES if last.endswith(suffix)), last)
+
+
+def _figures(properties: Properties) -> dict[str, Any]:
+    """Return what HandlerSpec has of the properties; None stays open."""
+    return {name: getattr(properties, name) for name in _FIGURES}
+
+
+def _idle(properties: Properties, found: Found) -> list[str]:
+    """Say what is set and does nothing: in this version, or for a model that is served in process."""
+    idle = {"reserved_memory_mb": properties.reserved_bytes, "retry_threshold": properties.retry_threshold}
+    idle["option.max_output_size"] = properties.max_output_bytes
+    said = [f"{FILE_NAME}: {key} has no effect in this version." for key, value in idle.items() if value is not None]
+    if len(properties.devices) > 1:
+        said.append(f"{FILE_NAME}: of load_on_devices only {properties.devices[0]} is used in this version.")
+    figures = [name for name in _WORKERS_OWN if getattr(properties, name)] if found.handler is None else []
+    if figures:
+        said.append(f"{FILE_NAME} sets {', '.join(figures)}, which a model that is served in process has not.")
+    return said

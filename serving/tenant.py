@@ -1,0 +1,38 @@
+"""What a model that is ready may ask of the house: more memory for more workers, or to be taken out as beyond repair.
+
+One for each such model, made by `manager`; the pool of its workers calls it, from threads of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from serving.ledger import Ledger
+from serving.lifecycle import State
+from serving.residents import Resident, Residents
+
+
+class Tenant:
+    """A resident's word with the ledger and the manager."""
+
+    def __init__(
+        self, resident: Resident, residents: Residents, ledger: Ledger, withdraw: Callable[[Resident, str], None]
+    ) -> None:
+        self._resident = resident
+        self._residents = residents
+        self._ledger = ledger
+        self._withdraw = withdraw
+
+    def grow(self, count: int) -> bool:
+        """Take `count` more bytes of the budget (fewer when negative); nobody is evicted for it."""
+        with self._residents.lock:
+            if self._resident.state is not State.READY or self._ledger.missing_bytes(count):
+                return False
+            name = self._resident.name
+            self._ledger.correct(name, self._ledger.reservations[name] + count)
+            self._residents.wake()
+            return True
+
+    def withdraw(self, reason: str) -> None:
+        """Have the model taken out, with the reason."""
+        self._withdraw(self._resident, reason)

@@ -1,0 +1,361 @@
+"""Models of Triton's Python backend: `TritonPythonModel` in a version's model.py.
+
+`load` imports the file, lets `auto_complete_config` complete the configuration and calls `initialize`. Triton runs the
+former in an interpreter of its own and throws that away; here it is this very worker, so that what it imports stays.
+`execute` gets the requests of a batch and returns as many responses; a response with an error fails its own request
+only. A decoupled model returns None and sends instead, from whatever thread: one response is a normal answer, any other
+number is streamed as it comes, a line of JSON each.
+
+It knows neither the channel nor HTTP; `main` calls it in the worker. The classes that the model sees are those of
+`compat/triton_python_backend_utils`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import json
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from serving.workers.handler import HandlerError, Launch, Reply, Request
+
+_COMPAT = str(Path(__file__).absolute().parent.parent / "compat")
+_NDJSON = "application/x-ndjson"
+# By TRITONSERVER_Error_Code. Triton's own, but for INTERNAL: that is Triton's default and the model's fault, hence 424.
+_STATUSES = {0: 400, 1: 424, 2: 404, 3: 400, 4: 503, 5: 501, 6: 400, 7: 400}
+_NUMBERS = (f"{kind}{bits}" for kind in ("INT", "UINT", "FP") for bits in (8, 16, 32, 64))
+_DTYPES = ("BOOL", "STRING", *(each for each in _NUMBERS if each != "FP8"))
+
+_dumps, _loads = json.dumps, json.loads
+
+
+def load(launch: Launch) -> TritonPythonHandler:
+    """Import the model, complete its configuration (also in `launch.config`) and initialize it.
+
+    Raises `HandlerError` for a file without a model, or what contradicts its configuration; else what the model raises.
+    """
+    utils = _backend_utils()
+    file = Path(launch.folder, launch.file or "model.py")
+    folder = file.parent
+    version = folder.name if folder.name.isdecimal() else "1"
+    utils._models.set_model_dir(str(folder))
+    sys.path.extend(each for each in (str(folder), launch.folder) if each not in sys.path)  # last, as Triton has them
+    _import_package(version, folder)
+    kind: Any = getattr(importlib.import_module(version + "." + file.stem), "TritonPythonModel", None)
+    if not callable(getattr(kind, "execute", None)):
+        raise HandlerError(f"{file} wants a class TritonPythonModel with a method execute(self, requests): add it.")
+    launch.config = _completed(utils, kind, launch)
+    model = kind()
+    if hasattr(model, "initialize"):
+        model.initialize(_arguments(launch, version))
+    return TritonPythonHandler(utils, model, launch, int(version))
+
+
+def _backend_utils() -> ModuleType:
+    sys.path.insert(0, _COMPAT)
+    try:
+        return importlib.import_module("triton_python_backend_utils")
+    except ImportError as error:
+        raise HandlerError(
+            f"Models of Triton's Python backend need numpy ({error}): add it to the environment that the model runs in."
+        ) from error
+    finally:
+        sys.path.remove(_COMPAT)
+
+
+def _import_package(name: str, folder: Path) -> None:
+    """Make `folder` the package `name`, as Triton does: models import their neighbours by `from .tools import ...`."""
+    init = folder / "__init__.py"
+    if init.is_file():
+        spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(folder)])
+    else:
+        spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+    if spec is None:
+        raise HandlerError(f"{init} cannot be imported: correct or remove it.")
+    sys.modules[name] = package = importlib.util.module_from_spec(spec)
+    if spec.loader is not None:
+        spec.loader.exec_module(package)
+
+
+def _completed(utils: ModuleType, kind: Any, launch: Launch) -> dict[str, Any]:
+    config = {
+        "name": launch.name,
+        "backend": "python",
+        "max_batch_size": 0,
+        "input": [],
+        "output": [],
+        "parameters": {},
+    }
+    config.update(launch.config)
+    config["name"] = config["name"] or launch.name
+    if not hasattr(kind, "auto_complete_config"):
+        return config
+    found = kind.auto_complete_config(utils.ModelConfig(_dumps(config)))
+    if not isinstance(found, utils.ModelConfig):
+        raise HandlerError(
+            f"auto_complete_config of '{launch.name}' returned {type(found).__name__} and wants the configuration that "
+            "it was given: end it with `return auto_complete_model_config`."
+        )
+    completed: dict[str, Any] = found.as_dict()
+    return completed
+
+
+def _arguments(launch: Launch, version: str) -> dict[str, str]:
+    device, _, number = launch.device.partition(":")
+    groups = launch.config.get("instance_group") or [{}]
+    by_model = groups[0].get("kind") == "KIND_MODEL"
+    return {
+        "model_config": _dumps(launch.config),
+        "model_instance_kind": "MODEL" if by_model else "CPU" if device == "cpu" else "GPU",
+        "model_instance_device_id": number or "0",
+        "model_instance_name": f"{launch.name}_{launch.instance}",
+        "model_repository": launch.folder,
+        "model_version": version,
+        "model_name": launch.name,
+    }
+
+
+def _specs(config: dict[str, Any], kind: str) -> list[dict[str, Any]] | None:
+    tensors = config.get(kind)
+    batch = [-1] if config.get("max_batch_size", 0) > 0 else []
+    return [_spec(each, kind, batch) for each in tensors] if tensors else None
+
+
+def _spec(tensor: dict[str, Any], kind: str, batch: list[int]) -> dict[str, Any]:
+    found = str(tensor["data_type"])
+    dtype = found[5:]
+    if found[:5] != "TYPE_" or dtype not in _DTYPES:
+        raise HandlerError(
+            f"The {kind} '{tensor['name']}' has the data_type {found!r:.60}: served are TYPE_{', TYPE_'.join(_DTYPES)}."
+        )
+    dims = [*batch, *(int(dim) for dim in tensor["dims"])]
+    return {"name": tensor["name"], "dtype": "BYTES" if dtype == "STRING" else dtype, "dims": dims}
+
+
+class TritonPythonHandler:
+    """A loaded `TritonPythonModel`."""
+
+    takes_tensors = True
+
+    def __init__(self, utils: ModuleType, model: Any, launch: Launch, version: int) -> None:
+        self._utils, self._model, self._name, self._version = utils, model, launch.name, version
+        self.inputs = _specs(launch.config, "input")
+        self.outputs = _specs(launch.config, "output")
+        self._output_names = [spec["name"] for spec in self.outputs or ()]
+        self._is_decoupled = utils.using_decoupled_model_transaction_policy(launch.config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._busy: threading.Thread | None = None
+
+    def call(self, requests: list[Request]) -> list[Reply]:
+        """Execute a batch; a request of it that fails gets a reply of its own status, `{"error": ...}`.
+
+        Raises `HandlerError` for an answer that is none, and what `execute` raises.
+        """
+        mailboxes = [self._utils._sender.Mailbox() for _ in requests]
+        if not self._is_decoupled:
+            answers = self._checked(self._execute(self._incoming(requests, mailboxes)), mailboxes)
+            return [
+                self._collect(mailbox, is_alone=False) if answer is None else self._reply(answer)
+                for answer, mailbox in zip(answers, mailboxes)  # noqa: B905  Python 3.9
+            ]
+        if self._busy is not None:
+            self._busy.join()  # the last call's answers were complete, its `execute` may not have returned
+        self._busy = threading.Thread(target=self._execute_decoupled, args=(requests, mailboxes), daemon=True)
+        self._busy.start()
+        return [self._collect(mailbox, is_alone=len(mailboxes) == 1) for mailbox in mailboxes]
+
+    def close(self) -> None:
+        """Run the model's `finalize`; what it raises goes to the log, as with Triton."""
+        try:
+            if hasattr(self._model, "finalize"):
+                self._model.finalize()
+        except Exception:
+            traceback.print_exc()
+        finally:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _incoming(self, requests: list[Request], mailboxes: list[Any]) -> list[Any]:
+        """Make requests for the model, which alone may hold them: their senders tell when it has let go of them."""
+        incoming = []
+        for request, mailbox in zip(requests, mailboxes):  # noqa: B905
+            made = self._utils.InferenceRequest(
+                inputs=[self._utils.Tensor(name, array) for name, array in (request.tensors or {}).items()],
+                requested_output_names=self._output_names,
+                model_name=self._name,
+                model_version=self._version,
+            )
+            made.connect(mailbox)
+            incoming.append(made)
+        return incoming
+
+    def _execute(self, incoming: list[Any]) -> Any:
+        answers = self._model.execute(incoming)
+        return self._awaited(answers) if inspect.isawaitable(answers) else answers
+
+    def _awaited(self, answers: Any) -> Any:
+        """Wait for a coroutine in one loop that lives as long as the model: its locks and sessions belong to a loop."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._run_loop, args=(self._loop,), daemon=True).start()
+
+        async def wait() -> Any:
+            return await answers
+
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+
+    @staticmethod
+    def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+
+    def _checked(self, answers: Any, mailboxes: list[Any]) -> list[Any]:
+        if answers is None:
+            answers = [None] * len(mailboxes)
+        if not isinstance(answers, (list, tuple)) or len(answers) != len(mailboxes):
+            found = f"{len(answers)} responses" if isinstance(answers, (list, tuple)) else type(answers).__name__
+            raise HandlerError(
+                f"execute() of '{self._name}' returned {found} for {len(mailboxes)} request(s): "
+                "return a list with one InferenceResponse for each."
+            )
+        for answer, mailbox in zip(answers, mailboxes):  # noqa: B905
+            if not isinstance(answer, self._utils.InferenceResponse) and not (answer is None and mailbox.is_taken):
+                raise HandlerError(
+                    f"execute() of '{self._name}' returned {type(answer).__name__} for a request and wants an "
+                    "InferenceResponse (None only where get_response_sender() is used)."
+                )
+        return list(answers)
+
+    def _execute_decoupled(self, requests: list[Request], mailboxes: list[Any]) -> None:
+        incoming = self._incoming(requests, mailboxes)  # held until it is known how `execute` ended
+        try:
+            found = self._execute(incoming)
+            if found is not None:
+                raise HandlerError(
+                    f"execute() of the decoupled model '{self._name}' returned {type(found).__name__} and wants None: "
+                    "send responses with request.get_response_sender().send()."
+                )
+        except BaseException as error:  # whatever it is, nobody may wait for ever; `_collect` raises what it must
+            traceback.print_exc()
+            for mailbox in mailboxes:
+                mailbox.post(error, True)
+
+    def _collect(self, mailbox: Any, is_alone: bool) -> Reply:
+        """Make a reply of what comes: nothing or one response is a normal one, more are a stream.
+
+        Of several requests only one could be streamed: their lines are sent whole.
+        """
+        first, is_last = mailbox.get()
+        if is_last:
+            return self._reply(first)
+        second, is_last = mailbox.get()
+        if is_last and (second is None or isinstance(second, self._utils._sender.Abandoned)):
+            return self._reply(first)
+        lines = _Lines(self._line, mailbox, [(first, False), (second, is_last)])
+        if not is_alone:
+            return Reply(b"".join(lines), headers={"Content-Type": _NDJSON})
+        return Reply(headers={"Content-Type": _NDJSON}, chunks=lines)
+
+    def _reply(self, answer: Any) -> Reply:
+        if answer is None:
+            return Reply(headers={"Content-Type": _NDJSON})
+        message, status = self._fault(answer)
+        if message:
+            return Reply(_error(message), status, {"Content-Type": "application/json"})
+        return Reply(tensors=self._arrays(answer))
+
+    def _fault(self, answer: Any) -> tuple[str, int]:
+        """Return what is wrong with an answer and the status for it; an empty message for nothing."""
+        if isinstance(answer, self._utils._sender.Abandoned):
+            final = "TRITONSERVER_RESPONSE_COMPLETE_FINAL"
+            return f"Model '{self._name}' let go of a request without an answer: send one, the last with {final}.", 424
+        if isinstance(answer, HandlerError):
+            return str(answer), answer.status
+        if isinstance(answer, Exception):
+            last_line = traceback.format_exception_only(type(answer), answer)[-1].strip()
+            return last_line, 507 if isinstance(answer, MemoryError) else 424
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer.has_error():
+            error = answer.error()
+            return error.message() or "The model gave an error without a message.", _STATUSES[error.code()]
+        found = [each.name() for each in answer.output_tensors()]
+        if self._output_names and sorted(found) != sorted(self._output_names):
+            return f"Model '{self._name}' answered with the outputs {found} and has {self._output_names}.", 424
+        return "", 200
+
+    def _arrays(self, answer: Any) -> dict[str, Any]:
+        return {each.name(): self._utils._tensor.wire_array(each) for each in answer.output_tensors()}
+
+    def _line(self, answer: Any) -> bytes:
+        message, _ = self._fault(answer)
+        if message:
+            return _error(message) + b"\n"
+        parameters = _loads(answer.parameters())
+        line = {
+            "model_name": self._name,
+            "model_version": str(self._version),
+            **({"parameters": parameters} if parameters else {}),
+            "outputs": [_v2(*each) for each in self._arrays(answer).items()],
+        }
+        return _dumps(line).encode() + b"\n"
+
+
+class _Lines:
+    """The lines of a stream, made as the model sends; closing it tells the model that nobody listens any more."""
+
+    def __init__(self, line: Any, mailbox: Any, first: list[tuple[Any, bool]]) -> None:
+        self._line, self._mailbox, self._first = line, mailbox, first
+        self._is_over = False
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._is_over:
+            raise StopIteration
+        answer, self._is_over = self._first.pop(0) if self._first else self._mailbox.get()
+        if self._is_over and (answer is None or type(answer).__name__ == "Abandoned"):
+            raise StopIteration
+        line: bytes = self._line(answer)
+        return line
+
+    def close(self) -> None:
+        """Stop; the model sees `is_cancelled()`."""
+        self._mailbox.is_cancelled = not self._is_over
+        self._is_over = True
+
+
+def _v2(name: str, array: Any) -> dict[str, Any]:
+    kind, bits = array.dtype.kind, array.dtype.itemsize * 8
+    datatype = {"O": "BYTES", "b": "BOOL", "f": f"FP{bits}", "i": f"INT{bits}", "u": f"UINT{bits}"}[kind]
+    values = array.ravel().tolist()
+    if kind == "O":
+        values = [_text(each) for each in values]
+    if kind == "f":
+        values = [each if each - each == 0 else None for each in values]  # NaN and infinity have no JSON
+    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": values}
+
+
+def _text(value: bytes) -> Any:
+    import base64
+
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}
+
+
+def _error(message: str) -> bytes:
+    return _dumps({"error": message}).encode()

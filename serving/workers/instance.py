@@ -1,0 +1,251 @@
+"""One worker as the server sees it: started, called by one thread at a time, ended.
+
+Knows the protocol and what each way of failing means to a caller; who may call when is `pool`'s. A worker that is late
+or breaks the protocol is killed: nobody waits for it twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from serving import memory
+from serving.errors import (
+    BadRequestError,
+    DeadlineExceededError,
+    InsufficientMemoryError,
+    LoadFailedError,
+    ModelFailedError,
+    NotAcceptableError,
+    ServingError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+)
+from serving.workers import tensor_frames
+from serving.workers.channel import ChannelError, Kind, LateError, Message, ProtocolError
+from serving.workers.handler import Body, Launch, Reply, Request
+from serving.workers.supervisor import Supervisor, Wish, WorkerProcess, describe_end
+
+log = logging.getLogger("wharf.workers")
+
+# From a closed channel to the zygote's word on how it ended; a forked worker is reaped in milliseconds.
+_END_KNOWN_S = 0.8
+# For people's own farewell (`finalize`) after STOP, before SIGKILL.
+_FAREWELL_S = 3.0
+_KILLED_S = 5.0
+# After a client has left, for the handler's generator to come to its next yield.
+_CANCEL_S = 2.0
+_BY_STATUS: dict[int, type[ServingError]] = {
+    each.status: each
+    for each in (
+        BadRequestError,
+        NotAcceptableError,
+        UnsupportedMediaTypeError,
+        UnavailableError,
+        DeadlineExceededError,
+        InsufficientMemoryError,
+    )
+}
+
+
+class WorkerLostError(UnavailableError):
+    """The worker died, hung or broke the protocol during this very request."""
+
+
+class Instance:
+    """One process with one model in it."""
+
+    def __init__(self, supervisor: Supervisor, launch: Launch, wish: Wish, on_exit: Callable[[Instance], None]) -> None:
+        self.name = launch.name
+        self.number = launch.instance
+        self.ready: dict[str, Any] = {}
+        self.idle_since = 0.0
+        self.is_stopped = False  # by us: its end is no death
+        self._supervisor = supervisor
+        self._launch = launch
+        self._calls = itertools.count(1)
+        self._oom_kills = memory.oom_kills()
+        self.process: WorkerProcess = supervisor.spawn(
+            wish, lambda: on_exit(self), reply_max_bytes=launch.max_reply_bytes
+        )
+
+    def load(self, deadline: float) -> None:
+        """Wait until the model is ready.
+
+        Raises `LoadFailedError` with what the handler said or how the worker ended, `InsufficientMemoryError` for
+        typed memory errors and kills by the kernel for memory, `DeadlineExceededError`. The process is gone then.
+        """
+        channel = self.process.channel
+        try:
+            channel.send(Kind.LAUNCH, 0, asdict(self._launch), deadline=deadline)
+            message = channel.receive(deadline)
+        except LateError:
+            self.kill()
+            raise DeadlineExceededError(
+                f"Model '{self.name}' was still loading at its deadline: raise its load timeout."
+            ) from None
+        except ChannelError as error:
+            raise self._not_loaded(self._end(error)) from None
+        if message.kind is not Kind.READY:
+            said, status = str(message.meta["message"]), message.meta["status"]
+            self.kill()
+            if status == 507:
+                raise InsufficientMemoryError(f"Model '{self.name}' ran out of memory while it loaded: {said}")
+            raise LoadFailedError(f"Model '{self.name}' failed to load: {said}")
+        self.ready = dict(message.meta)
+
+    def call(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
+        """Have requests answered; a reply's `chunks` must be read to the end or closed before the next call.
+
+        Raises what the handler's error means, or `WorkerLostError`.
+        """
+        items, buffers = _pack(requests)
+        call = next(self._calls)
+        timeout_s = deadline - time.monotonic()
+        try:
+            self.process.channel.send(Kind.CALL, call, {"items": items}, buffers, deadline=deadline)
+            message = self._expect(call, deadline)
+        except LateError:
+            raise self._hung() from None
+        except ChannelError as error:
+            raise self._lost(error) from None
+        if message.kind is Kind.ERROR:
+            raise self._told(message.meta)
+        try:
+            replies = [_reply(item, message.body) for item in message.meta["items"]]
+            if len(replies) != len(requests):
+                raise ValueError(f"{len(replies)} answers to {len(requests)} requests")
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._lost(ProtocolError(str(error))) from None
+        if message.meta["items"][0].get("is_stream"):
+            replies[0].chunks = self._chunks(call, timeout_s)
+        return replies
+
+    def stop(self) -> None:
+        """End the worker: its farewell, then SIGKILL; return when its memory is back."""
+        self.is_stopped = True
+        try:
+            self.process.channel.send(Kind.STOP, deadline=time.monotonic() + _FAREWELL_S)
+        except ChannelError:
+            pass
+        else:
+            self.process.exited.wait(_FAREWELL_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it by SIGKILL, with all that it started; return when its memory is back."""
+        if not self.process.exited.is_set():
+            self._supervisor.kill(self.process)
+            if not self.process.exited.wait(_KILLED_S):
+                log.error("event=worker_not_killed model=%s pid=%d", self.name, self.process.pid)
+        self.process.channel.close()
+
+    def _expect(self, call: int, deadline: float) -> Message:
+        message = self.process.channel.receive(deadline)
+        if message.call != call or message.kind not in (Kind.REPLY, Kind.ERROR, Kind.CHUNK, Kind.END):
+            raise ProtocolError(f"{message.kind.name} {message.call} in answer to call {call}")
+        return message
+
+    def _chunks(self, call: int, timeout_s: float) -> Iterator[bytes]:
+        """Yield what the handler yields; each chunk has as long as a whole answer would have had."""
+        is_over = False
+        try:
+            while True:
+                message = self._expect(call, time.monotonic() + timeout_s)
+                if message.kind is not Kind.CHUNK:
+                    is_over = True
+                    if message.meta:
+                        raise self._told(message.meta)
+                    return
+                yield bytes(message.body)
+        except LateError:
+            is_over = True
+            raise self._hung() from None
+        except ChannelError as error:
+            is_over = True
+            raise self._lost(error) from None
+        finally:
+            if not is_over:
+                self._cancel(call)
+
+    def _cancel(self, call: int) -> None:
+        """Have the generator closed at its next yield, as the client has left, or end the worker."""
+        deadline = time.monotonic() + _CANCEL_S
+        try:
+            self.process.channel.send(Kind.CANCEL, call, deadline=deadline)
+            while self._expect(call, deadline).kind is Kind.CHUNK:
+                pass
+        except ChannelError:
+            self.kill()
+
+    def _told(self, meta: Any) -> ServingError:
+        kind = _BY_STATUS.get(meta["status"], ModelFailedError)
+        return kind(f"Model '{self.name}' failed: {meta['message']}")
+
+    def _hung(self) -> WorkerLostError:
+        self.kill()
+        return WorkerLostError(
+            f"Model '{self.name}' did not answer in time, its worker was ended and is being replaced: "
+            "send less, or raise its predict timeout."
+        )
+
+    def _lost(self, error: ChannelError) -> ServingError:
+        ended = self._end(error)
+        if self._was_out_of_memory():
+            return InsufficientMemoryError(f"Model '{self.name}' lost its worker: the kernel killed it for memory.")
+        return WorkerLostError(f"Model '{self.name}' lost its worker, which {ended}; it is being replaced: try again.")
+
+    def _not_loaded(self, ended: str) -> ServingError:
+        if self._was_out_of_memory():
+            return InsufficientMemoryError(f"Model '{self.name}' failed to load: the kernel killed it for memory.")
+        return LoadFailedError(f"Model '{self.name}' failed to load: its worker {ended}; see the log.")
+
+    def _end(self, error: ChannelError) -> str:
+        """Make sure that the worker is gone, and say how that came."""
+        if isinstance(error, ProtocolError):
+            self.kill()
+            return f"broke the protocol ({error})"
+        self.process.exited.wait(_END_KNOWN_S)
+        ended = describe_end(self.process.status, self.process.reason)
+        self.kill()
+        return ended
+
+    def _was_out_of_memory(self) -> bool:
+        """Whether the kernel's own counter says so; a SIGKILL alone may come from anybody."""
+        return self.process.status == -9 and not self.process.reason and memory.oom_kills() > self._oom_kills
+
+
+def _pack(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], list[Body]]:
+    items: list[dict[str, Any]] = []
+    buffers: list[Body] = []
+    total = 0
+    for request in requests:
+        item: dict[str, Any] = {"headers": request.headers}
+        if request.query:
+            item["query"] = request.query
+        if request.tensors is not None:
+            item["tensors"], parts, total = tensor_frames.pack(request.tensors, total)
+            buffers += parts
+        else:
+            item["at"], item["bytes"] = total, len(request.body)
+            buffers.append(request.body)
+            total += len(request.body)
+        items.append(item)
+    return items, buffers
+
+
+def _reply(item: Any, body: Body) -> Reply:
+    status = int(item["status"])
+    if not 200 <= status <= 599:
+        raise ValueError(f"status {status}")
+    headers = {str(name): str(value) for name, value in item["headers"].items()}
+    if "tensors" in item:
+        return Reply(b"", status, headers, None, tensor_frames.unpack(item["tensors"], body))
+    start, size = int(item["at"]), int(item["bytes"])
+    if start < 0 or size < 0 or start + size > len(body):
+        raise ValueError(f"an answer at {start} of {size} bytes in a body of {len(body)}")
+    return Reply(body if size == len(body) else body[start : start + size], status, headers)

@@ -1,0 +1,189 @@
+"""The worker: one process that loads one model by its dialect and answers its calls, one after the other.
+
+Its first message is the `Launch`, its last a STOP or the end of the channel. People's code runs here and nowhere else;
+it may do to this process what it likes. Exceptions become errors with their last line; `sys.exit` ends the process, as
+it says. Forked from the zygote, or executed by a foreign interpreter: standard library alone, CPython 3.9 on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from serving.workers import tensor_frames
+from serving.workers.channel import Channel, ChannelError, Kind, Message
+from serving.workers.handler import Body, Handler, HandlerError, Launch, Reply, Request
+from serving.workers.process_setup import flush_output, set_up
+
+_MESSAGE_MAX_CHARS = 500
+# People's code may change these under us.
+_print_exception, _exit = traceback.print_exception, os._exit
+
+
+def main(number: int) -> NoReturn:
+    """Run a worker over the channel with this file descriptor, and end the process with it.
+
+    Threads that people's code left running are not waited for.
+    """
+    status = 1
+    try:
+        _work(Channel(socket.socket(fileno=number), maps=True))
+        status = 0
+    except ChannelError:  # the server is gone, or has given us up
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException as error:
+        _print_exception(type(error), error, error.__traceback__)
+    finally:
+        flush_output()
+        _exit(status & 0xFF)
+
+
+def _work(channel: Channel) -> None:
+    launch = Launch(**channel.receive().meta)
+    try:
+        set_up(launch)
+        handler = importlib.import_module("serving.workers.dialects." + launch.dialect).load(launch)
+    except BaseException as error:
+        _tell_failure(channel, error)
+        raise SystemExit(1) from None
+    ready = {"takes_tensors": handler.takes_tensors, "inputs": handler.inputs, "outputs": handler.outputs}
+    channel.send(Kind.READY, 0, ready)
+    _Loop(channel, handler, launch).run()
+
+
+def _tell_failure(channel: Channel, error: BaseException) -> None:
+    _print_exception(type(error), error, error.__traceback__)
+    channel.send(Kind.FAILED, 0, {"status": _status(error, 500), "message": _said(error)})
+
+
+class _Loop:
+    def __init__(self, channel: Channel, handler: Handler, launch: Launch) -> None:
+        self._channel = channel
+        self._handler = handler
+        self._launch = launch
+
+    def run(self) -> None:
+        while True:
+            message = self._channel.receive()
+            if message.kind is Kind.STOP:
+                self._handler.close()
+                return
+            if message.kind is Kind.CALL:
+                self._answer(message)
+            # A CANCEL for a stream that ended meanwhile needs nothing.
+
+    def _answer(self, message: Message) -> None:
+        call = message.call
+        try:
+            requests = [_request(item, message.body) for item in message.meta["items"]]
+            message.body = b""
+            replies = self._handler.call(requests)
+            if len(replies) != len(requests):
+                raise HandlerError(f"The handler gave {len(replies)} answers to {len(requests)} requests.")
+            items, buffers = self._pack(replies)
+        except (SystemExit, KeyboardInterrupt) as end:
+            self._channel.send(Kind.ERROR, call, {"status": 503, "message": _said(end)})
+            raise
+        except BaseException as error:
+            self._channel.release()
+            self._channel.send(Kind.ERROR, call, _told(error))
+            return
+        requests.clear()
+        self._channel.release()
+        self._channel.send(Kind.REPLY, call, {"items": items}, buffers)
+        if replies[0].chunks is not None:
+            self._stream(call, replies[0])
+        for reply in replies:
+            if reply.after is not None:
+                _run_quietly(reply.after)
+
+    def _pack(self, replies: Sequence[Reply]) -> tuple[list[dict[str, Any]], list[Body]]:
+        items: list[dict[str, Any]] = []
+        buffers: list[Body] = []
+        total = 0
+        for reply in replies:
+            item: dict[str, Any] = {"status": reply.status, "headers": reply.headers, "at": total}
+            if reply.tensors is not None:
+                item["tensors"], parts, total = tensor_frames.pack(reply.tensors, total)
+                buffers += parts
+            else:
+                item["bytes"] = len(reply.body)
+                item["is_stream"] = reply.chunks is not None
+                buffers.append(reply.body)
+                total += len(reply.body)
+            items.append(item)
+        if total > self._launch.max_reply_bytes:
+            raise HandlerError(
+                f"The handler's answer has {total} bytes and {self._launch.max_reply_bytes} are allowed "
+                "(WHARF_MAX_REPLY_BYTES): answer less, or stream it."
+            )
+        return items, buffers
+
+    def _stream(self, call: int, reply: Reply) -> None:
+        chunks = reply.chunks
+        error: dict[str, Any] | None = None
+        try:
+            for chunk in chunks or ():
+                if self._is_cancelled():
+                    break
+                self._channel.send(Kind.CHUNK, call, None, [chunk])
+        except ChannelError:
+            raise
+        except BaseException as fault:
+            error = _told(fault)
+            if isinstance(fault, (SystemExit, KeyboardInterrupt)):
+                raise
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                _run_quietly(close)
+        self._channel.send(Kind.END, call, error)
+
+    def _is_cancelled(self) -> bool:
+        return self._channel.has_input()
+
+
+def _request(item: dict[str, Any], body: Body) -> Request:
+    headers, query = item["headers"], item.get("query", "")
+    if "tensors" in item:
+        return Request(b"", headers, tensor_frames.unpack(item["tensors"], body), query)
+    start, size = item["at"], item["bytes"]
+    return Request(body if size == len(body) else memoryview(body)[start : start + size], headers, None, query)
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    if not isinstance(error, HandlerError):
+        _print_exception(type(error), error, error.__traceback__)
+    return {"status": _status(error, 424), "message": _said(error)}
+
+
+def _status(error: BaseException, otherwise: int) -> int:
+    if isinstance(error, HandlerError):
+        return error.status
+    return 507 if isinstance(error, MemoryError) else otherwise
+
+
+def _said(error: BaseException) -> str:
+    """Return an exception's last line, as a traceback ends: its type and what it says."""
+    if isinstance(error, HandlerError):
+        return str(error)[:_MESSAGE_MAX_CHARS]
+    if isinstance(error, SystemExit):
+        return f"The handler called sys.exit({error.code!r})."[:_MESSAGE_MAX_CHARS]
+    try:
+        lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
+    except Exception:  # an exception whose own __str__ fails
+        lines = [type(error).__name__]
+    return lines[-1][:_MESSAGE_MAX_CHARS]
+
+
+def _run_quietly(function: Any) -> None:
+    try:
+        function()
+    except Exception as error:
+        _print_exception(type(error), error, error.__traceback__)

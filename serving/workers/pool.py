@@ -1,0 +1,408 @@
+"""The workers of one model: who is called next, when there are more, and what happens when they die.
+
+1. An idle worker takes the request; else it waits in line, first come, first served, within its deadline.
+2. A worker that comes free takes the first in line; with batches it takes more, and waits a little for them.
+3. The line is twice as long as a batch and there may be more workers: one more is started, if the memory is granted.
+4. A worker beyond the least number that was idle for a while ends.
+5. A worker that dies is replaced: the first time at once, then after 0.5, 1, 2 ... 30 s. While none lives and none is
+   starting, requests get 503 at once. A model that dies again and again without an answer is given up, with the reason.
+
+Knows no HTTP and no ledger: both come as `Host`. Called by the worker backend; `instance` is one worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from serving.errors import ServingError, UnavailableError
+from serving.workers.handler import Launch, Reply, Request
+from serving.workers.instance import Instance, WorkerLostError
+from serving.workers.supervisor import Supervisor, Wish, describe_end
+
+log = logging.getLogger("wharf.workers")
+
+_BACK_OFF_S = 0.5
+_BACK_OFF_MAX_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model runs. Times in seconds; `max_deaths` in a row, without an answer between them, give it up."""
+
+    launch: Launch
+    wish: Wish
+    min_workers: int = 1
+    max_workers: int = 1
+    max_batch_delay_s: float = 0.1
+    queue_size: int = 1000
+    idle_s: float = 60.0
+    predict_timeout_s: float = 60.0
+    load_timeout_s: float = 360.0
+    max_deaths: int = 5
+
+
+class Host(Protocol):
+    """What the owner of the memory says to a pool."""
+
+    def grow(self, count: int) -> bool:
+        """Take `count` more bytes (fewer when negative) if there is room; return whether they are ours."""
+
+    def withdraw(self, reason: str) -> None:
+        """Note that this model is beyond repair."""
+
+
+class _Alone:
+    def grow(self, count: int) -> bool:  # noqa: ARG002
+        return False
+
+    def withdraw(self, reason: str) -> None:  # noqa: ARG002
+        return None
+
+
+class _Job:
+    """A request in line: becomes an answer, an error, or the turn to lead a batch on `instance`."""
+
+    __slots__ = ("error", "instance", "is_done", "reply", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.instance: Instance | None = None
+        self.reply: Reply | None = None
+        self.error: ServingError | None = None
+        self.is_done = threading.Event()
+
+
+class Pool:
+    """All workers of one model."""
+
+    def __init__(self, plan: Plan, supervisor: Supervisor) -> None:
+        self.plan = plan
+        self.host: Host = _Alone()
+        self._supervisor = supervisor
+        self._lock = threading.Lock()
+        self._came = threading.Condition(self._lock)  # for a leader who waits for the rest of its batch
+        self._leaders = 0
+        self._line: deque[_Job] = deque()
+        self._live: set[Instance] = set()
+        self._idle: list[Instance] = []
+        self._starting = 0
+        self._numbers = iter(range(1 << 30))
+        self._deaths = 0
+        self._last_death = ""
+        self._gone = ""  # why no request is taken any more
+        self._timers: set[threading.Timer] = set()
+        self._bytes_each = 0
+
+    @property
+    def ready(self) -> dict[str, object]:
+        """What the model said of itself when it was ready."""
+        with self._lock:
+            return dict(next(iter(self._live)).ready) if self._live else {}
+
+    @property
+    def workers(self) -> int:
+        """How many workers live."""
+        return len(self._live)
+
+    def start(self) -> None:
+        """Start the least number of workers; raise what the first of them raises."""
+        self._starting = self.plan.min_workers
+        for _ in range(self.plan.min_workers):
+            try:
+                self._enter(self._new_instance())
+            except BaseException:
+                self.close()
+                raise
+        self._bytes_each = self.held_bytes() // max(1, self.plan.min_workers)
+
+    def held_bytes(self) -> int:
+        """Return what all workers added to the machine's memory, in bytes."""
+        with self._lock:
+            live = list(self._live)
+        return sum(each.process.held_bytes() for each in live)
+
+    def submit(self, request: Request, deadline: float) -> Reply:
+        """Have a request answered before `deadline` (of the monotonic clock).
+
+        A reply's `chunks` hold the worker until they are read to the end or closed. Raises `UnavailableError` (503)
+        when no worker is free in time, the line is full or the worker is lost, and what the handler's error means.
+        """
+        deadline = min(deadline, time.monotonic() + self.plan.predict_timeout_s)
+        job: _Job | None = None
+        with self._lock:
+            instance = self._idle.pop() if self._idle and not self._leaders else None
+            if instance is None:
+                job = self._queue(request)
+        if job is not None:
+            if not job.is_done.wait(deadline - time.monotonic()) and self._leave(job):
+                raise UnavailableError(f"Model '{self.plan.launch.name}' is busy: no worker was free in time.")
+            if job.error is not None:
+                raise job.error
+            if job.reply is not None:
+                return job.reply
+            instance = job.instance
+        assert instance is not None
+        if self.plan.launch.batch_size == 1:
+            return self._run(instance, request, deadline)
+        return self._lead(instance, job or _Job(request), deadline)
+
+    def trim(self) -> None:
+        """End one worker beyond the least number that has been idle for long enough."""
+        with self._lock:
+            long_ago = time.monotonic() - self.plan.idle_s
+            if len(self._live) <= self.plan.min_workers or not self._idle or self._idle[0].idle_since > long_ago:
+                return
+            instance = self._idle.pop(0)
+            self._live.discard(instance)
+        instance.stop()
+        self.host.grow(-self._bytes_each)
+        log.info("event=worker_idle model=%s instance=%d workers=%d", instance.name, instance.number, len(self._live))
+
+    def close(self) -> None:
+        """End every worker; return when their memory is back."""
+        with self._lock:
+            self._fail_line(self._go("it is being unloaded"))
+            live, self._live, self._idle = list(self._live), set(), []
+            timers = list(self._timers)
+            for instance in live:
+                instance.is_stopped = True
+        for timer in timers:
+            timer.cancel()
+        threads = [threading.Thread(target=instance.stop) for instance in live[1:]]
+        for thread in threads:
+            thread.start()
+        for instance in live[:1]:
+            instance.stop()
+        for thread in threads:
+            thread.join()
+
+    # ---- the line ---------------------------------------------------------------------------------------------------
+
+    def _queue(self, request: Request) -> _Job:
+        """Stand in line; under the lock."""
+        if self._gone:
+            raise UnavailableError(self._gone)
+        if not self._live and not self._starting:
+            raise self._resting()
+        if len(self._line) >= self.plan.queue_size:
+            raise UnavailableError(
+                f"Model '{self.plan.launch.name}' has {len(self._line)} requests waiting, its limit: try again."
+            )
+        job = _Job(request)
+        self._line.append(job)
+        if self._leaders:
+            self._came.notify()
+        elif len(self._line) > 2 * self.plan.launch.batch_size or not self._live:
+            self._scale_up()
+        return job
+
+    def _leave(self, job: _Job) -> bool:
+        """Give up waiting; return False when the turn came at the last moment."""
+        with self._lock:
+            if job in self._line:
+                self._line.remove(job)
+                return True
+        job.is_done.wait()
+        return False
+
+    def _release(self, instance: Instance) -> None:
+        """Give a worker back: to the first in line, else to the idle ones."""
+        with self._lock:
+            self._pass_on(instance)
+
+    def _pass_on(self, instance: Instance) -> None:
+        if instance not in self._live:
+            return
+        if self._line:
+            job = self._line.popleft()
+            job.instance = instance
+            job.is_done.set()
+        else:
+            instance.idle_since = time.monotonic()
+            self._idle.append(instance)
+
+    def _fail_line(self, error: UnavailableError) -> None:
+        while self._line:
+            job = self._line.popleft()
+            job.error = error
+            job.is_done.set()
+
+    # ---- calls ------------------------------------------------------------------------------------------------------
+
+    def _run(self, instance: Instance, request: Request, deadline: float) -> Reply:
+        is_held = False
+        try:
+            (reply,) = instance.call([request], deadline)
+            self._deaths = 0
+            if reply.chunks is not None:
+                is_held = True
+                reply.chunks = _Held(reply.chunks, lambda: self._release(instance))
+            return reply
+        finally:
+            if not is_held:
+                self._release(instance)
+
+    def _lead(self, instance: Instance, job: _Job, deadline: float) -> Reply:
+        """Gather a batch, have it answered, and hand out the answers."""
+        batch = [job, *self._gather()]
+        try:
+            replies = instance.call([each.request for each in batch], deadline)
+            self._deaths = 0
+        except ServingError as error:
+            for each in batch[1:]:
+                each.error = error
+                each.is_done.set()
+            raise
+        finally:
+            self._release(instance)
+        for each, reply in zip(batch[1:], replies[1:], strict=True):
+            each.reply = reply
+            each.is_done.set()
+        return replies[0]
+
+    def _gather(self) -> list[_Job]:
+        until = time.monotonic() + self.plan.max_batch_delay_s
+        batch: list[_Job] = []
+        with self._lock:
+            self._leaders += 1
+            try:
+                while len(batch) < self.plan.launch.batch_size - 1:
+                    if self._line:
+                        batch.append(self._line.popleft())
+                    elif (left_s := until - time.monotonic()) <= 0 or not self._came.wait(left_s):
+                        break
+            finally:
+                self._leaders -= 1
+        return batch
+
+    # ---- birth and death --------------------------------------------------------------------------------------------
+
+    def _new_instance(self) -> Instance:
+        number = next(self._numbers)
+        launch, wish = replace(self.plan.launch, instance=number), replace(self.plan.wish, instance=number)
+        instance = Instance(self._supervisor, launch, wish, self._on_exit)
+        instance.load(time.monotonic() + self.plan.load_timeout_s)
+        return instance
+
+    def _enter(self, instance: Instance) -> None:
+        with self._lock:
+            self._starting -= 1
+            if not self._gone:
+                self._live.add(instance)
+                self._pass_on(instance)
+                # It may have died between its first word and this one.
+                is_dead = instance.process.exited.is_set()
+        if self._gone:
+            instance.stop()
+        elif is_dead:
+            self._on_exit(instance)
+
+    def _scale_up(self) -> None:
+        """Start one more worker in the background, where plan and memory allow; under the lock."""
+        if len(self._live) + self._starting >= self.plan.max_workers or self._starting:
+            return
+        if len(self._live) >= self.plan.min_workers and not self.host.grow(self._bytes_each):
+            return
+        self._start_in_background()
+
+    def _start_in_background(self) -> None:
+        self._starting += 1
+        threading.Thread(target=self._try_to_start, name=f"worker-{self.plan.launch.name}", daemon=True).start()
+
+    def _try_to_start(self) -> None:
+        try:
+            instance = self._new_instance()
+        except ServingError as error:
+            with self._lock:
+                self._starting -= 1
+                self._after_death(error.message)
+        else:
+            self._enter(instance)
+
+    def _on_exit(self, instance: Instance) -> None:
+        with self._lock:
+            if instance not in self._live:
+                return
+            self._live.discard(instance)
+            if instance in self._idle:
+                self._idle.remove(instance)
+            ended = describe_end(instance.process.status, instance.process.reason)
+            log.warning("event=worker_lost model=%s instance=%d how=%r", instance.name, instance.number, ended)
+            self._after_death(f"its worker {ended}")
+
+    def _after_death(self, reason: str) -> None:
+        """Replace what died, now or later, or give the model up; under the lock."""
+        self._deaths += 1
+        self._last_death = reason
+        if self._gone:
+            return
+        if self._deaths >= self.plan.max_deaths:
+            error = self._go(f"its workers died {self._deaths} times without one answer, the last time: {reason}")
+            self._fail_line(error)
+            threading.Thread(target=self.host.withdraw, args=(error.message,), daemon=True).start()
+            return
+        missing = self.plan.min_workers - len(self._live) - self._starting
+        if missing > 0 and self._deaths == 1:
+            self._start_in_background()
+        elif missing > 0 and not self._timers:
+            self._later(min(_BACK_OFF_MAX_S, _BACK_OFF_S * 2 ** (self._deaths - 2)))
+        if not self._live and not self._starting:
+            self._fail_line(self._resting())
+
+    def _later(self, delay_s: float) -> None:
+        def start() -> None:
+            with self._lock:
+                self._timers.discard(timer)
+                if not self._gone and len(self._live) + self._starting < self.plan.min_workers:
+                    self._start_in_background()
+
+        timer = threading.Timer(delay_s, start)
+        timer.daemon = True
+        self._timers.add(timer)
+        timer.start()
+
+    def _resting(self) -> UnavailableError:
+        return WorkerLostError(
+            f"Model '{self.plan.launch.name}' has no worker just now and gets a new one soon: {self._last_death}"
+        )
+
+    def _go(self, reason: str) -> UnavailableError:
+        self._gone = f"Model '{self.plan.launch.name}' takes no requests: {reason}"
+        return UnavailableError(self._gone)
+
+
+class _Held:
+    """Chunks that give their worker back at their end, once."""
+
+    def __init__(self, chunks: Iterator[bytes], at_end: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._at_end = at_end
+        self._is_over = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._chunks)
+        except BaseException:
+            self._finish()
+            raise
+
+    def close(self) -> None:
+        """Stop the generator in the worker, and give the worker back."""
+        try:
+            getattr(self._chunks, "close", lambda: None)()
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._at_end()

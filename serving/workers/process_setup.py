@@ -1,0 +1,116 @@
+"""What a worker does to itself before people's code comes: title, folder, paths, limits, threads, random numbers.
+
+Called by `main` in the worker, after the fork or in a fresh interpreter; every step holds for this process alone.
+Standard library alone, CPython 3.9 on; what is imported already (numpy, torch) is set up, nothing is imported for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import os
+import random
+import resource
+import sys
+from pathlib import Path
+
+from serving.workers.handler import Launch
+
+# From linux/prctl.h.
+_PR_SET_NAME = 15
+_COMPAT = Path(__file__).resolve().parent / "compat"
+# Their code imports djl_python or triton_python_backend_utils.
+_WITH_COMPAT = ("djl", "triton_python")
+# What shares the core budget: OpenMP, OpenBLAS, MKL and numexpr each read their own variable.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def set_up(launch: Launch) -> None:
+    """Make this process the worker of one model."""
+    gc.enable()  # the zygote had it off
+    set_title(f"wharf worker: {launch.name} #{launch.instance}")
+    os.environ.update({name: str(launch.threads) for name in _THREAD_VARIABLES})
+    os.environ.update(launch.environ)
+    os.chdir(launch.folder)
+    # A repository is never written to, and two models' caches of one name would be each other's.
+    sys.dont_write_bytecode = True
+    _limit(launch)
+    _set_paths(launch)
+    _reseed()
+    _set_threads(launch.threads)
+    faulthandler.enable(2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as Python made it
+
+
+def set_title(title: str) -> None:
+    """Name this process for ps and top: wholly where setproctitle is installed, else its first 15 characters."""
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, title.encode()[:15])
+    else:
+        setproctitle(title)
+
+
+def flush_output() -> None:
+    """Hand over what was printed and not flushed, as far as anybody takes it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _limit(launch: Launch) -> None:
+    wanted = [
+        (resource.RLIMIT_AS, launch.address_space_bytes),
+        (resource.RLIMIT_NOFILE, launch.open_files),
+        (resource.RLIMIT_NPROC, _processes_of_user() + launch.processes if launch.processes else 0),
+        (resource.RLIMIT_CORE, None),
+    ]
+    for kind, value in wanted:
+        hard = resource.getrlimit(kind)[1]
+        if value == 0:
+            continue
+        soft = value or 0
+        if hard != resource.RLIM_INFINITY:
+            soft = min(soft, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(kind, (soft, soft))
+
+
+def _processes_of_user() -> int:
+    """Count what RLIMIT_NPROC counts: the threads of this user, whichever process they belong to."""
+    count = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}").st_uid == os.getuid():
+                    count += len(os.listdir(f"/proc/{name}/task"))
+    return count
+
+
+def _set_paths(launch: Launch) -> None:
+    extra = [str(_COMPAT)] if launch.dialect in _WITH_COMPAT else []
+    sys.path[:0] = [each for each in (*launch.paths, *extra) if each not in sys.path]
+    sys.argv = [launch.file or launch.dialect]
+
+
+def _reseed() -> None:
+    """Workers of one zygote would all draw the same numbers."""
+    random.seed()
+    seed = int.from_bytes(os.urandom(4), "little")
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+def _set_threads(count: int) -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+    if count > 1 and "numpy" in sys.modules:  # OpenBLAS was loaded with one thread, so that the zygote has one
+        with contextlib.suppress(ImportError):
+            from threadpoolctl import threadpool_limits
+
+            threadpool_limits(count)

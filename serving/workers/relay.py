@@ -1,0 +1,107 @@
+"""What models print, line by line in our log with the model's name.
+
+Runs in the zygote, so that a model that prints a hundred thousand lines takes no time from the server. Nothing is
+dropped and nothing piles up: while our standard error does not take more (`is_blocked`), the zygote does not read the
+pipes, and the models that print wait. Never waits itself. Knows no process but its number.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from dataclasses import dataclass
+
+from serving.logs import quoted, timestamp, write_line
+
+_READ_BYTES = 64 << 10
+# A line without an end is cut here: one log record of most collectors (16-256 KiB) and then some.
+_LINE_MAX_BYTES = 16 << 10
+# What a pipe that poll calls writable surely takes without blocking (pipe(7)).
+_PIPE_BUF = 4096
+
+
+@dataclass
+class _Source:
+    model: str
+    instance: int
+    pid: int
+    rest: bytes = b""
+
+
+class Relay:
+    """The pipes of all workers; writes to standard error."""
+
+    def __init__(self, *, is_json: bool, output_fd: int = 2) -> None:
+        self._is_json = is_json
+        self._output_fd = output_fd
+        self._sources: dict[int, _Source] = {}
+        self._pending = b""
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether lines wait for our standard error."""
+        return bool(self._pending)
+
+    @property
+    def pipes(self) -> list[int]:
+        """The reading ends."""
+        return list(self._sources)
+
+    def add(self, number: int, model: str, instance: int, pid: int) -> None:
+        """Take on the reading end of a worker's output."""
+        self._sources[number] = _Source(model, instance, pid)
+
+    def pump(self, number: int) -> bool:
+        """Relay what one pipe holds now; return False at its end."""
+        try:
+            data = os.read(number, _READ_BYTES)
+        except BlockingIOError:
+            return True
+        source = self._sources[number]
+        *lines, source.rest = (source.rest + data).split(b"\n")
+        if len(source.rest) > _LINE_MAX_BYTES or (not data and source.rest):
+            lines.append(source.rest)
+            source.rest = b""
+        if lines:
+            self._write(source, lines)
+        return bool(data)
+
+    def drain(self, pid: int) -> list[int]:
+        """Relay what is left of a worker that ended; return its pipes, which a stray may still hold open."""
+        numbers = [number for number, source in self._sources.items() if source.pid == pid]
+        for number in numbers:
+            while select.select([number], [], [], 0)[0] and self.pump(number):
+                pass
+            source = self._sources[number]
+            if source.rest:
+                self._write(source, [source.rest])
+        return numbers
+
+    def end(self, number: int) -> None:
+        """Close a pipe."""
+        if self._sources.pop(number, None) is not None:
+            os.close(number)
+
+    def _write(self, source: _Source, lines: list[bytes]) -> None:
+        fields = {"time": timestamp(time.time()), "level": "info", "room": "wharf.model"}
+        about = f"event=output model={quoted(source.model)} instance={source.instance}"
+        head = " ".join(f"{key}={value}" for key, value in fields.items())
+        out = []
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip("\r")
+            if self._is_json:
+                more = {"event": "output", "model": source.model, "instance": str(source.instance), "text": text}
+                out.append(write_line(fields | more, is_json=True))
+            else:
+                out.append(f"{head} {about} text={quoted(text)}")
+        self._pending += ("\n".join(out) + "\n").encode()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, as far as that goes without waiting."""
+        while self._pending and select.select([], [self._output_fd], [], 0)[1]:
+            try:
+                self._pending = self._pending[os.write(self._output_fd, self._pending[:_PIPE_BUF]) :]
+            except OSError:  # a closed pipe takes no log; serving goes on
+                self._pending = b""

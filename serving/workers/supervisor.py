@@ -1,0 +1,225 @@
+"""The server's hold on its workers' processes: starts the zygote, asks it to fork and to kill, hears who ended.
+
+One zygote for all models, started with the first of them. When it dies its workers die with it; each is then reported
+as ended, and the next spawn starts another zygote. Knows processes, not models: what a worker does is `instance`'s.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving import memory
+from serving.errors import LoadFailedError, UnavailableError
+from serving.workers.channel import Channel, ChannelError, Kind, Message, pair
+
+log = logging.getLogger("wharf.workers")
+
+# torch's import takes 1-2 s on an idle machine, ten times that on a loaded one.
+_START_TIMEOUT_S = 60.0
+_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from serving.workers.zygote import main; main()"
+_ROOT = str(Path(__file__).resolve().parents[2])
+# Not for people's code: what opens our management routes.
+_SECRETS = ("WHARF_ADMIN_TOKEN",)
+# One thread until a worker says otherwise: a zygote with OpenBLAS' pool in it could not fork.
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a process is to be: `python` another interpreter (empty: ours), `processes` how many it may become."""
+
+    name: str
+    instance: int = 0
+    python: str = ""
+    is_spawned: bool = False
+    environ: Mapping[str, str] | None = None
+    processes: int = 0
+
+
+class WorkerProcess:
+    """One process, as the zygote tells of it. `status` is that of `subprocess`: negative for a signal."""
+
+    def __init__(self, number: int, channel: Channel, on_exit: Callable[[], None]) -> None:
+        self.number = number
+        self.channel = channel
+        self.pid = 0
+        self.status: int | None = None
+        self.reason = ""
+        self.exited = threading.Event()
+        self._on_exit = on_exit
+
+    def ended(self, status: int, reason: str) -> None:
+        """Note its end and tell who waits."""
+        self.status, self.reason = status, reason
+        self.exited.set()
+        self._on_exit()
+
+    def held_bytes(self) -> int:
+        """Return what it added to the machine's memory: private pages and its share of shared ones."""
+        return memory.share_bytes(self.pid) if self.pid and not self.exited.is_set() else 0
+
+
+class Supervisor:
+    """All worker processes of this server."""
+
+    def __init__(
+        self, preload: Sequence[str], log_format: str = "text", environ: Mapping[str, str] | None = None
+    ) -> None:
+        self._preload = tuple(preload)
+        self._log_format = log_format
+        self._environ = dict(os.environ if environ is None else environ)
+        self._lock = threading.Lock()
+        self._start_lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._processes: dict[int, WorkerProcess] = {}
+        self._channel: Channel | None = None
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
+        self.modules: frozenset[str] = frozenset()
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """The zygote's process, None before the first start."""
+        return self._zygote.pid if self._zygote else None
+
+    def start(self) -> bool:
+        """Start the zygote if none runs; return whether this call did. Raises `LoadFailedError`."""
+        with self._start_lock:
+            if self._is_closed:
+                raise UnavailableError("The server is shutting down: send the request to another one.")
+            if self._channel is not None:
+                return False
+            started = time.monotonic()
+            channel, ready = self._start_zygote()
+            self.modules = frozenset(ready["modules"])
+            self._channel = channel
+            threading.Thread(target=self._listen, args=(channel,), name="zygote", daemon=True).start()
+            loaded = ",".join(f"{name}-{version}" for name, version in ready["preloaded"].items())
+            seconds = time.monotonic() - started
+            log.info("event=zygote_started pid=%d seconds=%.2f preloaded=%s", self.zygote_pid, seconds, loaded)
+            return True
+
+    def spawn(self, wish: Wish, on_exit: Callable[[], None], *, reply_max_bytes: int) -> WorkerProcess:
+        """Ask for a process and return its end of the channel at once; `on_exit` is called once, from another thread.
+
+        Raises `LoadFailedError` when no zygote can be started.
+        """
+        self.start()
+        channel, theirs = pair(body_max_bytes=reply_max_bytes)
+        process = WorkerProcess(next(self._numbers), channel, on_exit)
+        meta = {
+            "name": wish.name,
+            "instance": wish.instance,
+            "python": wish.python or (sys.executable if wish.is_spawned else ""),
+            "environ": dict(wish.environ or {}),
+            "processes": wish.processes,
+        }
+        with theirs, self._lock:
+            self._processes[process.number] = process
+            try:
+                if self._channel is None:
+                    raise ChannelError("it ended")
+                self._channel.send(Kind.SPAWN, process.number, meta, fds=[theirs.fileno()])
+            except ChannelError as error:
+                del self._processes[process.number]
+                channel.close()
+                raise LoadFailedError(f"Model '{wish.name}' gets no worker: the zygote is gone ({error}).") from None
+        return process
+
+    def kill(self, process: WorkerProcess) -> None:
+        """End a process, its group and its session by SIGKILL; `process.exited` tells when that is done."""
+        with self._lock:
+            if self._channel is not None and not process.exited.is_set():
+                try:
+                    self._channel.send(Kind.KILL, process.number)
+                except ChannelError:  # the zygote died, and takes it along
+                    return
+
+    def held_bytes(self) -> int:
+        """Return the zygote's share of memory in bytes: what its imports cost once, for all workers."""
+        return memory.share_bytes(self._zygote.pid) if self._zygote and self._zygote.poll() is None else 0
+
+    def close(self) -> None:
+        """End the zygote, and with it every worker that is left."""
+        with self._start_lock:
+            self._is_closed = True
+            with self._lock:
+                if self._channel is not None:
+                    self._channel.close_for_both()
+            if self._zygote is not None:
+                try:
+                    self._zygote.wait(5)
+                except subprocess.TimeoutExpired:
+                    self._zygote.kill()
+                    self._zygote.wait()
+
+    def _start_zygote(self) -> tuple[Channel, dict[str, dict[str, str]]]:
+        channel, theirs = pair()
+        environ = {name: value for name, value in self._environ.items() if name not in _SECRETS}
+        command = [sys.executable, "-c", _BOOT, _ROOT, str(theirs.fileno()), self._log_format, ",".join(self._preload)]
+        with theirs:
+            self._zygote = subprocess.Popen(  # noqa: S603  our own interpreter and our own words
+                command,
+                pass_fds=[theirs.fileno()],
+                env=environ | _ONE_THREAD | {"PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+            )
+        try:
+            return channel, channel.receive(time.monotonic() + _START_TIMEOUT_S).meta
+        except ChannelError as error:
+            channel.close()
+            self._zygote.kill()
+            status = self._zygote.wait()
+            raise LoadFailedError(
+                f"The zygote, which workers are forked from, did not start ({error}, status {status}): see the log; "
+                "WHARF_PRELOAD names what it imports."
+            ) from None
+
+    def _listen(self, channel: Channel) -> None:
+        try:
+            while True:
+                self._hear(channel.receive())
+        except ChannelError as error:
+            with self._lock:
+                self._channel = None
+                orphans, self._processes = list(self._processes.values()), {}
+            channel.close()
+            status = self._zygote.wait() if self._zygote else 0
+            if not self._is_closed:
+                log.error("event=zygote_ended status=%s workers=%d error=%r", status, len(orphans), str(error))
+            for process in orphans:
+                process.ended(-9, "the process that it was forked from died")
+
+    def _hear(self, message: Message) -> None:
+        if message.kind is Kind.SPAWNED:
+            if process := self._processes.get(message.call):
+                process.pid = int(message.meta["pid"])
+        elif message.kind is Kind.EXITED:
+            with self._lock:
+                process = self._processes.pop(message.call, None)
+            if process is not None:
+                process.ended(int(message.meta["status"]), str(message.meta["reason"]))
+
+
+def describe_end(status: int | None, reason: str) -> str:
+    """Say how a process ended: "was killed by signal 9 (Killed)", "exited with status 3"."""
+    if reason:
+        return f"was ended: {reason}"
+    if status is None:
+        return "closed its channel"
+    if status < 0:
+        return f"was killed by signal {-status} ({signal.strsignal(-status)})"
+    return f"exited with status {status}"

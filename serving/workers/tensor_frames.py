@@ -1,0 +1,108 @@
+"""Tensors as buffers with a small description, for the channel: numpy arrays are sent and seen in place.
+
+    {"name": "x", "dtype": "FP32", "shape": [1, 3], "at": 0, "bytes": 12}
+
+`at` counts from the start of the message's body, in steps of 64 bytes. BYTES are elements of a 32-bit little-endian
+length and so many bytes, as Triton's. Runs on both sides and under foreign interpreters: numpy is imported when a
+tensor comes. What a worker sends is checked here: a description that lies is a `ValueError`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serving.workers.handler import Body
+
+# A cache line: vectorised reads of an array that starts there are never split.
+_ALIGN = 64
+_LENGTH = struct.Struct("<I")
+_NAMES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+    "FP64": "float64",
+}
+_DTYPES = {numpy_name: name for name, numpy_name in _NAMES.items()}
+
+
+def pack(tensors: Mapping[str, Any], at: int) -> tuple[list[dict[str, Any]], list[Body], int]:
+    """Describe `tensors` for a body that has `at` bytes already; return descriptions, buffers and the new length.
+
+    Raises `ValueError` for a type that is no data type here.
+    """
+    import numpy as np
+
+    described: list[dict[str, Any]] = []
+    buffers: list[Body] = []
+    for name, value in tensors.items():
+        array = np.asarray(value)
+        if array.dtype.kind in "OSU":
+            dtype = "BYTES"
+            data: Body = _join(array)
+        else:
+            known = _DTYPES.get(array.dtype.name)
+            if known is None:
+                raise ValueError(f"Tensor '{name}' has values of type {array.dtype}: return one of {', '.join(_NAMES)}")
+            array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+            dtype, data = known, array.reshape(-1).view("uint8").data if array.size else b""
+        padding = -at % _ALIGN
+        if padding:
+            buffers.append(bytes(padding))
+        at += padding
+        described.append({"name": name, "dtype": dtype, "shape": list(array.shape), "at": at, "bytes": len(data)})
+        buffers.append(data)
+        at += len(data)
+    return described, buffers, at
+
+
+def unpack(described: Sequence[Mapping[str, Any]], body: Body) -> dict[str, Any]:
+    """Return arrays by name, views of `body` where they can be. Raises `ValueError` for a description that lies."""
+    import numpy as np
+
+    tensors = {}
+    for each in described:
+        shape = [int(dim) for dim in each["shape"]]
+        start, size = int(each["at"]), int(each["bytes"])
+        if min(shape, default=0) < 0 or start < 0 or size < 0 or start + size > len(body):
+            raise ValueError(f"tensor {each['name']!r} of shape {shape} does not lie in a body of {len(body)} bytes")
+        if each["dtype"] == "BYTES":
+            tensors[each["name"]] = _split(memoryview(body)[start : start + size], shape)
+            continue
+        dtype = np.dtype(_NAMES[each["dtype"]]).newbyteorder("<")
+        count = size // dtype.itemsize
+        tensors[each["name"]] = np.frombuffer(body, dtype, count, start).reshape(shape)
+    return tensors
+
+
+def _join(array: Any) -> bytes:
+    parts: list[bytes] = []
+    for element in array.reshape(-1).tolist():
+        data = element if isinstance(element, bytes) else str(element).encode()
+        parts += (_LENGTH.pack(len(data)), data)
+    return b"".join(parts)
+
+
+def _split(data: memoryview, shape: list[int]) -> Any:
+    import numpy as np
+
+    elements = []
+    at = 0
+    while at < len(data):
+        (size,) = _LENGTH.unpack_from(data, at)
+        elements.append(bytes(data[at + 4 : at + 4 + size]))
+        at += 4 + size
+    if at != len(data):
+        raise ValueError("a BYTES tensor whose last element is cut short")
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array.reshape(shape)

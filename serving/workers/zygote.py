@@ -1,0 +1,256 @@
+"""The process that workers are forked from: it has imported what they need, ran no operation, opened no device.
+
+Single-threaded, which it asserts at each fork; where a library started a thread after all, workers are spawned instead,
+with a log line. It forks, reaps, kills whole groups, counts processes and relays output (`relay`); it never reads a
+model. When the server goes, its socket ends, and the zygote kills its children and goes too.
+
+`supervisor` starts it and holds the other end of its channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from serving.logs import write_line
+from serving.workers import main as worker_main
+from serving.workers.process_setup import set_title
+from serving.workers.channel import Channel, ChannelError, Kind, Message
+from serving.workers.process_tree import count_of_session, kill_session, strays
+from serving.workers.relay import Relay
+
+# From linux/prctl.h.
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_STDERR = 2
+# How often processes are counted: a fork bomb makes some hundred in that time on two cores.
+_TICK_S = 0.2
+# What runs in a foreign interpreter, or in a fresh one of ours: this package and nothing else of our environment.
+_BOOT = """
+import sys, types
+for name, path in (("serving", sys.argv[2]), ("serving.workers", sys.argv[2] + "/workers")):
+    module = types.ModuleType(name)
+    module.__path__ = [path]
+    sys.modules[name] = module
+from serving.workers.main import main
+main(int(sys.argv[1]))
+"""
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+@dataclass
+class _Child:
+    number: int
+    name: str
+    process_limit: int
+    reason: str = ""
+
+
+class Zygote:
+    """The loop of the process."""
+
+    def __init__(self, channel: Channel, *, log_format: str) -> None:
+        self._channel = channel
+        self._is_json = log_format == "json"
+        self._children: dict[int, _Child] = {}
+        self._relay = Relay(is_json=self._is_json)
+        self._poll = select.poll()
+        self._total_processes = 0
+        self._next_tick = 0.0
+
+    def run(self) -> None:
+        """Serve until the server is gone."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._poll.register(self._channel.fileno(), select.POLLIN)
+        self._poll.register(wake_read, select.POLLIN)
+        try:
+            while True:
+                self._turn(wake_read)
+        except ChannelError:
+            for pid in self._children:
+                kill_session(pid)
+
+    def _turn(self, wake_read: int) -> None:
+        ready = {number for number, _ in self._poll.poll(int(_TICK_S * 1000) if self._children else None)}
+        if self._channel.fileno() in ready:
+            ready.discard(self._channel.fileno())
+            while self._channel.has_input():
+                self._obey(self._channel.receive())
+        if wake_read in ready:
+            ready.discard(wake_read)
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake_read, 4096)
+        self._relay_output(ready)
+        self._reap()
+        if self._children and time.monotonic() > self._next_tick:
+            self._next_tick = time.monotonic() + _TICK_S
+            self._tick()
+
+    def _relay_output(self, ready: set[int]) -> None:
+        was_blocked = self._relay.is_blocked
+        for number in () if was_blocked else ready:
+            if not self._relay.pump(number):
+                self._close_pipe(number)
+        self._relay.flush()
+        if self._relay.is_blocked != was_blocked:
+            for number in self._relay.pipes:
+                self._poll.modify(number, 0 if self._relay.is_blocked else select.POLLIN)
+            if self._relay.is_blocked:
+                self._poll.register(_STDERR, select.POLLOUT)
+            else:
+                self._poll.unregister(_STDERR)
+
+    def _close_pipe(self, number: int) -> None:
+        self._poll.unregister(number)
+        self._relay.end(number)
+
+    def _obey(self, message: Message) -> None:
+        if message.kind is Kind.SPAWN:
+            self._spawn(message)
+        elif message.kind is Kind.KILL:
+            pid = next((pid for pid, child in self._children.items() if child.number == message.call), None)
+            if pid is not None:  # not reaped yet, so the number is still its own
+                kill_session(pid)
+
+    def _spawn(self, message: Message) -> None:
+        wish, (channel_fd,) = message.meta, message.fds
+        output_read, output_write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(output_read, False)
+        threads = len(os.listdir("/proc/self/task"))
+        is_fork = not wish["python"] and threads == 1
+        if threads != 1:
+            self._say("zygote_has_threads", f"threads={threads} model={wish['name']} consequence=spawned")
+        pid = os.fork()
+        if pid == 0:
+            self._be_born(wish, channel_fd, output_write, is_fork=is_fork)
+        os.close(channel_fd)
+        os.close(output_write)
+        self._children[pid] = _Child(message.call, wish["name"], wish["processes"])
+        self._relay.add(output_read, wish["name"], wish["instance"], pid)
+        self._poll.register(output_read, select.POLLIN)
+        self._channel.send(Kind.SPAWNED, message.call, {"pid": pid, "how": "forked" if is_fork else "spawned"})
+
+    def _be_born(self, wish: dict[str, Any], channel_fd: int, output_fd: int, *, is_fork: bool) -> NoReturn:
+        """Become the worker; nothing of the zygote's loop runs in it any more."""
+        try:
+            os.setsid()
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == 1:  # the zygote died before that
+                os._exit(0)
+            signal.set_wakeup_fd(-1)
+            for stop in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(stop, signal.SIG_DFL)
+            for number, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output_fd), (2, output_fd)):
+                os.dup2(source, number)
+            channel_fd = _keep_only(channel_fd)
+            if is_fork:
+                worker_main.main(channel_fd)
+            _execute(wish["python"] or sys.executable, channel_fd, wish["environ"])
+        except BaseException as error:
+            os.write(2, f"worker not started: {type(error).__name__}: {error}\n".encode())
+        finally:  # nothing may return into the zygote's stack
+            os._exit(70)  # sysexits.h: internal software error
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None:
+                return
+            child = self._children.pop(dead.si_pid, None)
+            if child is not None:
+                kill_session(dead.si_pid)  # before it is reaped: until then its number is nobody else's
+            _, status = os.waitpid(dead.si_pid, 0)
+            if child is not None:
+                for number in self._relay.drain(dead.si_pid):
+                    self._close_pipe(number)
+                meta = {"status": os.waitstatus_to_exitcode(status), "reason": child.reason}
+                self._channel.send(Kind.EXITED, child.number, meta)
+
+    def _tick(self) -> None:
+        for pid in strays(set(self._children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # One cheap figure for the whole machine says whether anybody needs to be counted.
+        total = int(Path("/proc/loadavg").read_text().split()[3].split("/")[1])
+        least = min((child.process_limit for child in self._children.values() if child.process_limit), default=0)
+        if least and total > self._total_processes + least // 4:
+            self._total_processes = total
+            self._refuse_bombs()
+        self._total_processes = min(self._total_processes, total) or total
+
+    def _refuse_bombs(self) -> None:
+        for pid, count in count_of_session(self._children).items():
+            child = self._children[pid]
+            if child.process_limit and count > child.process_limit:
+                child.reason = f"it had {count} processes and {child.process_limit} are allowed"
+                self._say("too_many_processes", f"model={child.name} processes={count} limit={child.process_limit}")
+                kill_session(pid)
+
+    def _say(self, event: str, rest: str) -> None:
+        fields = {"level": "warning", "room": "wharf.zygote", "message": f"event={event} {rest}"}
+        os.write(2, (write_line(fields, is_json=self._is_json) + "\n").encode())
+
+
+def _keep_only(channel_fd: int) -> int:
+    """Close every file of the zygote's but the standard three and the channel; return the channel's number, 3."""
+    if channel_fd != 3:
+        os.dup2(channel_fd, 3)
+    os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return 3
+
+
+def _execute(python: str, channel_fd: int, environ: dict[str, str]) -> NoReturn:
+    os.set_inheritable(channel_fd, True)
+    os.execve(python, [python, "-c", _BOOT, str(channel_fd), _PACKAGE], os.environ | environ)
+
+
+def preload(names: Sequence[str]) -> dict[str, str]:
+    """Import what is installed of `names`; return the versions of what was imported, and print what failed."""
+    found = {}
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not name.startswith(str(error.name)):
+                os.write(2, f"preload of {name} failed: {error}\n".encode())
+        except Exception as error:  # a broken library is no reason to serve nothing
+            os.write(2, f"preload of {name} failed: {type(error).__name__}: {error}\n".encode())
+        else:
+            found[name] = str(getattr(module, "__version__", ""))
+    return found
+
+
+def main() -> None:
+    """Run as `python -c ... FD FORMAT NAMES`."""
+    number, log_format, names = sys.argv[1:4]
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.SIG_IGN)  # a terminal's whole group gets them; the server decides when we end
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    set_title("wharf zygote")
+    channel = Channel(socket.socket(fileno=int(number)))
+    loaded = preload([name for name in names.split(",") if name])
+    # Forked pages stay shared only while no collection writes into their headers.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    channel.send(
+        Kind.READY, 0, {"preloaded": loaded, "modules": sorted({name.partition(".")[0] for name in sys.modules})}
+    )
+    Zygote(channel, log_format=log_format).run()
