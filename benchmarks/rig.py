@@ -50,10 +50,16 @@ class Measurement:
 
 
 class Server:
-    """A server process group pinned to core 0; `ready_path` answers when it is up."""
+    """A server process group, as a rule pinned to core 0; `ready_path` answers when it is up."""
 
     def __init__(
-        self, name: str, command: Sequence[str], ready_path: str, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        ready_path: str,
+        env: Mapping[str, str] | None = None,
+        *,
+        is_pinned: bool = True,
     ) -> None:
         self.name = name
         self.port = _free_port()
@@ -62,7 +68,7 @@ class Server:
         self._log = tempfile.TemporaryFile()
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            ["taskset", "-c", "0", *words],
+            ["taskset", "-c", "0", *words] if is_pinned else words,
             env=dict(os.environ) | {"PYTHONPATH": path} | values,
             stdout=self._log,
             stderr=self._log,
@@ -175,7 +181,7 @@ def need_wrk() -> None:
         sys.exit("benchmarks need wrk: apt-get install wrk")
 
 
-def wharf(root: Path, name: str = "wharf", **env: str) -> Server:
+def wharf(root: Path, name: str = "wharf", *, is_pinned: bool = True, **env: str) -> Server:
     """Start our own server over a repository."""
     base = {
         "WHARF_MODEL_ROOT": str(root),
@@ -185,7 +191,7 @@ def wharf(root: Path, name: str = "wharf", **env: str) -> Server:
         "WHARF_CACHE_DIR": str(root.parent / "cache"),
         "SAGEMAKER_BASE_DIR": str(root.parent / "opt-ml"),
     }
-    return Server(name, [sys.executable, "-m", "serving.cli", "serve"], "/ping", base | env)
+    return Server(name, [sys.executable, "-m", "serving.cli", "serve"], "/ping", base | env, is_pinned=is_pinned)
 
 
 def compare(

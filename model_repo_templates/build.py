@@ -36,11 +36,11 @@ TEMPLATES = {
     "iris_lightgbm": ("iris", "build_lightgbm"),
     "tiny_bert_hf": ("tiny_bert", "build_hf"),
 }  # fmt: skip
-# Templates of libraries that not everyone has, and what brings them; without it they are left out.
+# Templates of libraries that not everyone has, skipped without them: each module and the package that brings it.
 OPTIONAL = {
-    "iris_xgboost": ("xgboost", "xgboost-cpu"),
-    "iris_lightgbm": ("lightgbm", "lightgbm"),
-    "tiny_bert_hf": ("transformers", "transformers torch"),
+    "iris_xgboost": {"xgboost": "xgboost-cpu"},
+    "iris_lightgbm": {"lightgbm": "lightgbm"},
+    "tiny_bert_hf": {"torch": "torch", "transformers": "transformers"},
 }
 LIBRARIES = (
     "scikit-learn", "skl2onnx", "onnx", "torch", "transformers", "onnxscript", "joblib", "xgboost", "xgboost-cpu",
@@ -61,9 +61,9 @@ def stamp_of(file: str) -> str:
 
 def build(name: str, out: Path) -> str:
     """Build one template below `out` unless it is up to date; return a line that says what happened."""
-    module, package = OPTIONAL.get(name, ("", ""))
-    if module and importlib.util.find_spec(module) is None:
-        return f"{name}: skipped, because {module} is not installed (pip install {package})"
+    for module, package in OPTIONAL.get(name, {}).items():
+        if importlib.util.find_spec(module) is None:
+            return f"{name}: skipped, because {module} is not installed (pip install {package})"
     file, function = TEMPLATES[name]
     stamp, folder, began = stamp_of(file), out / name, time.monotonic()
     stamp_file = folder / STAMP

@@ -142,7 +142,7 @@ def _print_handler(handler: HandlerSpec) -> None:
         return os.path.relpath(path, handler.folder)
 
     print(f"  dialect  {handler.dialect}")
-    for key, path in (("script", handler.file), ("requirements", handler.requirements), ("python", handler.python)):
+    for key, path in (("script", handler.file), ("requires", handler.requirements), ("python", handler.python)):
         if path is not None:
             print(f"  {key:8} {shown(path)}")
     print(f"  paths    {', '.join(map(shown, handler.paths)) or 'none'}")

@@ -177,7 +177,7 @@ class WorkerBackend:
             file=str(handler.file or ""),
             options=dict(handler.options),
             config=dict(handler.config),
-            paths=[str(each) for each in environment.paths],
+            paths=[str(each) for each in (*handler.paths, *environment.paths)],
             environ={**environment.environ, **handler.environ},
             device=spec.device or ours.device,
             threads=spec.threads or max(1, ours.cores // most),

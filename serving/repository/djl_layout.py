@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from serving.errors import InvalidArtifactError
 from serving.repository.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from serving.repository.folders import HANDLER_FILES, latest_version, model_files
 from serving.repository.model_folder import Found, ModelFolder
@@ -58,7 +59,9 @@ def find_djl(folder: ModelFolder, file: Path | None = None, *, is_named: bool = 
     if config is None and not is_named and not is_djl_script(folder.find(_MODEL_FILE)):
         return None
     properties = read_properties(_text(config), folder.environ)
-    found = _by_engine(_on_device(folder, properties), properties, file)
+    found = _by_engine(_placed(folder, properties), properties, file)
+    if config is None and found.handler is None:
+        raise _nothing(folder)
     sources = (*((FILE_NAME,) if config else ()), *found.sources)
     return replace(found, sources=sources, warnings=(*properties.warnings, *_idle(properties, found), *found.warnings))
 
@@ -78,10 +81,10 @@ def _text(file: Path | None) -> str:
         return source.read(_TEXT_MAX_BYTES).decode("utf-8", "replace")
 
 
-def _on_device(folder: ModelFolder, properties: Properties) -> ModelFolder:
-    if not properties.devices or folder.config.device:
-        return folder
-    return replace(folder, config=replace(folder.config, device=properties.devices[0].partition(":")[0]))
+def _placed(folder: ModelFolder, properties: Properties) -> ModelFolder:
+    """Return the folder with its device, and with the format open: an engine of Java's has another than DJL's."""
+    device = folder.config.device or next((each.partition(":")[0] for each in properties.devices), None)
+    return replace(folder, config=replace(folder.config, device=device, format=None))
 
 
 def _by_engine(folder: ModelFolder, properties: Properties, file: Path | None) -> Found:
@@ -130,7 +133,11 @@ def _by_content(folder: ModelFolder, properties: Properties) -> Found:
         return found
     if _has_built_in(folder, properties):
         return _handled(folder, properties, BUILT_IN)
-    raise folder.refusal(f"it is DJL's and has no {_MODEL_FILE}: add it, or name the file (option.entryPoint)")
+    raise _nothing(folder)
+
+
+def _nothing(folder: ModelFolder) -> InvalidArtifactError:
+    return folder.refusal(f"it is DJL's and has no {_MODEL_FILE}: add it, or name the file (option.entryPoint)")
 
 
 def _handled(folder: ModelFolder, properties: Properties, entry: Path | str) -> Found:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving.repository.folders import latest_version, model_files, plain_files, vendored, visible
+from serving.repository.folders import check_readable, latest_version, model_files, plain_files, vendored, visible
 from serving.repository.formats import check_whole
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.plain_files import HUGGING_FACE, hugging_face_weights, is_preferred, plain_dialect
@@ -46,6 +46,7 @@ def find_plain(folder: ModelFolder, dialect: str | None = None, **said: Any) -> 
 
 def plain(folder: ModelFolder, file: Path, dialect: str | None = None, **said: Any) -> Found:
     """Return the built-in handler of `file`, by `dialect` or else by its name."""
+    check_readable(file, folder.within)
     check_whole(folder.name, file)
     handler = folder.handler(dialect or plain_dialect(file.name) or "", file, vendored(folder.path), **said)
     return Found(folder.config, handler, (folder.shown(file),))

@@ -184,9 +184,9 @@ class _Line:
         words = [name for name, _ in self.options]
         for at, (name, value) in enumerate(self.options):
             if value:
-                shown = place(value) if isinstance(value, Path) else value
+                shown = shlex.quote(place(value) if isinstance(value, Path) else value)
                 words[at] = f"{name}={shown}" if name.startswith("--") else name + shown
-        return " ".join(filter(None, (wanted, *map(shlex.quote, words))))
+        return " ".join(filter(None, (wanted, *words)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +221,7 @@ class _Reader:
     def __init__(self, working: Path, inside: Path) -> None:
         self._working = working
         self._inside = inside
+        self._known = packed.variables()
         self._seen: set[Path] = set()
 
     def read(self, file: Path) -> Iterator[_Line]:
@@ -232,7 +233,7 @@ class _Reader:
             text = "\n".join(file.read_text("utf-8-sig").splitlines()).replace("\\\n", "")
             for line in text.splitlines():
                 if bare := re.sub(r"(^|\s+)#.*$", "", line).strip():
-                    yield from self._line(_VARIABLE.sub(lambda name: os.environ.get(name[1], name[0]), bare), file)
+                    yield from self._line(_VARIABLE.sub(lambda name: self._known.get(name[1], name[0]), bare), file)
         except (OSError, ValueError) as error:
             raise InvalidArtifactError(f"'{file.name}' cannot be read ({error}): correct it.") from None
 
@@ -365,7 +366,7 @@ class _Installation:
         links = ("--find-links", str(self._asked.wheels)) if self._asked.wheels else ()
         command = [sys.executable, "-P", "-m", "pip", "install", "-r", str(file), *links, *options, *_QUIET]
         command += ["--cache-dir", str(self._work / "cache")]
-        env = os.environ | {"TMPDIR": str(self._work), "PIP_USER": "0"}
+        env = packed.variables() | {"TMPDIR": str(self._work), "PIP_USER": "0"}
         with output.open("wb") as sink:
             pip = Popen(  # noqa: S603  our own interpreter and our own words
                 command, cwd=self._asked.folder, env=env, stdin=DEVNULL, stdout=sink, stderr=sink, process_group=0

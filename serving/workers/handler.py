@@ -48,8 +48,8 @@ class Request:
 
     Title-Case is the WSGI kind: `Content-Type`, `Accept`, `X-Amzn-Sagemaker-Custom-Attributes`. `query` is the url's.
 
-    `body` is read-only and may be a view of shared memory (bodies from 64 KiB on): it stays valid as long as it is
-    referenced. `tensors` maps names to numpy arrays, read-only views likewise.
+    `body` may be a view of shared memory (bodies from 64 KiB on): it stays valid as long as it is referenced, and what
+    is written to it stays here. `tensors` maps names to numpy arrays, views likewise.
     """
 
     body: Body = b""

@@ -166,7 +166,9 @@ def _told(error: BaseException) -> dict[str, Any]:
 def _status(error: BaseException, otherwise: int) -> int:
     if isinstance(error, HandlerError):
         return error.status
-    return 507 if isinstance(error, MemoryError) else otherwise
+    # torch's and CuPy's own are no MemoryError; a class's name is a type, not words in a message.
+    is_memory = isinstance(error, MemoryError) or any(each.__name__ == "OutOfMemoryError" for each in type(error).__mro__)
+    return 507 if is_memory else otherwise
 
 
 def _said(error: BaseException) -> str:

@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, TimeoutExpired, run
 from types import TracebackType
 
 from serving.errors import InvalidArtifactError, LoadFailedError, ServingError
@@ -78,8 +78,7 @@ def packed_kind(path: Path) -> ArchiveKind | None:
 def find_interpreter(path: Path, archive: Path | None = None) -> Interpreter:
     """Return the interpreter that `path` is or, for an environment's folder, holds.
 
-    Raises `InvalidArtifactError` that names the path, what was found and what was wanted; where the folder was unpacked
-    from an `archive`, the path in there.
+    Raises `InvalidArtifactError` that names the path (in `archive`, if it is from there), what is there and is wanted.
     """
     try:
         python = _python_below(path) if path.is_dir() else path
@@ -118,10 +117,8 @@ def relocate(folder: Path, timeout_s: float) -> None:
     """
     for script in (folder / "bin" / "conda-unpack", *folder.glob("*/bin/conda-unpack")):
         if script.is_file():
-            python = _python_below(script.parent.parent)
-            _check_binary(python)
-            fault = _fault_of([str(python), str(script)], _activated(script.parent.parent), timeout_s)
-            if fault:
+            _check_binary(python := _python_below(script.parent.parent))
+            if fault := _fault_of([str(python), str(script)], _activated(script.parent.parent), timeout_s):
                 raise LoadFailedError(f"'{script.name}' of the packed environment failed ({fault}): pack it again.")
             return
 
@@ -205,16 +202,9 @@ def _check_starts(python: Path, environ: Mapping[str, str]) -> None:
 def _fault_of(command: list[str], environ: Mapping[str, str], timeout_s: float) -> str:
     """Run a program of the environment; return what went wrong, nothing if nothing did."""
     try:
-        ran = subprocess.run(  # noqa: S603  what the model is to run under, run as its worker is
-            command,
-            env=os.environ | environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+        env = variables() | dict(environ)
+        ran = run(command, env=env, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, timeout=timeout_s, check=False)  # noqa: S603
+    except TimeoutExpired:
         return f"no end within {timeout_s:g} s"
     except OSError as error:
         return str(error.strerror)
@@ -391,6 +381,11 @@ def shadows(folder: Path, preloaded: Collection[str], prefix: str = "") -> bool:
         elif name in preloaded and (each.is_dir() or each.suffix in (".py", ".so", ".pyc")):
             return True
     return False
+
+
+def variables() -> dict[str, str]:
+    """Return what a program of the model may see of our variables: all but the server's own secret."""
+    return {name: value for name, value in os.environ.items() if name != "WHARF_ADMIN_TOKEN"}
 
 
 def digest_of(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Memory that one side of a channel writes and the other reads: a memfd that is written through a mapping and reused.
 
 A fresh memfd of 600 KB costs 230 us (the kernel zeroes each page), a reused one 6; so the sender keeps one as long as
-it is not too large to keep. The reader maps it read-only for as long as somebody looks (60 us), or reads it once (25).
+it is not too large to keep. The reader maps it for as long as somebody looks (60 us), or reads it once (25).
 Knows no message; `channel` says when a segment is free again. Standard library alone, CPython 3.9 on.
 """
 
@@ -19,7 +19,7 @@ _LEAST_BYTES = 1 << 20
 
 _memfd_create, _ftruncate, _close = os.memfd_create, os.ftruncate, os.close
 _fstat, _pread = os.fstat, os.pread
-_mmap, _READ = mmap.mmap, mmap.PROT_READ
+_mmap, _PRIVATE, _READ_WRITE = mmap.mmap, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
 
 
 class Segment:
@@ -56,11 +56,14 @@ class Segment:
 
 
 class Mapping:
-    """The reader's side: the first `size` bytes, in place and read-only; takes over `fd`."""
+    """The reader's side: the first `size` bytes, in place; takes over `fd`.
+
+    The mapping is private: people's code may write to what it got, and then has a copy of those pages.
+    """
 
     def __init__(self, fd: int, size: int) -> None:
         try:
-            self._map = _mmap(fd, size, prot=_READ)
+            self._map = _mmap(fd, size, flags=_PRIVATE, prot=_READ_WRITE)
         finally:
             _close(fd)
         self.view = memoryview(self._map)

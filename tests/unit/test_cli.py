@@ -269,6 +269,30 @@ def test_validate_says_what_a_path_would_be_served_as(tmp_path: Path, kind: str,
     assert "decided by" in said
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_validate_says_who_handles_a_model(
+    tmp_path: Path, is_packed: bool, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dialect, script, paths, requirements, and what was set in vain; the environment counts."""
+    monkeypatch.setenv("SAGEMAKER_SUBMIT_DIRECTORY", "/elsewhere")
+    files = {"code/inference.py": b"def model_fn(x): ...", "code/requirements.txt": b"x", "lib/y.py": b"",
+             "wharf.toml": b'environ = { A = "secret" }\n[options]\nb = "c"'}  # fmt: skip
+    path = tmp_path / ("m.tar.gz" if is_packed else "m")
+    if is_packed:
+        path.write_bytes(tar_gz(files))
+    for name, data in {} if is_packed else files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+
+    assert main(["validate", str(path)]) == 0
+    said = capsys.readouterr().out
+    lines = dict(line.strip().split(maxsplit=1) for line in said.splitlines()[1:])
+    assert "served in workers, by sagemaker" in said
+    assert (lines["script"], lines["requires"]) == ("code/inference.py", "code/requirements.txt")
+    assert (lines["paths"], lines["environ"], lines["options"]) == ("code, lib, .", "A", "b")
+    assert lines["warning"].startswith("SAGEMAKER_SUBMIT_DIRECTORY is '/elsewhere'")
+
+
 @pytest.mark.parametrize("way", [".", "link", "../m"])
 def test_validate_follows_where_a_path_leads(
     tmp_path: Path, way: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch

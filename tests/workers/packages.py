@@ -42,7 +42,7 @@ def wheel(folder: Path, name: str, version: str = "1.0", needs: tuple[str, ...] 
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for each, text in _files(name, version, needs).items():
-            archive.writestr(each, text)
+            archive.writestr(zipfile.ZipInfo(each), text)  # the same bytes at any time
     return path
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from serving.workers.handler import Handler, Launch, Reply, Request
 
-
 PAIR = """
 import json
 def input_handler(data, context):
@@ -73,7 +72,8 @@ def loaded(launch: Launch) -> Iterator[Handler]:
 
 
 def _is_in(module: object, folder: str) -> bool:
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    names = getattr(module, "__dict__", {})  # torch has modules that answer to any attribute
+    places = [names.get("__file__"), *names.get("__path__", ())]
     return any(str(place).startswith(folder) for place in places)
 
 

@@ -15,6 +15,7 @@ from serving.workers.compat.djl_python.encode_decode import decode
 from serving.workers.compat.djl_python.np_util import from_nd_list, to_nd_list
 
 ROW = np.array([[1.5, 2.5]], np.float32)
+ONE = np.array([1.5])  # one element: lists of it compare
 
 
 def made(*items: tuple[Any, bytes], **properties: Any) -> Input:
@@ -23,6 +24,12 @@ def made(*items: tuple[Any, bytes], **properties: Any) -> Input:
         inputs.content.add(key, bytearray(value))
     inputs.properties.update({name.replace("_", "-"): value for name, value in properties.items()})
     return inputs
+
+
+def npy(array: Any) -> bytes:
+    memory = io.BytesIO()
+    np.save(memory, array)
+    return memory.getvalue()
 
 
 def npz(*arrays: Any) -> bytes:
@@ -120,9 +127,9 @@ def test_get_as_image() -> None:
     assert made(("data", memory.getvalue())).get_as_image().size == (3, 2)
 
 
-@pytest.mark.parametrize("encoded", [bytes(to_nd_list(ROW)), npz(ROW)])
+@pytest.mark.parametrize("encoded", [bytes(to_nd_list(ROW)), npz(ROW), npy(ROW)])
 def test_get_as_numpy_is_a_list(encoded: bytes) -> None:
-    """NDList, or npz by its magic."""
+    """NDList, or npz and npy by their magic."""
     (found,) = made(("data", encoded)).get_as_numpy()
     assert found.dtype == np.float32
     assert found.tolist() == ROW.tolist()
@@ -144,8 +151,8 @@ def test_get_as_csv() -> None:
     [
         ("application/json; charset=utf-8", b"[1]", [1]),
         ("text/plain", b"t", "t"),
-        ("tensor/ndlist", bytes(to_nd_list(ROW)), [ROW]),
-        ("tensor/npz", npz(ROW), [ROW]),
+        ("tensor/ndlist", bytes(to_nd_list(ONE)), [ONE]),
+        ("tensor/npz", npz(ONE), [ONE]),
         ("application/octet-stream", b"o", bytearray(b"o")),
         (None, b"n", bytearray(b"n")),
     ],
@@ -228,7 +235,7 @@ def test_an_ndlist_has_exactly_these_bytes() -> None:
 
 def test_ndlists_carry_every_shape_and_order() -> None:
     """Scalars, empty arrays, booleans, big-endian ones and several at once come back as they were."""
-    arrays = [np.float64(2).reshape(()), np.zeros((0, 3), np.int8), np.array([True]), np.array([1], ">i4")]
+    arrays: list[Any] = [np.array(2.0), np.zeros((0, 3), np.int8), np.array([True]), np.array([1], ">i4")]
     found = from_nd_list(to_nd_list(arrays))
     assert [(each.shape, each.tolist()) for each in found] == [(each.shape, each.tolist()) for each in arrays]
 
@@ -240,7 +247,9 @@ def test_a_named_ndlist_of_java_is_read() -> None:
     assert from_nd_list(encoded)[0].tolist() == [True, False]
 
 
-@pytest.mark.parametrize("encoded", [b"", b"\0\0\0\1\0\4NOPE\0\0\0\3", bytes(to_nd_list(ROW))[:-1], b"\0\0\0\1\xff\xff"])
+@pytest.mark.parametrize(
+    "encoded", [b"", b"\0\0\0\1\0\4NOPE\0\0\0\3", bytes(to_nd_list(ROW))[:-1], b"\0\0\0\1\xff\xff"]
+)
 def test_broken_ndlists_are_value_errors(encoded: bytes) -> None:
     """Cut short, or none at all: never an array of the wrong bytes."""
     with pytest.raises(ValueError, match="NDList"):
@@ -263,8 +272,9 @@ def test_a_tuple_is_no_ndlist() -> None:
         ("text/csv", b"question,context\nq,c\n", {"inputs": [{"question": "q", "context": "c"}]}),
         ("text/plain", b"t", {"inputs": ["t"]}),
         ("audio/wav", b"w", {"inputs": b"w"}),
-        ("application/x-npy", bytes(to_nd_list(ROW)), {"inputs": [ROW]}),
-        ("tensor/npz", npz(ROW), {"inputs": [ROW]}),
+        ("application/octet-stream", b"o", {"inputs": b"o"}),
+        ("application/x-npy", bytes(to_nd_list(ONE)), {"inputs": [ONE]}),
+        ("tensor/npz", npz(ONE), {"inputs": [ONE]}),
         ("application/x-www-form-urlencoded", b"f", {"inputs": "f"}),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -36,7 +36,12 @@ def test_setters_return_the_output() -> None:
     """People chain them."""
     output = Output()
     assert output.set_code(201).set_message("made").add_property("a", 1) is output
-    assert (output.code, output.message, output.get_property("a"), output.get_properties()) == (201, "made", 1, {"a": 1})
+    assert (output.code, output.message, output.get_property("a"), output.get_properties()) == (
+        201,
+        "made",
+        1,
+        {"a": 1},
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,8 @@ def test_add_as_json_knows_numpy_and_datetimes(value: Any, wanted: bytes) -> Non
 
 
 @pytest.mark.parametrize(
-    ("value", "error"), [(float("nan"), ValueError), (float("inf"), ValueError), (np.bool_(1), TypeError), ({1}, TypeError)]
+    ("value", "error"),
+    [(float("nan"), ValueError), (float("inf"), ValueError), (np.bool_(1), TypeError), ({1}, TypeError)],
 )
 def test_add_as_json_refuses_what_json_has_not(value: Any, error: type[Exception]) -> None:
     """NaN is a ValueError, other types a TypeError."""
@@ -172,7 +178,7 @@ def test_decorators_only_mark() -> None:
         init_handler: "is_init_handler",
     }
     for decorate, mark in marks.items():
-        function = decorate(lambda: 7)
+        function: Callable[[], int] = decorate(lambda: 7)
         assert (getattr(function, mark), function()) == (True, 7)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
@@ -178,9 +179,9 @@ def test_included_files_constraints_variables_and_editables_mean_what_they_mean_
 ) -> None:
     """A constraint holds, a variable is filled in, and a project is built in a copy: its own folder stays as it was."""
     monkeypatch.setenv("ANY_NAME", "tiny")
-    spec = model(tmp_path / "m", "--requirem more/other.txt\n-e './my project'\n-f wheels")
+    spec = model(tmp_path / "m", "--requirem more/other.txt\n-e './my project'\n-f 'my wheels'")
     packages.project(tmp_path / "m" / "my project", "mine")
-    (tmp_path / "m" / "wheels").mkdir()
+    (tmp_path / "m" / "my wheels").mkdir()
     (tmp_path / "m" / "more").mkdir()
     (tmp_path / "m" / "more" / "other.txt").write_text("${ANY_NAME}\n-c limits.txt")
     (tmp_path / "m" / "more" / "limits.txt").write_text("tiny<2")
@@ -243,6 +244,16 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str, reason: 
     assert Environments(tmp_path / "cache", may_install=False, timeout_s=60).open(spec).paths == ()
 
 
+def test_a_hash_is_held_to(environments: Environments, tmp_path: Path) -> None:
+    """What it does not fit is not installed."""
+    data = packages.wheel(tmp_path / "m" / "requirements", "alone").read_bytes()
+    spec = asking(tmp_path / "m", f"alone==1.0 \\\n  --hash=sha256:{hashlib.sha256(data).hexdigest()}")
+    with environments.open(spec) as environment:
+        assert inside(environment) == {"alone"}
+    with pytest.raises(LoadFailedError, match="THE HASHES FROM THE REQUIREMENTS FILE"):
+        environments.open(asking(tmp_path / "m", f"alone==1.0 --hash=sha256:{'0' * 64}"))
+
+
 def test_a_failed_installation_says_why_and_leaves_nothing(environments: Environments, tmp_path: Path) -> None:
     """pip's last lines are in the error; the next try starts anew."""
     for _ in range(2):
@@ -264,6 +275,21 @@ def test_passwords_are_in_no_error_and_no_line(
             environments.open(asking(tmp_path / "m", address))
     assert "127.0.0.1" in failure.value.message
     assert "secret" not in failure.value.message + caplog.text
+
+
+def test_what_is_built_sees_our_variables_but_not_the_admin_token(
+    environments: Environments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build runs people's code, and a line may name a variable."""
+    monkeypatch.setenv("WHARF_ADMIN_TOKEN", "secret")
+    monkeypatch.setenv("OTHER", "seen")
+    first = f"import os; pathlib.Path({str(tmp_path / 'seen')!r}).write_text(repr(dict(os.environ)))"
+    packages.project(tmp_path / "m" / "nosy", "nosy", first)
+    (tmp_path / "m" / "${WHARF_ADMIN_TOKEN}").mkdir()
+    with environments.open(asking(tmp_path / "m", "./nosy\n-f ${WHARF_ADMIN_TOKEN}")):
+        seen = (tmp_path / "seen").read_text()
+    assert "'OTHER': 'seen'" in seen
+    assert "secret" not in seen
 
 
 def test_an_installation_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_the_hugging_face_template_answers_like_its_eager_module(
 ) -> None:
     """The label and the chance that the module itself gives the text, spelled by a tokenizer that knows no [UNK]."""
     pytest.importorskip("transformers")
+    pytest.importorskip("torch")
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, "1")
     build(tmp_path, "tiny_bert_hf")

@@ -89,6 +89,12 @@ def test_a_handler_alone_counts_where_there_is_a_pair_too(tmp_path: Path) -> Non
     assert answer(script(tmp_path, PAIR + "def handler(data, context): return 'alone'")) == "alone"
 
 
+def test_a_logging_handler_is_no_handler(tmp_path: Path) -> None:
+    """Scripts call theirs `handler` at the top; the pair counts."""
+    source = f"import logging\nhandler = logging.NullHandler()\n{PAIR}def predict(data): return data\n"
+    assert json.loads(answer(script(tmp_path, source), '{"instances": [1]}')) == {"predictions": [1]}
+
+
 @pytest.mark.parametrize(
     "source", ["", "def input_handler(data, context): pass", "def output_handler(data, context): pass"]
 )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serving.workers.dialects import triton_python
 from serving.workers.dialects.triton_python import TritonPythonHandler
-from serving.workers.handler import Launch
+from serving.workers.handler import Launch, Reply, Request
 
 HEADER = "import json, threading\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n"
+
+OK = "pb_utils.InferenceResponse([pb_utils.Tensor('y', np.zeros(1, np.float32))])"
 
 Load = Callable[..., TritonPythonHandler]
 
@@ -55,3 +59,23 @@ def tensor(name: str, dtype: str = "TYPE_FP32", *dims: int) -> dict[str, Any]:
 
 def _is_below(name: str, folder: Path) -> bool:
     return str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(folder))
+
+
+def executing(body: str, kind: str = "def") -> str:
+    """A model whose execute has this body."""
+    return f"class TritonPythonModel:\n    {kind} execute(self, requests):\n" + textwrap.indent(body, " " * 8) + "\n"
+
+
+def ask(**tensors: Any) -> Request:
+    return Request(tensors={name: np.asarray(value) for name, value in tensors.items()})
+
+
+def error_of(reply: Reply) -> str:
+    document = json.loads(bytes(reply.body))
+    assert document.keys() == {"error"}
+    return str(document["error"])
+
+
+def lines(reply: Reply) -> list[dict[str, Any]]:
+    assert reply.chunks is not None
+    return [json.loads(chunk) for chunk in reply.chunks]

@@ -39,9 +39,7 @@ def load(launch: Launch) -> Handler:
     Raises `HandlerError` where there is no handler function, or with the status of a failed warm-up (507: memory);
     what the import itself raises passes.
     """
-    if _COMPAT not in sys.path:
-        sys.path.insert(0, _COMPAT)
-    importlib.import_module("djl_python")
+    _import_ours()
     module = _module(launch)
     name = launch.options.get("handler", "handle")
     function = getattr(module, name, None)
@@ -50,6 +48,13 @@ def load(launch: Launch) -> Handler:
     handler = _DjlHandler(launch, function or _substitute(launch, module, name))
     handler.warm_up()
     return handler
+
+
+def _import_ours() -> None:
+    """Import our `djl_python` before any that a model brings along in its lib/."""
+    sys.path.insert(0, _COMPAT)
+    importlib.import_module("djl_python")
+    sys.path.remove(_COMPAT)
 
 
 def _module(launch: Launch) -> ModuleType:
@@ -78,7 +83,7 @@ def _named(entry: str) -> ModuleType:
 
 def _imported(file: Path) -> ModuleType:
     """Import a file under its own name, as pickles of its classes expect, unless that name is taken."""
-    stem = file.stem
+    stem = file.parent.name if file.stem == "__init__" else file.stem
     # Python 3.9 does not know the names of its own library.
     is_taken = stem in sys.modules or stem in getattr(sys, "stdlib_module_names", ())
     name = "djl_handler_" + stem if is_taken else stem
@@ -154,9 +159,9 @@ class _DjlHandler:
         return djl_output.reply(self._run(djl_input.request_input(request, self._common)))
 
     def _lenient(self, request: Request) -> Reply:
-        """Answer one of several: what is wrong with it is no other's error."""
+        """Answer one of several: what is wrong with it is no other's error, and a stream goes out whole."""
         try:
-            return self._single(request)
+            return djl_output.whole(self._single(request))
         except HandlerError as error:
             return djl_output.reply(djl_output.new_output(error.status, str(error)))
 

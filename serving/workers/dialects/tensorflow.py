@@ -47,13 +47,17 @@ def load(launch: Launch) -> Handler:
 
 def is_handled(module: ModuleType) -> bool:
     """Tell whether a script speaks this contract."""
-    names = vars(module)
-    return "handler" in names or ("input_handler" in names and "output_handler" in names)
+    return _handler(module) is not None or (hasattr(module, "input_handler") and hasattr(module, "output_handler"))
+
+
+def _handler(module: ModuleType) -> Callable[..., Any] | None:
+    handler = getattr(module, "handler", None)
+    return handler if callable(handler) else None  # a script's logging.StreamHandler is often called so
 
 
 def from_module(module: ModuleType, launch: Launch) -> Handler:
     """Make the handlers of an imported script ready; `handler` alone counts where a script has the pair too."""
-    handler = defined(module, "handler")
+    handler = _handler(module)
     _warn_of_serving(module)
     if handler is not None:
         return TensorFlowHandler(handler, launch)

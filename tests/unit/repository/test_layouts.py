@@ -64,7 +64,6 @@ def test_a_single_file_is_served_whatever_its_name(tmp_path: Path, suffix: str) 
     [
         ("1/model.py", "no dialect knows"),
         ("src/handler.py", "no dialect knows"),
-        ("src/serving.properties", "give the folder that it lies in"),
         ("model.h5", "Keras"),
         ("model.keras", "Keras"),
         ("1/saved_model.pb", "tf2onnx"),

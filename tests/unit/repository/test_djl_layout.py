@@ -1,0 +1,234 @@
+"""DJL's models are found by serving.properties or by their model.py, and served by the engine that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.errors import InvalidArtifactError
+from serving.repository.layouts import describe
+from tests.unit.repository.written import DJL, handled, worker, write
+
+
+def properties(folder: Path, *names: str, text: str = "engine=Python", **texts: str) -> Path:
+    return write(folder, *names, serving_properties=text, **texts)
+
+
+@pytest.mark.parametrize(
+    "text", [DJL, "def handle(inputs):\n    return None\n", "from djl_python import *\n", "import djl_python.inputs\n"]
+)
+def test_a_model_py_in_djls_manner_is_enough(tmp_path: Path, text: str) -> None:
+    """Beside a model that it loads, too."""
+    folder = write(tmp_path / "m", "model.pt", "lib/x.py", "requirements.txt", model_py=text)
+    handler = handled(folder)
+    assert (handler.dialect, handler.file) == ("djl", folder / "model.py")
+    assert handler.paths == (folder, folder / "lib")
+    assert handler.requirements == folder / "requirements.txt"
+
+
+def test_the_properties_reach_the_worker(tmp_path: Path) -> None:
+    """Options to the handler, figures to the pool; what nobody acts on is warned about."""
+    text = """
+    engine = Python
+    batch_size = 4
+    max_batch_delay = 50
+    minWorkers = 1
+    maxWorkers = 3
+    job_queue_size = 9
+    required_memory_mb = 2
+    retry_threshold = 1
+    option.model_id = gpt2
+    option.predict_timeout = 7
+    option.env = A=1,B=2
+    option.handler = answer
+    """
+    spec, handler = worker(properties(tmp_path / "m", text=text, model_py="def answer(inputs): ..."))
+    assert (handler.batch_size, handler.max_batch_delay_s, handler.queue_size) == (4, 0.05, 9)
+    assert (handler.min_workers, handler.max_workers, handler.predict_timeout_s) == (1, 3, 7)
+    assert (handler.memory_bytes, handler.environ) == (2 << 20, {"A": "1", "B": "2"})
+    assert (handler.options["model_id"], handler.options["handler"]) == ("gpt2", "answer")
+    assert spec.sources == ("serving.properties", "model.py")
+    assert [each for each in spec.warnings if "retry_threshold has no effect" in each]
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "found"),
+    [
+        ("m", "run.py", "run.py"),
+        ("m", "pkg/serve.py", "pkg/serve.py"),
+        ("m", "pkg.serve", "pkg/serve.py"),
+        ("m", "pkg", "pkg/__init__.py"),
+        ("m", "/opt/ml/model/run.py", "run.py"),
+        ("m", "", "model.py"),
+        ("team/gpt.tar.gz", "", "gpt.py"),
+        ("gpt", "", "gpt.py"),
+        ("gpt", "run.py", "run.py"),
+    ],
+)
+def test_the_entry_point_is_named_or_found(tmp_path: Path, name: str, entry: str, found: str) -> None:
+    """option.entryPoint, a file of the model's name, model.py."""
+    names = ["run.py", "pkg/serve.py", "pkg/__init__.py", "gpt.py", "model.py"]
+    text = f"option.entryPoint={entry}" if entry else "engine=Python"
+    handler = handled(properties(tmp_path / "m", *names, text=text), name=name)
+    assert handler.file == tmp_path / "m" / found
+    assert "entryPoint" not in handler.options
+
+
+@pytest.mark.parametrize("variable", ["DJL_ENTRY_POINT", "OPTION_ENTRYPOINT"])
+def test_the_environment_names_the_entry_point(tmp_path: Path, variable: str) -> None:
+    """Unless the file does."""
+    folder = properties(tmp_path / "m", "run.py", "other.py", "model.py")
+    assert handled(folder, {variable: "run.py"}).file == folder / "run.py"
+    properties(folder, text="option.entryPoint=other.py")
+    assert handled(folder, {variable: "run.py"}).file == folder / "other.py"
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ("gone.py", "not there"),
+        ("../out.py", "outside its folder"),
+        ("/etc/passwd.py", "outside its folder"),
+        ("https://example.com/model.py", "not downloaded"),
+        ("djl_python.deepspeed", "neither a file of the folder nor built in"),
+    ],
+)
+def test_an_entry_point_that_is_none_is_refused(tmp_path: Path, entry: str, fault: str) -> None:
+    """Missing, elsewhere, or a handler that we do not have."""
+    write(tmp_path, "out.py")
+    with pytest.raises(InvalidArtifactError, match=fault):
+        handled(properties(tmp_path / "m", "model.py", text=f"option.entryPoint={entry}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("option.entryPoint=djl_python.huggingface", ["model.py"]),
+        ("option.model_id=gpt2", []),
+        ("engine=Python\noption.model_id=gpt2", ["model.py"]),
+        ("engine=Python", ["config.json", "model.safetensors"]),
+        ("engine=DeepSpeed", ["config.json"]),
+    ],
+)
+def test_the_built_in_handler_serves_what_has_no_function(tmp_path: Path, text: str, files: list[str]) -> None:
+    """A model of the hub or a folder in its manner, also beside a model.py that defines none."""
+    handler = handled(properties(tmp_path / "m", *files, text=text))
+    assert (handler.dialect, handler.file) == ("djl", None)
+    assert handler.options["entryPoint"] == "djl_python.huggingface"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@prediction_handler\ndef run(inputs): ...",
+        "def model_fn(folder): ...",
+        "from service import *",
+        "handle = 1",
+        "if True:\n    def handle(inputs): ...",
+    ],
+)
+def test_a_model_py_that_answers_goes_before_the_built_in(tmp_path: Path, text: str) -> None:
+    """In any manner that DJL's newer images know."""
+    folder = properties(tmp_path / "m", "config.json", model_py=text)
+    assert handled(folder).file == folder / "model.py"
+
+
+@pytest.mark.parametrize("engine", ["Rubikon", "DeepSpeed", "MPI", "Python\noption.mpi_mode=true"])
+@pytest.mark.parametrize("key", ["option.tensor_parallel_degree=2", "option.tensor_parallel_degree=max",
+                                 "option.pipeline_parallel_degree=2"])  # fmt: skip
+def test_groups_of_ranks_are_refused_by_name(tmp_path: Path, engine: str, key: str) -> None:
+    """This version runs one process an instance."""
+    with pytest.raises(InvalidArtifactError, match="parallel_degree=.* group of processes"):
+        handled(properties(tmp_path / "m", text=f"engine={engine}\n{key}", model_py=DJL))
+
+
+def test_a_degree_of_the_environment_counts(tmp_path: Path) -> None:
+    """TENSOR_PARALLEL_DEGREE is for all models; engine Python takes it as a property."""
+    folder = properties(tmp_path / "m", text="engine=DeepSpeed", model_py=DJL)
+    with pytest.raises(InvalidArtifactError, match="tensor_parallel_degree=4"):
+        handled(folder, {"TENSOR_PARALLEL_DEGREE": "4"})
+    assert handled(folder).dialect == "djl"
+    properties(folder, text="engine=Python\noption.tensor_parallel_degree=4")
+    assert handled(folder).options["tensor_parallel_degree"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "file", "format_"),
+    [
+        ("engine=PyTorch", ["net.pt", "net.onnx", "model.py"], "net.pt", "torchscript"),
+        ("engine=OnnxRuntime", ["net.pt", "net.onnx"], "net.onnx", "onnx"),
+        ("engine=OnnxRuntime", ["1/net.onnx", "2/net.onnx"], "2/net.onnx", "onnx"),
+        ("engine=PyTorch\noption.modelName=b", ["a.pt", "b.pt"], "b.pt", "torchscript"),
+        ("engine=PyTorch", ["model.pt", "b.pt"], "model.pt", "torchscript"),
+        ("batch_size=1", ["net.onnx"], "net.onnx", "onnx"),
+    ],
+)
+def test_javas_engines_are_served_as_their_file(
+    tmp_path: Path, text: str, names: list[str], file: str, format_: str
+) -> None:
+    """In process: what they ran is what we run."""
+    spec = describe("m", properties(tmp_path, *names, text=text))
+    assert (spec.handler, spec.format, spec.file) == (None, format_, tmp_path / file)
+    assert spec.sources[0] == "serving.properties"
+
+
+def test_figures_of_workers_are_idle_in_process(tmp_path: Path) -> None:
+    """And said so."""
+    spec = describe("m", properties(tmp_path, "net.pt", text="engine=PyTorch\nminWorkers=2\nload_on_devices=0;1"))
+    assert spec.device == "cuda"
+    assert any("min_workers, which a model that is served in process has not" in each for each in spec.warnings)
+    assert any("load_on_devices only cuda:0" in each for each in spec.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "dialect"),
+    [
+        ("engine=XGBoost", "model.json", "trees"),
+        ("engine=Python\nbatch_size=3", "model.joblib", "sklearn"),
+        ("batch_size=3", "model.pkl", "sklearn"),
+    ],
+)
+def test_plain_files_have_their_built_in_handlers(tmp_path: Path, text: str, name: str, dialect: str) -> None:
+    """With the figures of the file."""
+    handler = handled(properties(tmp_path / "m", name, text=text))
+    assert (handler.dialect, handler.file) == (dialect, tmp_path / "m" / name)
+    assert handler.batch_size == (3 if "batch" in text else 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "fault"),
+    [
+        ("engine=PyTorch", ["a.pt", "b.pt"], r"found are a\.pt, b\.pt"),
+        ("engine=OnnxRuntime", ["a.pt"], "found are none"),
+        ("engine=TensorFlow", ["1/saved_model.pb"], "asks for the engine TensorFlow"),
+        ("engine=Rust", ["model.py"], "asks for the engine Rust"),
+        ("engine=XGBoost", ["model.pt"], "configured as trees"),
+        ("engine=Python", ["notes.txt"], r"has no model\.py"),
+        ("engine=Foo", ["model.py"], "engine"),
+        ("batch_size=x", ["model.py"], "batch_size"),
+    ],
+)
+def test_what_is_not_there_or_not_served_is_refused(tmp_path: Path, text: str, names: list[str], fault: str) -> None:
+    """By its name, with what is served."""
+    with pytest.raises(InvalidArtifactError, match=fault):
+        describe("m", properties(tmp_path, *names, text=text))
+
+
+@pytest.mark.parametrize("value", ["python3", ""])
+def test_a_bare_name_of_an_interpreter_is_ours(tmp_path: Path, value: str) -> None:
+    """As DJL's examples write it."""
+    assert handled(properties(tmp_path / "m", text=f"option.pythonExecutable={value}", model_py=DJL)).python is None
+
+
+def test_an_interpreter_is_a_path_inside(tmp_path: Path) -> None:
+    """An environment's own link to the machine's Python is none that leads outside."""
+    folder = properties(tmp_path / "m", "env/pyvenv.cfg", text="option.pythonExecutable=env/bin/python", model_py=DJL)
+    (folder / "env" / "bin").mkdir()
+    with pytest.raises(InvalidArtifactError, match="'python' is not there"):
+        handled(folder)
+    (folder / "env" / "bin" / "python").symlink_to("/bin/sh")
+    assert handled(folder).python == folder / "env" / "bin" / "python"
+    properties(folder, text="option.pythonExecutable=/bin/sh")
+    with pytest.raises(InvalidArtifactError, match="leads outside"):
+        handled(folder)
