@@ -5,6 +5,7 @@ folder that was built by the same sources and libraries is left alone, and a new
 by `make serve` (the small set, no torch), `make models` and the tests.
 
     python model_repo_templates/build.py --out models            # the small set
+    python model_repo_templates/build.py --out models --set handlers        # people's Python: each folder of handlers/
     python model_repo_templates/build.py --out models --set all
     python model_repo_templates/build.py --out models iris_onnx bert_base_torchscript
 """
@@ -23,7 +24,13 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SMALL = ("iris_onnx", "digits_onnx", "diabetes_onnx")
-# Template name: the file that builds it and its function there.
+# Plain files that people copy and change: each is a folder of handlers/.
+HANDLERS = (
+    "inference_py", "inference_py_stream", "tensorflow_handler", "djl_model_py", "djl_stream", "triton_python",
+    "triton_python_decoupled",
+)  # fmt: skip
+SETS = {"small": SMALL, "handlers": HANDLERS}
+# Template name: the file that builds it and its function there; None for a handler that is whole once it is copied.
 TEMPLATES = {
     "iris_onnx": ("iris", "build"),
     "digits_onnx": ("digits", "build_onnx"),
@@ -35,6 +42,8 @@ TEMPLATES = {
     "iris_xgboost": ("iris", "build_xgboost"),
     "iris_lightgbm": ("iris", "build_lightgbm"),
     "tiny_bert_hf": ("tiny_bert", "build_hf"),
+    **dict.fromkeys(HANDLERS),
+    "inference_py": ("iris", "build_centroids"),
 }  # fmt: skip
 # Templates of libraries that not everyone has, skipped without them: each module and the package that brings it.
 OPTIONAL = {
@@ -49,13 +58,24 @@ LIBRARIES = (
 STAMP = ".built"
 
 
-def stamp_of(file: str) -> str:
+def sources_of(name: str) -> list[Path]:
+    """Return the files that a template is made from."""
+    builder = TEMPLATES[name]
+    files = [HERE / f"{file}.py" for file in (builder[0], "onnx_formats", "torch_formats")] if builder else []
+    return files + sorted(path for path in (HERE / "handlers" / name).rglob("*") if _is_source(path))
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
+
+
+def stamp_of(name: str) -> str:
     """Return a digest of the sources and library versions that a template is made from."""
     digest = hashlib.sha256()
-    for source in (HERE / f"{file}.py", HERE / "onnx_formats.py", HERE / "torch_formats.py"):
-        digest.update(source.read_bytes())
+    for source in sources_of(name):
+        digest.update(f"{source.relative_to(HERE)}\n".encode() + source.read_bytes())
     installed = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
-    digest.update(repr([(name, installed.get(name)) for name in LIBRARIES]).encode())
+    digest.update(repr([(library, installed.get(library)) for library in LIBRARIES]).encode())
     return digest.hexdigest()
 
 
@@ -64,27 +84,35 @@ def build(name: str, out: Path) -> str:
     for module, package in OPTIONAL.get(name, {}).items():
         if importlib.util.find_spec(module) is None:
             return f"{name}: skipped, because {module} is not installed (pip install {package})"
-    file, function = TEMPLATES[name]
-    stamp, folder, began = stamp_of(file), out / name, time.monotonic()
+    stamp, folder, began = stamp_of(name), out / name, time.monotonic()
     stamp_file = folder / STAMP
     if stamp_file.is_file() and stamp_file.read_text() == stamp:
         return f"{name}: up to date"
     unfinished = out / f".{name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    getattr(importlib.import_module(file), function)(unfinished)
+    _fill(name, unfinished)
     (unfinished / STAMP).write_text(stamp)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-    size_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    size_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     return f"{name}: built in {time.monotonic() - began:.1f} s, {size_mb:.2f} MB"
+
+
+def _fill(name: str, folder: Path) -> None:
+    if name in HANDLERS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(HERE / "handlers" / name, folder, dirs_exist_ok=True, ignore=ignored)
+    if builder := TEMPLATES[name]:
+        file, function = builder
+        getattr(importlib.import_module(file), function)(folder)
 
 
 def main() -> None:
     """Parse, build, print a line a template."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the model repository to write to")
-    parser.add_argument("--set", choices=("small", "all"), default="small", help="small needs no torch")
+    parser.add_argument("--set", choices=(*SETS, "all"), default="small", help="all wants torch")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"instead of a set: {', '.join(TEMPLATES)}")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(TEMPLATES)):
@@ -93,7 +121,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     # The exporters warn of their own deprecations by the dozen; what they write is checked by the tests.
     warnings.simplefilter("ignore")
-    for name in options.names or (SMALL if options.set == "small" else TEMPLATES):
+    for name in options.names or SETS.get(options.set, TEMPLATES):
         print(build(name, options.out), flush=True)
 
 

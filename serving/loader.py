@@ -19,6 +19,7 @@ from serving.errors import UnavailableError
 from serving.ledger import Ledger
 from serving.logs import quoted
 from serving.metrics import Metrics
+from serving.repository.layouts import ModelSpec
 from serving.repository.source import ModelSource
 from serving.residents import Resident, Residents
 from serving.room import Room
@@ -62,6 +63,7 @@ class Loader:
         self._metrics = metrics
         self._slots = threading.BoundedSemaphore(concurrency)
         self._prepare_lock = threading.Lock()
+        self._prepared: set[str] = set()
 
     def bring_in(self, resident: Resident, deadline: float) -> Brought:
         """Make `resident` ready and leave its reservation at the peak of the load.
@@ -78,22 +80,26 @@ class Loader:
             backend = self._backends[artifact.spec.format]
             footprint = backend.footprint(artifact.spec)
             self._ledger.check_possible(resident.name, footprint.peak_bytes)
-            self._prepare(backend)
+            self.prepare(backend)
             self._room.reserve(resident, footprint.peak_bytes, deadline)
-            # A walk through the process' pages for a model too small to be found in them would be in vain.
-            is_worth_it = footprint.resident_bytes >= _MEASURABLE_BYTES
-            move = self._residents.begin_move()
-            try:
-                before_bytes = _settled_bytes() if is_worth_it else 0
-                model = backend.load(artifact.spec)
-                grown_bytes = _settled_bytes() - before_bytes if is_worth_it else 0
-                is_alone = self._residents.stood_still(move)
-            finally:
-                self._residents.end_move()
-        held_bytes = model.held_bytes()
-        if held_bytes is None:
-            held_bytes = _believed(grown_bytes, footprint, is_alone=is_alone)
-        return Brought(model, held_bytes, footprint.resident_bytes)
+            if not backend.is_outside:
+                return self._load_here(backend, artifact.spec, footprint)
+        # People's code may take its time, or hang: the turn is for those who work in this process.
+        model = backend.load(artifact.spec)
+        return Brought(model, model.held_bytes() or footprint.resident_bytes, footprint.resident_bytes)
+
+    def _load_here(self, backend: Backend, spec: ModelSpec, footprint: Footprint) -> Brought:
+        # A walk through the process' pages for a model too small to be found in them would be in vain.
+        is_worth_it = footprint.resident_bytes >= _MEASURABLE_BYTES
+        move = self._residents.begin_move()
+        try:
+            before_bytes = _settled_bytes() if is_worth_it else 0
+            model = backend.load(spec)
+            grown_bytes = _settled_bytes() - before_bytes if is_worth_it else 0
+            is_alone = self._residents.stood_still(move)
+        finally:
+            self._residents.end_move()
+        return Brought(model, _believed(grown_bytes, footprint, is_alone=is_alone), footprint.resident_bytes)
 
     @contextmanager
     def _turn(self, name: str, deadline: float) -> Iterator[None]:
@@ -104,9 +110,11 @@ class Loader:
         finally:
             self._slots.release()
 
-    def _prepare(self, backend: Backend) -> None:
+    def prepare(self, backend: Backend) -> None:
         """Import the runtime once, before anything is measured: it is the server's memory, not the first model's."""
         with self._prepare_lock:
+            if backend.name in self._prepared:
+                return
             move = self._residents.begin_move()
             try:
                 before_bytes = _settled_bytes() + backend.outside_bytes()
@@ -115,6 +123,7 @@ class Loader:
                 is_alone = self._residents.stood_still(move)
             finally:
                 self._residents.end_move()
+            self._prepared.add(backend.name)
             if is_new:
                 with self._residents.lock:
                     self._ledger.runtime_grew(grown_bytes if is_alone else min(grown_bytes, _RUNTIME_BYTES))

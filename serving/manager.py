@@ -119,6 +119,10 @@ class ModelManager:
         """
         return Lease(self, name)
 
+    def prepare(self, backend: Backend) -> None:
+        """Start a runtime before any model needs it; its memory is accounted as if one did."""
+        self._loader.prepare(backend)
+
     def load(self, name: str, url: str) -> None:
         """Load `name` from `url` and return when it is ready.
 
@@ -321,7 +325,7 @@ class ModelManager:
             self._withdrawn.pop(resident.name, None)
             self._residents.touch(resident)
             self._residents.move(resident, Event.LOADED)
-        brought.model.attach(Tenant(resident, self._residents, self._ledger, self._withdraw))
+        brought.model.attach(Tenant(resident, self._residents, self._ledger, self._room.settle, self._withdraw))
         seconds = time.monotonic() - started
         self._metrics.observe("ModelLoadingTime", seconds)
         log.info(

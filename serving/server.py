@@ -106,6 +106,8 @@ class Server:
     def start(self) -> None:
         """Restore what a killed process had loaded; load the one model of a single-model endpoint."""
         self.manager.restore()
+        if self.settings.warm_workers:
+            threading.Thread(target=self._warm, name="warm-workers", daemon=True).start()
         if self.source.single_dir is None:
             self._healthy.set()
         else:
@@ -123,6 +125,12 @@ class Server:
         log.info("event=stopped clean=%s", is_clean)
         self.app.flush()
         return is_clean
+
+    def _warm(self) -> None:
+        try:
+            self.manager.prepare(self._workers)
+        except ServingError as error:  # the first model that needs it tries again, and says so to its caller
+            log.error("event=not_warmed error=%r", error.message)
 
     def _load_single(self) -> None:
         try:

@@ -22,7 +22,8 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
 
 
 # What the command's other verbs read (where the server is), and what only tells a container where it runs.
-_CLIENT_SETTINGS = {"WHARF_URL", "SAGEMAKER_REGION"}
+# Read by the other verbs, by `repository` for each model, or by people's own code.
+_READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
 
 
 class SettingError(BadRequestError):
@@ -245,6 +246,9 @@ class Settings:
     when a model is made on its meta device.
     """
 
+    warm_workers: bool = _setting(False, "true or false", _flag, "WHARF_WARM_WORKERS")
+    """Start the zygote with the server: the first model that needs Python does not wait for its imports."""
+
     min_workers: int = _setting(
         1, "a count", _count, "WHARF_MIN_WORKERS", "SERVING_MIN_WORKERS", "SAGEMAKER_NUM_MODEL_WORKERS"
     )
@@ -314,7 +318,7 @@ class Settings:
 
 def unknown_settings(env: Mapping[str, str]) -> list[str]:
     """Return a sentence for each `WHARF_*` or `SAGEMAKER_*` variable that nothing reads: none is ignored in silence."""
-    known = {name for each in fields(Settings) for name, _ in each.metadata["sources"]} | _CLIENT_SETTINGS
+    known = {name for each in fields(Settings) for name, _ in each.metadata["sources"]} | _READ_ELSEWHERE
     sentences = []
     for name in sorted(name for name in env if name.startswith("WHARF_") and name not in known):
         near = difflib.get_close_matches(name, known, n=1)

@@ -16,11 +16,17 @@ class Tenant:
     """A resident's word with the ledger and the manager."""
 
     def __init__(
-        self, resident: Resident, residents: Residents, ledger: Ledger, withdraw: Callable[[Resident, str], None]
+        self,
+        resident: Resident,
+        residents: Residents,
+        ledger: Ledger,
+        settle: Callable[[], None],
+        withdraw: Callable[[Resident, str], None],
     ) -> None:
         self._resident = resident
         self._residents = residents
         self._ledger = ledger
+        self._settle = settle
         self._withdraw = withdraw
 
     def grow(self, count: int) -> bool:
@@ -32,6 +38,15 @@ class Tenant:
             self._ledger.correct(name, self._ledger.reservations[name] + count)
             self._residents.wake()
             return True
+
+    def correct(self, count: int) -> None:
+        """Replace the model's reservation by `count` bytes; where that passes the budget, idle models go."""
+        with self._residents.lock:
+            if self._resident.state is not State.READY:
+                return
+            self._ledger.correct(self._resident.name, count)
+            self._residents.wake()
+        self._settle()
 
     def withdraw(self, reason: str) -> None:
         """Have the model taken out, with the reason."""

@@ -85,6 +85,8 @@ class InProcessModel:
 class InProcessBackend:
     """What all backends that run models in this process have in common."""
 
+    is_outside = False
+
     def outside_bytes(self) -> int:
         """Return 0: there is nothing outside."""
         return 0
@@ -94,6 +96,10 @@ class Backend(Protocol):
     """One brand of runtime."""
 
     name: str
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether its models load and run in processes of their own."""
 
     def outside_bytes(self) -> int:
         """Return what the runtime itself holds outside this process, in bytes."""

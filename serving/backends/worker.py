@@ -30,7 +30,7 @@ log = logging.getLogger("wharf.workers")
 # torch itself (reference: frontier 3; 580 MiB with BERT-base's 438).
 _FORKED_BYTES = 24 << 20
 _SPAWNED_BYTES = 150 << 20
-# How often idle workers are looked at.
+# How often workers are looked at: for idle ones, and for those that grew.
 _JANITOR_S = 1.0
 _ANY = TensorSpec("x")
 
@@ -94,9 +94,10 @@ class WorkerModel:
         """Take the owner of the memory, who grants more workers theirs and hears when the model is beyond repair."""
         self._pool.host = host
 
-    def trim(self) -> None:
-        """End a worker that has long been idle."""
+    def look_after(self) -> None:
+        """End a worker that has long been idle; have the ledger corrected where one has grown."""
         self._pool.trim()
+        self._pool.measure()
 
     def close(self) -> None:
         """End the workers; their memory is back when this returns."""
@@ -108,6 +109,7 @@ class WorkerBackend:
     """The backend of format "worker"."""
 
     name = "worker"
+    is_outside = True
 
     def __init__(self, settings: WorkerSettings, environments: Environments) -> None:
         self._settings = settings
@@ -217,7 +219,10 @@ class WorkerBackend:
     def _clean(self) -> None:
         while not self._is_closed.wait(_JANITOR_S):
             for model in list(self._models):
-                model.trim()
+                try:
+                    model.look_after()
+                except Exception:  # one model's trouble is not the end of the care for all
+                    log.exception("event=not_looked_after")
 
 
 def _handler(spec: ModelSpec) -> HandlerSpec:

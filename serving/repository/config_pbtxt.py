@@ -77,7 +77,8 @@ def read_config_pbtxt(model: str, file: Path) -> ModelConfig:
         file=config.default_model_filename or None,
         inputs=_specs(config.input, config.max_batch_size, "config.pbtxt input"),
         outputs=_specs(config.output, config.max_batch_size, "config.pbtxt output"),
-        triton=as_json(config) if format_ == PYTHON else None,
+        # Without a backend a model.py beside it may still make it Triton's Python.
+        triton=as_json(config) if format_ == PYTHON or not (config.backend or config.platform) else None,
     )
 
 

@@ -167,7 +167,9 @@ def _status(error: BaseException, otherwise: int) -> int:
     if isinstance(error, HandlerError):
         return error.status
     # torch's and CuPy's own are no MemoryError; a class's name is a type, not words in a message.
-    is_memory = isinstance(error, MemoryError) or any(each.__name__ == "OutOfMemoryError" for each in type(error).__mro__)
+    is_memory = isinstance(error, MemoryError) or any(
+        each.__name__ == "OutOfMemoryError" for each in type(error).__mro__
+    )
     return 507 if is_memory else otherwise
 
 

@@ -27,6 +27,8 @@ from serving.workers.supervisor import Supervisor, Wish, describe_end
 
 log = logging.getLogger("wharf.workers")
 
+# What a request needs comes and goes; what stays and is larger is the ledger's business.
+_NOTEWORTHY_BYTES = 8 << 20
 _BACK_OFF_S = 0.5
 _BACK_OFF_MAX_S = 30.0
 
@@ -53,6 +55,9 @@ class Host(Protocol):
     def grow(self, count: int) -> bool:
         """Take `count` more bytes (fewer when negative) if there is room; return whether they are ours."""
 
+    def correct(self, count: int) -> None:
+        """Note that the model holds `count` bytes by now."""
+
     def withdraw(self, reason: str) -> None:
         """Note that this model is beyond repair."""
 
@@ -61,8 +66,11 @@ class _Alone:
     def grow(self, count: int) -> bool:  # noqa: ARG002
         return False
 
-    def withdraw(self, reason: str) -> None:  # noqa: ARG002
-        return None
+    def correct(self, count: int) -> None:
+        pass
+
+    def withdraw(self, reason: str) -> None:
+        pass
 
 
 class _Job:
@@ -125,7 +133,17 @@ class Pool:
         """Return what all workers added to the machine's memory, in bytes."""
         with self._lock:
             live = list(self._live)
+        for each in live:
+            each.anonymous_bytes = each.process.anonymous_bytes()
         return sum(each.process.held_bytes() for each in live)
+
+    def measure(self) -> None:
+        """Tell the host what the workers hold, where one of them has grown or shrunk since it was last told."""
+        with self._lock:
+            live = list(self._live)
+        grown = (abs(each.process.anonymous_bytes() - each.anonymous_bytes) for each in live)
+        if any(count > _NOTEWORTHY_BYTES for count in grown):
+            self.host.correct(self.held_bytes())
 
     def submit(self, request: Request, deadline: float) -> Reply:
         """Have a request answered before `deadline` (of the monotonic clock).

@@ -21,8 +21,12 @@ from serving.workers.handler import Launch
 # From linux/prctl.h.
 _PR_SET_NAME = 15
 _COMPAT = Path(__file__).resolve().parent / "compat"
-# Their code imports djl_python or triton_python_backend_utils.
+# Their code imports djl_python or triton_python_backend_utils: ours, whatever else is installed.
 _WITH_COMPAT = ("djl", "triton_python")
+# Their code may import sagemaker_inference or sagemaker_containers: the real one where there is one, hence ours last.
+_WITH_COMPAT_LAST = ("sagemaker", "tensorflow")
+# Of one limit: what all workers of a server may come to while each stays within its own.
+_OTHERS = 16
 # What shares the core budget: OpenMP, OpenBLAS, MKL and numexpr each read their own variable.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -65,9 +69,12 @@ def _limit(launch: Launch) -> None:
     wanted = [
         (resource.RLIMIT_AS, launch.address_space_bytes),
         (resource.RLIMIT_NOFILE, launch.open_files),
-        (resource.RLIMIT_NPROC, _processes_of_user() + launch.processes if launch.processes else 0),
+        (resource.RLIMIT_NPROC, _process_limit(launch.processes)),
         (resource.RLIMIT_CORE, None),
     ]
+    # When the kernel must kill for memory, a worker is to go before the server and the zygote (proc(5): up to 1000).
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
     for kind, value in wanted:
         hard = resource.getrlimit(kind)[1]
         if value == 0:
@@ -79,9 +86,14 @@ def _limit(launch: Launch) -> None:
             resource.setrlimit(kind, (soft, soft))
 
 
-def _processes_of_user() -> int:
-    """Count what RLIMIT_NPROC counts: the threads of this user, whichever process they belong to."""
-    count = 0
+def _process_limit(processes: int) -> int:
+    """Return RLIMIT_NPROC, the second line of defence behind the zygote's own count of each worker's processes.
+
+    The kernel counts all threads of the user, the server's and the other workers' too, and does not count for root.
+    """
+    if not processes or os.getuid() == 0:
+        return 0
+    count = _OTHERS * processes
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError):
@@ -93,6 +105,8 @@ def _processes_of_user() -> int:
 def _set_paths(launch: Launch) -> None:
     extra = [str(_COMPAT)] if launch.dialect in _WITH_COMPAT else []
     sys.path[:0] = [each for each in (*launch.paths, *extra) if each not in sys.path]
+    if launch.dialect in _WITH_COMPAT_LAST:
+        sys.path.append(str(_COMPAT))
     sys.argv = [launch.file or launch.dialect]
 
 

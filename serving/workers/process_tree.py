@@ -1,7 +1,7 @@
-"""Which processes belong to a worker: those of its session, however often they forked. Read from /proc.
+"""Which processes belong to a worker: those that descend from it, and those of its session. Read from /proc.
 
-Only the zygote calls it. A process that left its worker's session is a stray; it comes back to the zygote when its
-parent dies, which is the zygote's business as their reaper.
+Only the zygote calls it. An orphan that has left its worker's session is a stray: it comes to the zygote as their
+reaper, and nobody can tell any more whose it was.
 """
 
 from __future__ import annotations
@@ -9,39 +9,78 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+
+# Each pass finds what was born during the one before: on two cores some forty processes, then eight, then none.
+_PASSES = 20
+
+# Parent, session, count of threads (none: it has ended, and nobody has asked how).
+_Process = tuple[int, int, int]
 
 
-def kill_session(leader: int) -> None:
-    """Kill the worker `leader`, its process group, and whatever else is in its session."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
-    for pid, _, session in _processes():
-        if session == leader:
+def kill_families(leaders: Collection[int]) -> int:
+    """Kill workers and all that belongs to them; return how many processes that was which have not ended yet."""
+    for leader in leaders:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)  # at one blow: no child of its group slips through
+    known: set[int] = set()
+    alive: set[int] = set()
+    for _ in range(_PASSES):
+        alive = {pid for family in families(leaders).values() for pid in family}
+        for pid in alive - known:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        if alive <= known:
+            break
+        known |= alive
+    return len(alive)
 
 
-def count_of_session(leaders: Collection[int]) -> Counter[int]:
-    """Count the processes of each worker's session, itself included."""
-    return Counter(session for _, _, session in _processes() if session in leaders)
+def kill_strays(leaders: Collection[int]) -> int:
+    """Kill the children of this process that belong to no worker, with theirs; return how many have not ended yet."""
+    unknown = set(children()).difference(leaders)
+    table = _table() if unknown else {}
+    strays = [pid for pid in unknown if pid in table and table[pid][2] and table[pid][1] not in leaders]
+    return kill_families(strays) if strays else 0
 
 
-def strays(leaders: Collection[int]) -> list[int]:
-    """Return the children of this process that are no worker and belong to no worker's session."""
+def families(leaders: Collection[int]) -> dict[int, dict[int, int]]:
+    """Return for each worker the processes that belong to it and have not ended, with their counts of threads."""
+    table = _table()
+    owners: dict[int, int | None] = {leader: leader for leader in leaders}
+    found: dict[int, dict[int, int]] = {leader: {} for leader in leaders}
+    for pid, (_, _, threads) in table.items():
+        owner = _owner(pid, table, owners)
+        if owner is not None and threads:
+            found[owner][pid] = threads
+    return found
+
+
+def _owner(pid: int, table: dict[int, _Process], owners: dict[int, int | None]) -> int | None:
+    """Climb to the first whose owner is known, by session or parent; note it for all on the way."""
+    path = []
+    while pid not in owners and pid in table:
+        path.append(pid)
+        parent, session, _ = table[pid]
+        pid = session if owners.get(session) == session else parent
+    owner = owners.get(pid)
+    owners.update(dict.fromkeys(path, owner))
+    return owner
+
+
+def children() -> list[int]:
+    """Return the children of this process, ended ones too."""
     me = os.getpid()
     try:
         with open(f"/proc/self/task/{me}/children") as file:  # noqa: PTH123  no Path: this runs five times a second
-            children = [int(each) for each in file.read().split()]
+            return [int(each) for each in file.read().split()]
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN
-        children = [pid for pid, parent, _ in _processes() if parent == me]
-    unknown = set(children).difference(leaders)
-    return [pid for pid, _, session in _processes() if pid in unknown and session not in leaders] if unknown else []
+        return [pid for pid, (parent, _, _) in _table().items() if parent == me]
 
 
-def _processes() -> Iterator[tuple[int, int, int]]:
-    """Yield pid, parent and session of every process (proc(5): fields 1, 4 and 6 of `stat`)."""
+def _table() -> dict[int, _Process]:
+    """Read all processes (proc(5): fields 3, 4, 6 and 20 of `stat`)."""
+    table = {}
     for name in os.listdir("/proc"):  # noqa: PTH208  names alone, and no Path for each
         if name.isdigit():
             try:
@@ -49,4 +88,5 @@ def _processes() -> Iterator[tuple[int, int, int]]:
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:  # it ended meanwhile
                 continue
-            yield int(name), int(fields[1]), int(fields[3])
+            table[int(name)] = int(fields[1]), int(fields[3]), 0 if fields[0] in b"ZX" else int(fields[17])
+    return table

@@ -17,6 +17,8 @@ from serving.logs import quoted, timestamp, write_line
 _READ_BYTES = 64 << 10
 # A line without an end is cut here: one log record of most collectors (16-256 KiB) and then some.
 _LINE_MAX_BYTES = 16 << 10
+# What a pipe can hold (fs.pipe-max-size), in reads, and then some: who writes on and on is not read to the end.
+_DRAIN_READS = 32
 # What a pipe that poll calls writable surely takes without blocking (pipe(7)).
 _PIPE_BUF = 4096
 
@@ -71,8 +73,9 @@ class Relay:
         """Relay what is left of a worker that ended; return its pipes, which a stray may still hold open."""
         numbers = [number for number, source in self._sources.items() if source.pid == pid]
         for number in numbers:
-            while select.select([number], [], [], 0)[0] and self.pump(number):
-                pass
+            for _ in range(_DRAIN_READS):
+                if not _is_ready(number, select.POLLIN | select.POLLHUP) or not self.pump(number):
+                    break
             source = self._sources[number]
             if source.rest:
                 self._write(source, [source.rest])
@@ -82,6 +85,11 @@ class Relay:
         """Close a pipe."""
         if self._sources.pop(number, None) is not None:
             os.close(number)
+
+    def say(self, line: str) -> None:
+        """Write a line of our own among theirs."""
+        self._pending += (line + "\n").encode()
+        self.flush()
 
     def _write(self, source: _Source, lines: list[bytes]) -> None:
         fields = {"time": timestamp(time.time()), "level": "info", "room": "wharf.model"}
@@ -95,13 +103,22 @@ class Relay:
                 out.append(write_line(fields | more, is_json=True))
             else:
                 out.append(f"{head} {about} text={quoted(text)}")
-        self._pending += ("\n".join(out) + "\n").encode()
-        self.flush()
+        self.say("\n".join(out))
 
     def flush(self) -> None:
-        """Write what waits, as far as that goes without waiting."""
-        while self._pending and select.select([], [self._output_fd], [], 0)[1]:
+        """Write what waits, as far as that goes without waiting; whole lines, where one piece has room for them."""
+        while self._pending and _is_ready(self._output_fd, select.POLLOUT):
+            count = self._pending.rfind(b"\n", 0, _PIPE_BUF) + 1 or _PIPE_BUF
             try:
-                self._pending = self._pending[os.write(self._output_fd, self._pending[:_PIPE_BUF]) :]
+                self._pending = self._pending[os.write(self._output_fd, self._pending[:count]) :]
+            except BlockingIOError:
+                return
             except OSError:  # a closed pipe takes no log; serving goes on
                 self._pending = b""
+
+
+def _is_ready(number: int, event: int) -> bool:
+    """Ask poll, as select knows no number past 1,023."""
+    poll = select.poll()
+    poll.register(number, event)
+    return bool(poll.poll(0))

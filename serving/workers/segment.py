@@ -7,6 +7,7 @@ Knows no message; `channel` says when a segment is free again. Standard library 
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ KEPT_MAX_BYTES = 8 << 20
 _LEAST_BYTES = 1 << 20
 
 _memfd_create, _ftruncate, _close = os.memfd_create, os.ftruncate, os.close
-_fstat, _pread = os.fstat, os.pread
+_fstat, _pread, _fcntl = os.fstat, os.pread, fcntl.fcntl
 _mmap, _PRIVATE, _READ_WRITE = mmap.mmap, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
 
 
@@ -28,9 +29,11 @@ class Segment:
     def __init__(self, size: int) -> None:
         # A power of two, so that bodies that differ a little share one.
         self.size = size if size > KEPT_MAX_BYTES else max(_LEAST_BYTES, 1 << (size - 1).bit_length())
-        self.fd = _memfd_create("wharf", os.MFD_CLOEXEC)
+        self.fd = _memfd_create("wharf", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             _ftruncate(self.fd, self.size)
+            # The other side could make it shorter: our next write into the mapping would be a SIGBUS.
+            _fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
             self._map = _mmap(self.fd, self.size)
         except BaseException:
             _close(self.fd)

@@ -66,6 +66,10 @@ class WorkerProcess:
         self.exited.set()
         self._on_exit()
 
+    def anonymous_bytes(self) -> int:
+        """Return its private memory without files: a cheap figure that tells whether it grew."""
+        return memory.resident_bytes(self.pid) if self.pid and not self.exited.is_set() else 0
+
     def held_bytes(self) -> int:
         """Return what it added to the machine's memory: private pages and its share of shared ones."""
         return memory.share_bytes(self.pid) if self.pid and not self.exited.is_set() else 0

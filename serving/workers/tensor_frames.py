@@ -67,21 +67,30 @@ def pack(tensors: Mapping[str, Any], at: int) -> tuple[list[dict[str, Any]], lis
 
 def unpack(described: Sequence[Mapping[str, Any]], body: Body) -> dict[str, Any]:
     """Return arrays by name, views of `body` where they can be. Raises `ValueError` for a description that lies."""
+    try:
+        return {_name(each): _array(each, body) for each in described}
+    except (KeyError, TypeError, OverflowError, struct.error) as error:
+        raise ValueError(f"a tensor's description that is none: {type(error).__name__}: {error}") from None
+
+
+def _name(each: Mapping[str, Any]) -> str:
+    name = each["name"]
+    if not isinstance(name, str):
+        raise TypeError(f"a tensor's name is a {type(name).__name__}")
+    return name
+
+
+def _array(each: Mapping[str, Any], body: Body) -> Any:
     import numpy as np
 
-    tensors = {}
-    for each in described:
-        shape = [int(dim) for dim in each["shape"]]
-        start, size = int(each["at"]), int(each["bytes"])
-        if min(shape, default=0) < 0 or start < 0 or size < 0 or start + size > len(body):
-            raise ValueError(f"tensor {each['name']!r} of shape {shape} does not lie in a body of {len(body)} bytes")
-        if each["dtype"] == "BYTES":
-            tensors[each["name"]] = _split(memoryview(body)[start : start + size], shape)
-            continue
-        dtype = np.dtype(_NAMES[each["dtype"]]).newbyteorder("<")
-        count = size // dtype.itemsize
-        tensors[each["name"]] = np.frombuffer(body, dtype, count, start).reshape(shape)
-    return tensors
+    shape = [int(dim) for dim in each["shape"]]
+    start, size = int(each["at"]), int(each["bytes"])
+    if min(shape, default=0) < 0 or start < 0 or size < 0 or start + size > len(body):
+        raise ValueError(f"tensor {each['name']!r} of shape {shape} does not lie in a body of {len(body)} bytes")
+    if each["dtype"] == "BYTES":
+        return _split(memoryview(body)[start : start + size], shape)
+    dtype = np.dtype(_NAMES[each["dtype"]]).newbyteorder("<")
+    return np.frombuffer(body, dtype, size // dtype.itemsize, start).reshape(shape)
 
 
 def _join(array: Any) -> bytes:

@@ -25,18 +25,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from serving.logs import write_line
+from serving.logs import quoted, timestamp, write_line
 from serving.workers import main as worker_main
-from serving.workers.process_setup import set_title
 from serving.workers.channel import Channel, ChannelError, Kind, Message
-from serving.workers.process_tree import count_of_session, kill_session, strays
+from serving.workers.process_setup import flush_output, set_title
+from serving.workers.process_tree import children, families, kill_families, kill_strays
 from serving.workers.relay import Relay
 
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _STDERR = 2
+# A worker's exit status where there was none (sysexits.h: the system said no).
+_OS_ERROR = 71
 # How often processes are counted: a fork bomb makes some hundred in that time on two cores.
 _TICK_S = 0.2
+# A worker has ended when all that it started has: SIGKILL takes milliseconds, and longer in a disk's hands.
+_LOOK_AGAIN_S, _LINGER_MAX_S = 0.005, 2.0
 # What runs in a foreign interpreter, or in a fresh one of ours: this package and nothing else of our environment.
 _BOOT = """
 import sys, types
@@ -56,6 +60,7 @@ class _Child:
     name: str
     process_limit: int
     reason: str = ""
+    ended_at: float = 0.0
 
 
 class Zygote:
@@ -67,8 +72,11 @@ class Zygote:
         self._children: dict[int, _Child] = {}
         self._relay = Relay(is_json=self._is_json)
         self._poll = select.poll()
+        self._is_held_back = False
+        self._pid = os.getpid()
         self._total_processes = 0
         self._next_tick = 0.0
+        self._is_ending = False  # somebody has ended and left processes behind
 
     def run(self) -> None:
         """Serve until the server is gone."""
@@ -81,11 +89,11 @@ class Zygote:
             while True:
                 self._turn(wake_read)
         except ChannelError:
-            for pid in self._children:
-                kill_session(pid)
+            self._end_all()
 
     def _turn(self, wake_read: int) -> None:
-        ready = {number for number, _ in self._poll.poll(int(_TICK_S * 1000) if self._children else None)}
+        wait_s = _LOOK_AGAIN_S if self._is_ending else _TICK_S
+        ready = {number for number, _ in self._poll.poll(int(wait_s * 1000) if self._children else None)}
         if self._channel.fileno() in ready:
             ready.discard(self._channel.fileno())
             while self._channel.has_input():
@@ -94,28 +102,32 @@ class Zygote:
             ready.discard(wake_read)
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_read, 4096)
-        self._relay_output(ready)
+        for number in () if self._is_held_back else ready:
+            if not self._relay.pump(number):
+                self._close_pipe(number)
         self._reap()
         if self._children and time.monotonic() > self._next_tick:
             self._next_tick = time.monotonic() + _TICK_S
             self._tick()
+        self._hold_back()
 
-    def _relay_output(self, ready: set[int]) -> None:
-        was_blocked = self._relay.is_blocked
-        for number in () if was_blocked else ready:
-            if not self._relay.pump(number):
-                self._close_pipe(number)
+    def _hold_back(self) -> None:
+        """Read no pipe while nobody takes what was read, and go on once somebody does."""
         self._relay.flush()
-        if self._relay.is_blocked != was_blocked:
+        if self._relay.is_blocked and not self._is_held_back:
+            self._is_held_back = True
             for number in self._relay.pipes:
-                self._poll.modify(number, 0 if self._relay.is_blocked else select.POLLIN)
-            if self._relay.is_blocked:
-                self._poll.register(_STDERR, select.POLLOUT)
-            else:
-                self._poll.unregister(_STDERR)
+                self._poll.unregister(number)
+            self._poll.register(_STDERR, select.POLLOUT)
+        elif self._is_held_back and not self._relay.is_blocked:
+            self._is_held_back = False
+            self._poll.unregister(_STDERR)
+            for number in self._relay.pipes:
+                self._poll.register(number, select.POLLIN)
 
     def _close_pipe(self, number: int) -> None:
-        self._poll.unregister(number)
+        if not self._is_held_back:
+            self._poll.unregister(number)
         self._relay.end(number)
 
     def _obey(self, message: Message) -> None:
@@ -124,32 +136,48 @@ class Zygote:
         elif message.kind is Kind.KILL:
             pid = next((pid for pid, child in self._children.items() if child.number == message.call), None)
             if pid is not None:  # not reaped yet, so the number is still its own
-                kill_session(pid)
+                kill_families([pid])
 
     def _spawn(self, message: Message) -> None:
         wish, (channel_fd,) = message.meta, message.fds
-        output_read, output_write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(output_read, False)
+        try:
+            pid, how = self._fork(wish, channel_fd)
+        except OSError as error:  # no more processes, no more files: one model's trouble, not everybody's
+            meta = {"status": _OS_ERROR, "reason": f"no process could be started ({error.strerror})"}
+            self._channel.send(Kind.EXITED, message.call, meta)
+            return
+        finally:
+            os.close(channel_fd)
+        self._children[pid] = _Child(message.call, wish["name"], wish["processes"])
+        self._channel.send(Kind.SPAWNED, message.call, {"pid": pid, "how": how})
+
+    def _fork(self, wish: dict[str, Any], channel_fd: int) -> tuple[int, str]:
         threads = len(os.listdir("/proc/self/task"))
         is_fork = not wish["python"] and threads == 1
         if threads != 1:
-            self._say("zygote_has_threads", f"threads={threads} model={wish['name']} consequence=spawned")
-        pid = os.fork()
-        if pid == 0:
-            self._be_born(wish, channel_fd, output_write, is_fork=is_fork)
-        os.close(channel_fd)
-        os.close(output_write)
-        self._children[pid] = _Child(message.call, wish["name"], wish["processes"])
+            self._say("zygote_has_threads", f"threads={threads} model={quoted(wish['name'])} consequence=spawned")
+        output_read, output_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._be_born(wish, channel_fd, output_write, is_fork=is_fork)
+        except OSError:
+            os.close(output_read)
+            raise
+        finally:
+            os.close(output_write)
+        os.set_blocking(output_read, False)
         self._relay.add(output_read, wish["name"], wish["instance"], pid)
-        self._poll.register(output_read, select.POLLIN)
-        self._channel.send(Kind.SPAWNED, message.call, {"pid": pid, "how": "forked" if is_fork else "spawned"})
+        if not self._is_held_back:
+            self._poll.register(output_read, select.POLLIN)
+        return pid, "forked" if is_fork else "spawned"
 
     def _be_born(self, wish: dict[str, Any], channel_fd: int, output_fd: int, *, is_fork: bool) -> NoReturn:
         """Become the worker; nothing of the zygote's loop runs in it any more."""
         try:
             os.setsid()
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() == 1:  # the zygote died before that
+            if os.getppid() != self._pid:  # the zygote died before that
                 os._exit(0)
             signal.set_wakeup_fd(-1)
             for stop in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
@@ -166,27 +194,37 @@ class Zygote:
             os._exit(70)  # sysexits.h: internal software error
 
     def _reap(self) -> None:
-        while True:
-            try:
-                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if dead is None:
-                return
-            child = self._children.pop(dead.si_pid, None)
-            if child is not None:
-                kill_session(dead.si_pid)  # before it is reaped: until then its number is nobody else's
-            _, status = os.waitpid(dead.si_pid, 0)
-            if child is not None:
-                for number in self._relay.drain(dead.si_pid):
-                    self._close_pipe(number)
-                meta = {"status": os.waitstatus_to_exitcode(status), "reason": child.reason}
-                self._channel.send(Kind.EXITED, child.number, meta)
+        """Note which workers ended, and reap what they left."""
+        self._is_ending = False
+        for pid in list(self._children):
+            # It stays unreaped until all that it started is gone: its number is nobody else's so long.
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                self._end(pid)
+        for pid in set(children()).difference(self._children):
+            os.waitpid(pid, os.WNOHANG)
+
+    def _end(self, pid: int) -> None:
+        child = self._children[pid]
+        child.ended_at = child.ended_at or time.monotonic()
+        left = kill_families([pid]) + kill_strays(self._children)
+        if left and time.monotonic() < child.ended_at + _LINGER_MAX_S:
+            self._is_ending = True
+            return
+        del self._children[pid]
+        _, status = os.waitpid(pid, 0)
+        for number in self._relay.drain(pid):
+            self._close_pipe(number)
+        meta = {"status": os.waitstatus_to_exitcode(status), "reason": child.reason}
+        self._channel.send(Kind.EXITED, child.number, meta)
+
+    def _end_all(self) -> None:
+        """Leave nobody behind: the server is gone."""
+        until = time.monotonic() + _LINGER_MAX_S
+        while kill_families(self._children) + kill_strays(self._children) and time.monotonic() < until:
+            time.sleep(_LOOK_AGAIN_S)
 
     def _tick(self) -> None:
-        for pid in strays(set(self._children)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_strays(self._children)
         # One cheap figure for the whole machine says whether anybody needs to be counted.
         total = int(Path("/proc/loadavg").read_text().split()[3].split("/")[1])
         least = min((child.process_limit for child in self._children.values() if child.process_limit), default=0)
@@ -196,16 +234,17 @@ class Zygote:
         self._total_processes = min(self._total_processes, total) or total
 
     def _refuse_bombs(self) -> None:
-        for pid, count in count_of_session(self._children).items():
-            child = self._children[pid]
+        for pid, family in families(self._children).items():
+            child, count = self._children[pid], sum(family.values())
             if child.process_limit and count > child.process_limit:
-                child.reason = f"it had {count} processes and {child.process_limit} are allowed"
-                self._say("too_many_processes", f"model={child.name} processes={count} limit={child.process_limit}")
-                kill_session(pid)
+                child.reason = f"it had {count} processes and threads and {child.process_limit} are allowed"
+                figures = f"processes={count} limit={child.process_limit}"
+                self._say("too_many_processes", f"model={quoted(child.name)} {figures}")
+                kill_families([pid])
 
     def _say(self, event: str, rest: str) -> None:
-        fields = {"level": "warning", "room": "wharf.zygote", "message": f"event={event} {rest}"}
-        os.write(2, (write_line(fields, is_json=self._is_json) + "\n").encode())
+        fields = {"time": timestamp(time.time()), "level": "warning", "room": "wharf.zygote"}
+        self._relay.say(write_line(fields | {"message": f"event={event} {rest}"}, is_json=self._is_json))
 
 
 def _keep_only(channel_fd: int) -> int:
@@ -246,6 +285,7 @@ def main() -> None:
     set_title("wharf zygote")
     channel = Channel(socket.socket(fileno=int(number)))
     loaded = preload([name for name in names.split(",") if name])
+    flush_output()  # what a library printed at its import, each worker would print again
     # Forked pages stay shared only while no collection writes into their headers.
     gc.collect()
     gc.freeze()

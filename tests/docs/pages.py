@@ -8,12 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+BRING = ROOT / "docs/bring-your-model.md"
 FOLDERS = (".", "docs", "docs/adr", "scripts", "model_repo_templates")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_SAVED = re.compile(r"# (models/\S+)\n")
 
 
 @dataclass
@@ -27,6 +29,12 @@ class Session:
 def blocks(page: Path, language: str) -> list[str]:
     """Return the contents of all code blocks in `language`."""
     return [text for found, text in _FENCE.findall(page.read_text()) if found == language]
+
+
+def files(page: Path) -> dict[str, str]:
+    """Return the files that a page has people save, by the path in their first line, whatever their language."""
+    found = ((_SAVED.match(text), text) for _, text in _FENCE.findall(page.read_text()))
+    return {path[1]: text for path, text in found if path}
 
 
 def prose(page: Path) -> str:

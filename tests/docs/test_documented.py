@@ -9,17 +9,25 @@ from pathlib import Path
 import pytest
 
 from serving.cli import main
+from serving.repository.wharf_toml import _KEYS as KEYS
+from serving.repository.wharf_toml import DIALECTS
 from serving.settings import Settings
-from tests.docs.pages import PAGES, README, ROOT
+from tests.docs.pages import BRING, PAGES, README, ROOT
 
 ALL_TEXT = {page: page.read_text() for page in PAGES}
 SETTINGS = {name for each in fields(Settings) for name, _ in each.metadata["sources"]} | {"WHARF_URL"}
+# Read for each model by `repository`, not by `Settings`.
+MODEL_SETTINGS = {"SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
 TARGETS = set(re.findall(r"^([\w/-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FLASK_ROUTES = re.findall(r'@app\.(get|post|delete)\("([^"]+)"\)', (ROOT / "serving/http/admin.py").read_text())
 HOT_ROUTES = [("get", "/ping"), ("get", "/models"), ("post", "/invocations"), ("post", "/models/{name}/invoke")]
 # Flask knows some of the hot ones too.
 ROUTES = sorted({*HOT_ROUTES, *FLASK_ROUTES})
 ROOMS = sorted(path.stem for path in (ROOT / "serving").rglob("*.py") if path.stem != "__init__")
+WORKERS = "".join(
+    path.read_text() for path in (*ROOT.glob("serving/workers/*.py"), ROOT / "serving/backends/worker.py")
+)
+EVENTS = sorted(set(re.findall(r"(?:event=|_say\(\")([a-z_]+)", WORKERS)) - {"pip", "output"})
 RECORDS = sorted((ROOT / "docs/adr").glob("0*.md"))
 
 
@@ -51,6 +59,26 @@ def test_every_make_target_is_in_contributing(target: str) -> None:
     assert f"`make {target}`" in ALL_TEXT[ROOT / "CONTRIBUTING.md"]
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_is_in_the_page_for_people_who_bring_models(dialect: str) -> None:
+    """By the name that wharf.toml has for it."""
+    assert f"`{dialect}`" in ALL_TEXT[BRING]
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_every_key_of_wharf_toml_is_in_the_page_for_people_who_bring_models(key: str) -> None:
+    """In its example, or in the table below it; those of models in process have a page of their own."""
+    text = ALL_TEXT[BRING] + ALL_TEXT[ROOT / "model_repo_templates/README.md"]
+
+    assert re.search(rf"^{key} = |`{key}`", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_every_log_line_about_workers_is_in_the_table(event: str) -> None:
+    """Whoever finds one in the log finds out what it means."""
+    assert f"`event={event}`" in ALL_TEXT[BRING]
+
+
 def test_every_verb_of_the_command_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     """What `wharf --help` lists, each as a command that can be copied or read about."""
     with pytest.raises(SystemExit):
@@ -76,7 +104,7 @@ def test_pages_name_only_settings_and_targets_that_exist(page: Path) -> None:
         re.findall(r"^(?:\$ )?make ([\w/-]+)", text, re.MULTILINE)
     )
 
-    assert named <= SETTINGS
+    assert named <= SETTINGS | MODEL_SETTINGS
     assert targets <= TARGETS
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serving import memory
-from serving.backends.base import Footprint, LoadedModel
+from serving.backends.base import Footprint, InProcessBackend, InProcessModel, LoadedModel
 from serving.backends.fake import FakeBackend
 from serving.eviction import Candidate
 from serving.journal import Journal
@@ -22,6 +22,7 @@ from serving.repository.source import ModelSource
 from serving.repository.store import Store
 from serving.residents import Limits
 from serving.tensors import Array, Signature, Tensors
+from serving.workers.pool import Host
 from tests.models import make_fake
 
 KIB = 1 << 10
@@ -47,7 +48,7 @@ class Gate:
         assert self._open.wait(15), "a test forgot to open its gate"
 
 
-class _Model:
+class _Model(InProcessModel):
     def __init__(self, inner: LoadedModel, backend: TestBackend, name: str) -> None:
         self._inner = inner
         self._backend = backend
@@ -62,6 +63,9 @@ class _Model:
     def threads(self) -> int:
         return self._inner.threads
 
+    def attach(self, host: Host) -> None:
+        self._backend.hosts[self._name] = host
+
     def run(self, inputs: Tensors) -> Tensors:
         return self._inner.run(inputs)
 
@@ -73,7 +77,7 @@ class _Model:
         self._inner.close()
 
 
-class TestBackend:
+class TestBackend(InProcessBackend):
     """`FakeBackend` with gates before loads, failures on closing, crashes, and memory beyond its prediction."""
 
     __test__ = False
@@ -89,6 +93,7 @@ class TestBackend:
         self.peak_bytes: dict[str, int] = {}
         self.loads: Counter[str] = Counter()
         self.closed: list[str] = []
+        self.hosts: dict[str, Host] = {}
         self.runtime: Array | None = None
         self.runtime_bytes = 0
 

@@ -6,7 +6,6 @@ titles and sessions, as an operator would.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +72,10 @@ class House:
         return self.client.post("/models", json={"model_name": name, "url": str(self.server.root / name)})
 
     def unload(self, name: str) -> None:
-        """DELETE it, whatever its state."""
-        self.client.delete(f"/models/{name}")
+        """DELETE it if it is loaded; nothing of it may be left then."""
+        family = self.sessions(name)
+        assert self.client.delete(f"/models/{name}").status_code in (200, 404)
+        assert in_sessions(family) == self.workers(name) == []
 
     def serves_again(self, name: str) -> None:
         """Wait until a model answers as a good one."""
@@ -82,18 +83,18 @@ class House:
 
     def workers(self, name: str) -> list[Process]:
         """Return the workers of a model."""
-        return [each for each in self._all() if each.title.startswith(f"wharf worker: {name} #")]
+        return [each for each in self.all() if each.title.startswith(f"wharf worker: {name} #")]
 
     def zygote(self) -> Process:
         """Return the zygote."""
-        (found,) = (each for each in self._all() if each.title == "wharf zygote")
+        (found,) = (each for each in self.all() if each.title == "wharf zygote")
         return found
 
-    def family(self, name: str) -> set[int]:
-        """Return the sessions of a model's workers."""
-        return {each.pid for each in self.workers(name)}
+    def sessions(self, name: str) -> set[int]:
+        """Return the sessions that a model's workers and whatever they started are in."""
+        return {each.session for each in self.workers(name)}
 
-    def _all(self) -> list[Process]:
+    def all(self) -> list[Process]:
         """Return the processes below this server: other servers may run on this machine."""
         everyone = processes()
         mine, size = {self.server.server_pid()}, 0
@@ -106,16 +107,3 @@ class House:
 def in_sessions(sessions: set[int]) -> list[Process]:
     """Return the processes that belong to these sessions."""
     return [each for each in processes() if each.session in sessions]
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    return any(each.pid == pid for each in processes())
-
-
-def memory_bytes(pid: int) -> int:
-    """Return a process' proportional share of memory."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) << 10
-    raise ValueError(os.strerror(0))

@@ -29,6 +29,9 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 """The toolkit's functions in the order of their arguments, which are given by position; context comes last."""
 
+_TOOLKIT_ERRORS = {"BaseInferenceToolkitError": 500, "UnsupportedFormatError": 415}
+"""Errors by their class's name, and the status of one that tells none."""
+
 Functions = Mapping[str, Callable[..., Any]]
 
 
@@ -123,7 +126,8 @@ def _body(request: Request, content_type: str | None) -> defaults.Payload:
 
 
 def _toolkit_status(error: Exception) -> int | None:
-    """Return the status of an error of the toolkit's own tree, which people's environments may bring."""
-    if any(each.__name__ == "BaseInferenceToolkitError" for each in type(error).__mro__):
-        return int(getattr(error, "status_code", 500))
+    """Return the status of an error of the toolkits' own trees, which people's environments may bring."""
+    for each in type(error).__mro__:
+        if each.__name__ in _TOOLKIT_ERRORS:
+            return int(getattr(error, "status_code", _TOOLKIT_ERRORS[each.__name__]))
     return None

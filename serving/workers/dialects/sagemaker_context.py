@@ -16,6 +16,8 @@ from serving.workers.handler import HandlerError, Launch, Reply, Request
 
 _dumps = json.dumps
 _END = object()
+# By what it has, not by its class: the older toolkit's is Flask's, ours is neither's.
+_OF_A_RESPONSE = ("get_data", "status_code", "headers", "content_type")
 
 
 class Headers(dict[str, str]):
@@ -193,12 +195,15 @@ def reply(result: Any, accept: str, exchange: Exchange) -> Reply:
     """Turn what the last function returned into a reply.
 
     1. `(body, content_type)` gives both; otherwise the type is the one set through the context, else `accept`.
-    2. An iterator becomes chunks. 3. bytes and str are the body as they are. 4. Anything else is written as JSON.
+    2. A response object, Flask's or the older toolkit's, gives body, type, status and headers. 3. An iterator becomes
+    chunks. 4. bytes and str are the body as they are. 5. Anything else is written as JSON.
     Raises `HandlerError` for what JSON cannot hold.
     """
     content_type = exchange.response_headers.get("content-type")
     if isinstance(result, tuple):
         result, content_type = _pair(result)
+    if all(hasattr(result, name) for name in _OF_A_RESPONSE):
+        result, content_type = _taken_apart(result, exchange)
     if isinstance(result, Iterator):
         chunks = Chunks(result)  # its first piece may set headers, hence before the rest
         return Reply(status=exchange.status, headers=_headers(exchange, content_type or accept), chunks=chunks)
@@ -216,6 +221,16 @@ def _pair(result: tuple[Any, ...]) -> tuple[Any, str]:
         return result
     kinds = ", ".join(type(each).__name__ for each in result)
     raise HandlerError(f"The handler returned a tuple of ({kinds}): return the body, or (body, content type).")
+
+
+def _taken_apart(response: Any, exchange: Exchange) -> tuple[Any, str]:
+    """Return a response's body, an iterator where it is streamed, and its type; status and headers go to `exchange`."""
+    exchange.report_status(response.status_code)
+    for name, value in response.headers.items():
+        if name.lower() not in ("content-type", "content-length"):
+            exchange.add_response_property(name, value)
+    is_streamed = getattr(response, "is_streamed", False)
+    return iter(response.response) if is_streamed else response.get_data(), response.content_type
 
 
 def _headers(exchange: Exchange, content_type: str) -> dict[str, str]:
