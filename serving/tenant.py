@@ -32,7 +32,7 @@ class Tenant:
     def grow(self, count: int) -> bool:
         """Take `count` more bytes of the budget (fewer when negative); nobody is evicted for it."""
         with self._residents.lock:
-            if self._resident.state is not State.READY or self._ledger.missing_bytes(count):
+            if self._resident.state is not State.READY or (count > 0 and self._ledger.missing_bytes(count)):
                 return False
             name = self._resident.name
             self._ledger.correct(name, self._ledger.reservations[name] + count)

@@ -130,7 +130,7 @@ class WorkerBackend:
 
     def all_bytes(self) -> int:
         """Return what the zygote and all workers hold, in bytes."""
-        return self.outside_bytes() + sum(model.held_bytes() for model in list(self._models))
+        return self.outside_bytes() + sum(model.held_bytes() for model in self._loaded())
 
     def footprint(self, spec: ModelSpec) -> Footprint:
         """Predict from the size of the files: their bytes once more in memory, for each of the first workers."""
@@ -151,11 +151,16 @@ class WorkerBackend:
         try:
             pool = Pool(self._plan(spec, handler, environment), self._supervisor)
             pool.start()
-            model = WorkerModel(spec, pool, environment)
+            try:
+                model = WorkerModel(spec, pool, environment)
+            except BaseException:
+                pool.close()
+                raise
         except BaseException:
             environment.release()
             raise
-        self._models.add(model)
+        with self._janitor_lock:
+            self._models.add(model)
         self._watch()
         return model
 
@@ -210,6 +215,10 @@ class WorkerBackend:
             ours.max_deaths,
         )
 
+    def _loaded(self) -> list[WorkerModel]:
+        with self._janitor_lock:
+            return list(self._models)
+
     def _watch(self) -> None:
         with self._janitor_lock:
             if self._janitor is None:
@@ -218,7 +227,7 @@ class WorkerBackend:
 
     def _clean(self) -> None:
         while not self._is_closed.wait(_JANITOR_S):
-            for model in list(self._models):
+            for model in self._loaded():
                 try:
                     model.look_after()
                 except Exception:  # one model's trouble is not the end of the care for all

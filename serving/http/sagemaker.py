@@ -139,7 +139,7 @@ class SageMakerRoutes:
             with lease as resident:
                 call.is_hit = lease.is_hit
                 model = resident.model
-                if model.takes_bodies:
+                if model.is_outside:
                     reply = self._hand_over(call, body, lease, cast("HandlerModel", model), admitted_bytes)
                     is_streaming = isinstance(reply[2], Stream)
                     return reply
@@ -151,43 +151,44 @@ class SageMakerRoutes:
         finally:
             if not is_streaming:
                 self._admission.leave(admitted_bytes)
-        headers = [("Content-Type", content_type)]
-        attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES")
-        if attributes:
-            headers.append((CUSTOM_ATTRIBUTES, attributes[:CUSTOM_ATTRIBUTES_MAX_CHARS]))
-        return 200, headers, answer
+        return 200, _headers(environ, content_type), answer
 
     def _run(self, call: Call, body: bytes, model: LoadedModel) -> tuple[bytes, str]:
-        environ = call.environ
-        accept = environ.get("HTTP_ACCEPT")
-        if not accept or accept == "*/*":
-            accept = self._settings.default_accept
         with self._cores.lease(model.threads, self._left_s(call)):
             # Inside, as a hostile body may decode to far more than it weighs: never more than cores at once.
-            decoded = decode(body, environ.get("CONTENT_TYPE"), model.signature)
-            if not model.is_outside:
-                started = perf_counter()
-                outputs = model.run(decoded.tensors)
-                call.model_s = perf_counter() - started
-        if model.is_outside:
+            decoded = decode(body, call.environ.get("CONTENT_TYPE"), model.signature)
             started = perf_counter()
             outputs = model.run(decoded.tensors)
             call.model_s = perf_counter() - started
-        return encode(outputs, accept, decoded.form)
+        return encode(outputs, self._accept(call.environ), decoded.form)
 
     def _hand_over(
         self, call: Call, body: bytes, lease: Lease, model: HandlerModel, admitted_bytes: int
     ) -> tuple[int, Headers, bytes | Stream]:
-        """Give a body to people's own code; a reply in chunks keeps its lease and its place until its end."""
+        """Give a request to people's own code, as it came or decoded, whichever it takes.
+
+        A reply in chunks keeps its lease and its place until its end.
+        """
+        request, form = request_of(call.environ, body), "instances"
+        if not model.takes_bodies:
+            with self._cores.lease(1, self._left_s(call)):
+                decoded = decode(body, call.environ.get("CONTENT_TYPE"), model.signature)
+            request.body, request.tensors, form = b"", decoded.tensors, decoded.form
         started = perf_counter()
-        reply = model.invoke(request_of(call.environ, body), monotonic() + self._left_s(call))
+        reply = model.invoke(request, monotonic() + self._left_s(call))
         call.model_s = perf_counter() - started
+        if reply.tensors is not None:
+            answer, content_type = encode(reply.tensors, self._accept(call.environ), form)
+            return reply.status, [*_headers(call.environ, content_type), *headers_of(reply)], answer
         if reply.chunks is None:
             return reply.status, headers_of(reply), bytes(reply.body)
-        release = lease.keep()
-        stream = Stream(reply.chunks, release)
+        stream = Stream(reply.chunks, lease.keep())
         stream.when_over(lambda: self._admission.leave(admitted_bytes))
         return reply.status, headers_of(reply), stream
+
+    def _accept(self, environ: Environ) -> str:
+        accept = environ.get("HTTP_ACCEPT")
+        return self._settings.default_accept if not accept or accept == "*/*" else str(accept)
 
     def _left_s(self, call: Call) -> float:
         return max(0.0, self._settings.request_timeout_s - (perf_counter() - call.started))
@@ -206,6 +207,15 @@ class SageMakerRoutes:
         if len(body) > self._admission.max_body_bytes:
             raise self._admission.too_large(f"over {self._admission.max_body_bytes} bytes")
         return body
+
+
+def _headers(environ: Environ, content_type: str) -> Headers:
+    """Return the headers of an answer that we wrote; what the caller said of the request goes back with it."""
+    headers = [("Content-Type", content_type)]
+    attributes = environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES")
+    if attributes:
+        headers.append((CUSTOM_ATTRIBUTES, attributes[:CUSTOM_ATTRIBUTES_MAX_CHARS]))
+    return headers
 
 
 def _read(environ: Environ, count: int) -> bytes:

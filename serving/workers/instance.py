@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from serving.errors import (
     UnsupportedMediaTypeError,
 )
 from serving.workers import tensor_frames
-from serving.workers.channel import ChannelError, Kind, LateError, Message, ProtocolError
+from serving.workers.channel import ChannelError, Kind, LateError, Message, PeerGoneError, ProtocolError
 from serving.workers.handler import Body, Launch, Reply, Request
 from serving.workers.supervisor import Supervisor, Wish, WorkerProcess, describe_end
 
@@ -80,10 +81,9 @@ class Instance:
         Raises `LoadFailedError` with what the handler said or how the worker ended, `InsufficientMemoryError` for
         typed memory errors and kills by the kernel for memory, `DeadlineExceededError`. The process is gone then.
         """
-        channel = self.process.channel
         try:
-            channel.send(Kind.LAUNCH, 0, asdict(self._launch), deadline=deadline)
-            message = channel.receive(deadline)
+            self.process.channel.send(Kind.LAUNCH, 0, asdict(self._launch), deadline=deadline)
+            message = self._receive(deadline)
         except LateError:
             self.kill()
             raise DeadlineExceededError(
@@ -91,13 +91,18 @@ class Instance:
             ) from None
         except ChannelError as error:
             raise self._not_loaded(self._end(error)) from None
-        if message.kind is not Kind.READY:
-            said, status = str(message.meta["message"]), message.meta["status"]
-            self.kill()
-            if status == 507:
-                raise InsufficientMemoryError(f"Model '{self.name}' ran out of memory while it loaded: {said}")
-            raise LoadFailedError(f"Model '{self.name}' failed to load: {said}")
-        self.ready = dict(message.meta)
+        try:
+            if message.kind is Kind.READY:
+                self.ready = dict(message.meta)
+                self.process.spawned.wait(_END_KNOWN_S)  # who measures it now needs its pid
+                return
+            said, status = str(message.meta["message"]), int(message.meta["status"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._not_loaded(self._end(ProtocolError(repr(error)))) from None
+        self.kill()
+        if status == 507:
+            raise InsufficientMemoryError(f"Model '{self.name}' ran out of memory while it loaded: {said}")
+        raise LoadFailedError(f"Model '{self.name}' failed to load: {said}")
 
     def call(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
         """Have requests answered; a reply's `chunks` must be read to the end or closed before the next call.
@@ -120,10 +125,11 @@ class Instance:
             replies = [_reply(item, message.body) for item in message.meta["items"]]
             if len(replies) != len(requests):
                 raise ValueError(f"{len(replies)} answers to {len(requests)} requests")
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._lost(ProtocolError(str(error))) from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._lost(ProtocolError(repr(error))) from None
         if message.meta["items"][0].get("is_stream"):
             replies[0].chunks = self._chunks(call, timeout_s)
+            next(replies[0].chunks)  # begun, so that closing it cancels, though nobody ever asked for a chunk
         return replies
 
     def stop(self) -> None:
@@ -145,8 +151,16 @@ class Instance:
                 log.error("event=worker_not_killed model=%s pid=%d", self.name, self.process.pid)
         self.process.channel.close()
 
-    def _expect(self, call: int, deadline: float) -> Message:
+    def _receive(self, deadline: float) -> Message:
         message = self.process.channel.receive(deadline)
+        if message.fds:
+            for number in message.fds:
+                os.close(number)
+            raise ProtocolError(f"{len(message.fds)} files, and a worker has none to send")
+        return message
+
+    def _expect(self, call: int, deadline: float) -> Message:
+        message = self._receive(deadline)
         if message.call != call or message.kind not in (Kind.REPLY, Kind.ERROR, Kind.CHUNK, Kind.END):
             raise ProtocolError(f"{message.kind.name} {message.call} in answer to call {call}")
         return message
@@ -155,6 +169,7 @@ class Instance:
         """Yield what the handler yields; each chunk has as long as a whole answer would have had."""
         is_over = False
         try:
+            yield b""
             while True:
                 message = self._expect(call, time.monotonic() + timeout_s)
                 if message.kind is not Kind.CHUNK:
@@ -184,8 +199,13 @@ class Instance:
             self.kill()
 
     def _told(self, meta: Any) -> ServingError:
-        kind = _BY_STATUS.get(meta["status"], ModelFailedError)
-        return kind(f"Model '{self.name}' failed: {meta['message']}")
+        try:
+            status, said = int(meta["status"]), str(meta["message"])
+        except (KeyError, TypeError, ValueError) as error:
+            return self._lost(ProtocolError(repr(error)))
+        if meta.get("is_last"):  # nobody else is to be handed to it
+            self._end(PeerGoneError("it said so"))
+        return _BY_STATUS.get(status, ModelFailedError)(f"Model '{self.name}' failed: {said}")
 
     def _hung(self) -> WorkerLostError:
         self.kill()
@@ -220,6 +240,37 @@ class Instance:
         return self.process.status == -9 and not self.process.reason and memory.oom_kills() > self._oom_kills
 
 
+class Held:
+    """Chunks that give their worker back at their end, once."""
+
+    def __init__(self, chunks: Iterator[bytes], at_end: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._at_end = at_end
+        self._is_over = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._chunks)
+        except BaseException:
+            self._finish()
+            raise
+
+    def close(self) -> None:
+        """Stop the generator in the worker, and give the worker back."""
+        try:
+            getattr(self._chunks, "close", lambda: None)()
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._at_end()
+
+
 def _pack(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], list[Body]]:
     items: list[dict[str, Any]] = []
     buffers: list[Body] = []
@@ -243,7 +294,7 @@ def _reply(item: Any, body: Body) -> Reply:
     status = int(item["status"])
     if not 200 <= status <= 599:
         raise ValueError(f"status {status}")
-    headers = {str(name): str(value) for name, value in item["headers"].items()}
+    headers = {str(name): str(value) for name, value in dict(item["headers"]).items()}
     if "tensors" in item:
         return Reply(b"", status, headers, None, tensor_frames.unpack(item["tensors"], body))
     start, size = int(item["at"]), int(item["bytes"])

@@ -86,9 +86,11 @@ class _Loop:
             replies = self._handler.call(requests)
             if len(replies) != len(requests):
                 raise HandlerError(f"The handler gave {len(replies)} answers to {len(requests)} requests.")
+            if len(replies) > 1:
+                _gather_chunks(replies)
             items, buffers = self._pack(replies)
         except (SystemExit, KeyboardInterrupt) as end:
-            self._channel.send(Kind.ERROR, call, {"status": 503, "message": _said(end)})
+            self._channel.send(Kind.ERROR, call, {"status": 503, "message": _said(end), "is_last": True})
             raise
         except BaseException as error:
             self._channel.release()
@@ -154,7 +156,16 @@ def _request(item: dict[str, Any], body: Body) -> Request:
     if "tensors" in item:
         return Request(b"", headers, tensor_frames.unpack(item["tensors"], body), query)
     start, size = item["at"], item["bytes"]
-    return Request(body if size == len(body) else memoryview(body)[start : start + size], headers, None, query)
+    # Of a view a view of its own: theirs stays valid when ours is let go.
+    whole = size == len(body) and isinstance(body, bytes)
+    return Request(body if whole else memoryview(body)[start : start + size], headers, None, query)
+
+
+def _gather_chunks(replies: Sequence[Reply]) -> None:
+    """Make whole bodies of chunks: several requests cannot be streamed to at once."""
+    for reply in replies:
+        if reply.chunks is not None:
+            reply.body, reply.chunks = b"".join(reply.chunks), None
 
 
 def _told(error: BaseException) -> dict[str, Any]:

@@ -16,13 +16,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from serving.errors import ServingError, UnavailableError
 from serving.workers.handler import Launch, Reply, Request
-from serving.workers.instance import Instance, WorkerLostError
+from serving.workers.instance import Held, Instance, WorkerLostError
 from serving.workers.supervisor import Supervisor, Wish, describe_end
 
 log = logging.getLogger("wharf.workers")
@@ -100,6 +99,9 @@ class Pool:
         self._live: set[Instance] = set()
         self._idle: list[Instance] = []
         self._starting = 0
+        self._loading: set[Instance] = set()
+        self._granted = 0  # workers that memory was asked for
+        self._ready: dict[str, object] = {}
         self._numbers = iter(range(1 << 30))
         self._deaths = 0
         self._last_death = ""
@@ -110,8 +112,7 @@ class Pool:
     @property
     def ready(self) -> dict[str, object]:
         """What the model said of itself when it was ready."""
-        with self._lock:
-            return dict(next(iter(self._live)).ready) if self._live else {}
+        return self._ready
 
     @property
     def workers(self) -> int:
@@ -151,24 +152,28 @@ class Pool:
         A reply's `chunks` hold the worker until they are read to the end or closed. Raises `UnavailableError` (503)
         when no worker is free in time, the line is full or the worker is lost, and what the handler's error means.
         """
-        deadline = min(deadline, time.monotonic() + self.plan.predict_timeout_s)
+        # As long in line at most, and as long with a worker: one that gets a late request is not slow for that.
+        wait_s = min(deadline - time.monotonic(), self.plan.predict_timeout_s)
         job: _Job | None = None
         with self._lock:
+            if wait_s <= 0:
+                raise self._busy()
             instance = self._idle.pop() if self._idle and not self._leaders else None
             if instance is None:
                 job = self._queue(request)
         if job is not None:
-            if not job.is_done.wait(deadline - time.monotonic()) and self._leave(job):
-                raise UnavailableError(f"Model '{self.plan.launch.name}' is busy: no worker was free in time.")
+            if not job.is_done.wait(wait_s) and self._leave(job):
+                raise self._busy()
             if job.error is not None:
                 raise job.error
             if job.reply is not None:
                 return job.reply
             instance = job.instance
         assert instance is not None
-        if self.plan.launch.batch_size == 1:
-            return self._run(instance, request, deadline)
-        return self._lead(instance, job or _Job(request), deadline)
+        batch = [job or _Job(request)]
+        if self.plan.launch.batch_size > 1:
+            batch += self._gather()
+        return self._run(instance, batch, time.monotonic() + wait_s)
 
     def trim(self) -> None:
         """End one worker beyond the least number that has been idle for long enough."""
@@ -179,7 +184,8 @@ class Pool:
             instance = self._idle.pop(0)
             self._live.discard(instance)
         instance.stop()
-        self.host.grow(-self._bytes_each)
+        with self._lock:
+            self._give_back_grants()
         log.info("event=worker_idle model=%s instance=%d workers=%d", instance.name, instance.number, len(self._live))
 
     def close(self) -> None:
@@ -187,16 +193,17 @@ class Pool:
         with self._lock:
             self._fail_line(self._go("it is being unloaded"))
             live, self._live, self._idle = list(self._live), set(), []
-            timers = list(self._timers)
+            timers, loading = list(self._timers), list(self._loading)
             for instance in live:
                 instance.is_stopped = True
         for timer in timers:
             timer.cancel()
-        threads = [threading.Thread(target=instance.stop) for instance in live[1:]]
+        ends = [instance.stop for instance in live] + [instance.kill for instance in loading]
+        threads = [threading.Thread(target=end) for end in ends[1:]]
         for thread in threads:
             thread.start()
-        for instance in live[:1]:
-            instance.stop()
+        for end in ends[:1]:
+            end()
         for thread in threads:
             thread.join()
 
@@ -235,15 +242,19 @@ class Pool:
             self._pass_on(instance)
 
     def _pass_on(self, instance: Instance) -> None:
-        if instance not in self._live:
+        if instance not in self._live or instance.process.exited.is_set():
+            instance.process.channel.close()
             return
-        if self._line:
+        instance.idle_since = time.monotonic()
+        self._idle.append(instance)
+        self._serve_line()
+
+    def _serve_line(self) -> None:
+        """Give idle workers to who waits, unless a leader gathers them; under the lock."""
+        while self._line and self._idle and not self._leaders:
             job = self._line.popleft()
-            job.instance = instance
+            job.instance = self._idle.pop()
             job.is_done.set()
-        else:
-            instance.idle_since = time.monotonic()
-            self._idle.append(instance)
 
     def _fail_line(self, error: UnavailableError) -> None:
         while self._line:
@@ -253,36 +264,28 @@ class Pool:
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
-    def _run(self, instance: Instance, request: Request, deadline: float) -> Reply:
+    def _run(self, instance: Instance, batch: list[_Job], deadline: float) -> Reply:
+        """Have a batch answered and hand out the answers; return the first."""
         is_held = False
-        try:
-            (reply,) = instance.call([request], deadline)
-            self._deaths = 0
-            if reply.chunks is not None:
-                is_held = True
-                reply.chunks = _Held(reply.chunks, lambda: self._release(instance))
-            return reply
-        finally:
-            if not is_held:
-                self._release(instance)
-
-    def _lead(self, instance: Instance, job: _Job, deadline: float) -> Reply:
-        """Gather a batch, have it answered, and hand out the answers."""
-        batch = [job, *self._gather()]
+        error: ServingError = UnavailableError(f"Model '{self.plan.launch.name}' failed on another request of a batch.")
         try:
             replies = instance.call([each.request for each in batch], deadline)
             self._deaths = 0
-        except ServingError as error:
-            for each in batch[1:]:
-                each.error = error
-                each.is_done.set()
+            for each, reply in zip(batch, replies, strict=True):
+                each.reply = reply
+            if replies[0].chunks is not None:
+                is_held = True
+                replies[0].chunks = Held(replies[0].chunks, lambda: self._release(instance))
+            return replies[0]
+        except ServingError as failure:
+            error = failure
             raise
         finally:
-            self._release(instance)
-        for each, reply in zip(batch[1:], replies[1:], strict=True):
-            each.reply = reply
-            each.is_done.set()
-        return replies[0]
+            if not is_held:
+                self._release(instance)
+            for each in batch[1:]:
+                each.error = error if each.reply is None else None
+                each.is_done.set()
 
     def _gather(self) -> list[_Job]:
         until = time.monotonic() + self.plan.max_batch_delay_s
@@ -297,21 +300,33 @@ class Pool:
                         break
             finally:
                 self._leaders -= 1
+                self._serve_line()
         return batch
 
     # ---- birth and death --------------------------------------------------------------------------------------------
 
     def _new_instance(self) -> Instance:
+        """Start a worker and wait until it is ready; `close` ends it meanwhile."""
         number = next(self._numbers)
         launch, wish = replace(self.plan.launch, instance=number), replace(self.plan.wish, instance=number)
         instance = Instance(self._supervisor, launch, wish, self._on_exit)
-        instance.load(time.monotonic() + self.plan.load_timeout_s)
+        with self._lock:
+            self._loading.add(instance)
+            is_late = bool(self._gone)
+        try:
+            if is_late:
+                instance.kill()
+            instance.load(time.monotonic() + self.plan.load_timeout_s)
+        finally:
+            with self._lock:
+                self._loading.discard(instance)
         return instance
 
     def _enter(self, instance: Instance) -> None:
         with self._lock:
             self._starting -= 1
             if not self._gone:
+                self._ready = instance.ready
                 self._live.add(instance)
                 self._pass_on(instance)
                 # It may have died between its first word and this one.
@@ -325,9 +340,18 @@ class Pool:
         """Start one more worker in the background, where plan and memory allow; under the lock."""
         if len(self._live) + self._starting >= self.plan.max_workers or self._starting:
             return
-        if len(self._live) >= self.plan.min_workers and not self.host.grow(self._bytes_each):
-            return
+        if len(self._live) >= self.plan.min_workers:
+            if not self.host.grow(self._bytes_each):
+                return
+            self._granted += 1
         self._start_in_background()
+
+    def _give_back_grants(self) -> None:
+        """Give back the memory of additional workers that are no more; under the lock."""
+        more = max(0, len(self._live) + self._starting - self.plan.min_workers)
+        if self._granted > more:
+            self.host.grow((more - self._granted) * self._bytes_each)
+            self._granted = more
 
     def _start_in_background(self) -> None:
         self._starting += 1
@@ -336,10 +360,12 @@ class Pool:
     def _try_to_start(self) -> None:
         try:
             instance = self._new_instance()
-        except ServingError as error:
+        except Exception as error:
+            if not isinstance(error, ServingError):
+                log.exception("event=worker_not_started model=%s", self.plan.launch.name)
             with self._lock:
                 self._starting -= 1
-                self._after_death(error.message)
+                self._after_death(error.message if isinstance(error, ServingError) else repr(error))
         else:
             self._enter(instance)
 
@@ -350,6 +376,7 @@ class Pool:
             self._live.discard(instance)
             if instance in self._idle:
                 self._idle.remove(instance)
+                instance.process.channel.close()
             ended = describe_end(instance.process.status, instance.process.reason)
             log.warning("event=worker_lost model=%s instance=%d how=%r", instance.name, instance.number, ended)
             self._after_death(f"its worker {ended}")
@@ -360,6 +387,7 @@ class Pool:
         self._last_death = reason
         if self._gone:
             return
+        self._give_back_grants()
         if self._deaths >= self.plan.max_deaths:
             error = self._go(f"its workers died {self._deaths} times without one answer, the last time: {reason}")
             self._fail_line(error)
@@ -377,13 +405,16 @@ class Pool:
         def start() -> None:
             with self._lock:
                 self._timers.discard(timer)
-                if not self._gone and len(self._live) + self._starting < self.plan.min_workers:
+                while not self._gone and len(self._live) + self._starting < self.plan.min_workers:
                     self._start_in_background()
 
         timer = threading.Timer(delay_s, start)
         timer.daemon = True
         self._timers.add(timer)
         timer.start()
+
+    def _busy(self) -> UnavailableError:
+        return UnavailableError(f"Model '{self.plan.launch.name}' is busy: no worker was free in time.")
 
     def _resting(self) -> UnavailableError:
         return WorkerLostError(
@@ -393,34 +424,3 @@ class Pool:
     def _go(self, reason: str) -> UnavailableError:
         self._gone = f"Model '{self.plan.launch.name}' takes no requests: {reason}"
         return UnavailableError(self._gone)
-
-
-class _Held:
-    """Chunks that give their worker back at their end, once."""
-
-    def __init__(self, chunks: Iterator[bytes], at_end: Callable[[], None]) -> None:
-        self._chunks = chunks
-        self._at_end = at_end
-        self._is_over = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            return next(self._chunks)
-        except BaseException:
-            self._finish()
-            raise
-
-    def close(self) -> None:
-        """Stop the generator in the worker, and give the worker back."""
-        try:
-            getattr(self._chunks, "close", lambda: None)()
-        finally:
-            self._finish()
-
-    def _finish(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._at_end()

@@ -57,6 +57,7 @@ class WorkerProcess:
         self.pid = 0
         self.status: int | None = None
         self.reason = ""
+        self.spawned = threading.Event()  # and its pid is known
         self.exited = threading.Event()
         self._on_exit = on_exit
 
@@ -64,7 +65,10 @@ class WorkerProcess:
         """Note its end and tell who waits."""
         self.status, self.reason = status, reason
         self.exited.set()
-        self._on_exit()
+        try:
+            self._on_exit()
+        except Exception:  # the ends of all others are told by this very thread
+            log.exception("event=worker_end_not_handled pid=%d", self.pid)
 
     def anonymous_bytes(self) -> int:
         """Return its private memory without files: a cheap figure that tells whether it grew."""
@@ -106,10 +110,10 @@ class Supervisor:
             if self._channel is not None:
                 return False
             started = time.monotonic()
-            channel, ready = self._start_zygote()
+            channel, zygote, ready = self._start_zygote()
             self.modules = frozenset(ready["modules"])
             self._channel = channel
-            threading.Thread(target=self._listen, args=(channel,), name="zygote", daemon=True).start()
+            threading.Thread(target=self._listen, args=(channel, zygote), name="zygote", daemon=True).start()
             loaded = ",".join(f"{name}-{version}" for name, version in ready["preloaded"].items())
             seconds = time.monotonic() - started
             log.info("event=zygote_started pid=%d seconds=%.2f preloaded=%s", self.zygote_pid, seconds, loaded)
@@ -169,12 +173,12 @@ class Supervisor:
                     self._zygote.kill()
                     self._zygote.wait()
 
-    def _start_zygote(self) -> tuple[Channel, dict[str, dict[str, str]]]:
+    def _start_zygote(self) -> tuple[Channel, subprocess.Popen[bytes], dict[str, dict[str, str]]]:
         channel, theirs = pair()
         environ = {name: value for name, value in self._environ.items() if name not in _SECRETS}
         command = [sys.executable, "-c", _BOOT, _ROOT, str(theirs.fileno()), self._log_format, ",".join(self._preload)]
         with theirs:
-            self._zygote = subprocess.Popen(  # noqa: S603  our own interpreter and our own words
+            self._zygote = zygote = subprocess.Popen(  # noqa: S603  our own interpreter and our own words
                 command,
                 pass_fds=[theirs.fileno()],
                 env=environ | _ONE_THREAD | {"PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
@@ -182,17 +186,17 @@ class Supervisor:
                 cwd="/",
             )
         try:
-            return channel, channel.receive(time.monotonic() + _START_TIMEOUT_S).meta
+            return channel, zygote, channel.receive(time.monotonic() + _START_TIMEOUT_S).meta
         except ChannelError as error:
             channel.close()
-            self._zygote.kill()
-            status = self._zygote.wait()
+            zygote.kill()
+            status = zygote.wait()
             raise LoadFailedError(
                 f"The zygote, which workers are forked from, did not start ({error}, status {status}): see the log; "
                 "WHARF_PRELOAD names what it imports."
             ) from None
 
-    def _listen(self, channel: Channel) -> None:
+    def _listen(self, channel: Channel, zygote: subprocess.Popen[bytes]) -> None:
         try:
             while True:
                 self._hear(channel.receive())
@@ -201,7 +205,7 @@ class Supervisor:
                 self._channel = None
                 orphans, self._processes = list(self._processes.values()), {}
             channel.close()
-            status = self._zygote.wait() if self._zygote else 0
+            status = zygote.wait()  # of this one: there may be another by now
             if not self._is_closed:
                 log.error("event=zygote_ended status=%s workers=%d error=%r", status, len(orphans), str(error))
             for process in orphans:
@@ -211,6 +215,7 @@ class Supervisor:
         if message.kind is Kind.SPAWNED:
             if process := self._processes.get(message.call):
                 process.pid = int(message.meta["pid"])
+                process.spawned.set()
         elif message.kind is Kind.EXITED:
             with self._lock:
                 process = self._processes.pop(message.call, None)

@@ -152,7 +152,7 @@ class Zygote:
         self._channel.send(Kind.SPAWNED, message.call, {"pid": pid, "how": how})
 
     def _fork(self, wish: dict[str, Any], channel_fd: int) -> tuple[int, str]:
-        threads = len(os.listdir("/proc/self/task"))
+        threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208  no Path for each
         is_fork = not wish["python"] and threads == 1
         if threads != 1:
             self._say("zygote_has_threads", f"threads={threads} model={quoted(wish['name'])} consequence=spawned")
@@ -257,7 +257,7 @@ def _keep_only(channel_fd: int) -> int:
 
 def _execute(python: str, channel_fd: int, environ: dict[str, str]) -> NoReturn:
     os.set_inheritable(channel_fd, True)
-    os.execve(python, [python, "-c", _BOOT, str(channel_fd), _PACKAGE], os.environ | environ)
+    os.execve(python, [python, "-c", _BOOT, str(channel_fd), _PACKAGE], os.environ | environ)  # noqa: S606  no shell wanted
 
 
 def preload(names: Sequence[str]) -> dict[str, str]:
@@ -282,6 +282,8 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)  # a terminal's whole group gets them; the server decides when we end
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # each worker's output is one; 1,024 is the usual limit
     set_title("wharf zygote")
     channel = Channel(socket.socket(fileno=int(number)))
     loaded = preload([name for name in names.split(",") if name])

@@ -14,8 +14,7 @@ import httpx
 
 from tests.image.containers import Container, docker
 
-HANDLERS = Path(__file__).parent / "handlers"
-APPS = Path(__file__).parents[1] / "apps"
+TESTS = Path(__file__).parents[1]
 # torch's import alone takes seconds on a loaded machine; one test runs the image's own list.
 SMALL_ZYGOTE = ("--env", "WHARF_PRELOAD=numpy")
 # Where Docker puts no name server, an index cannot be asked: what is offline for pip is offline at once.
@@ -24,28 +23,24 @@ OFFLINE = ("--dns", "127.0.0.1")
 
 def obeys(root: Path, name: str = "obeys") -> Path:
     """Write a model that does what it is told; return its folder."""
-    return _write("obeys.py", root / name / "code" / "inference.py", root / name)
-
-
-def djl(root: Path, name: str = "djl") -> Path:
-    """Write a model in DJL's dialect."""
-    return _write("djl_model.py", root / name / "model.py", root / name)
-
-
-def triton(root: Path, name: str = "triton") -> Path:
-    """Write a model in the dialect of Triton's Python backend."""
-    return _write("triton_model.py", root / name / "1" / "model.py", root / name)
+    code = root / name / "code"
+    code.mkdir(parents=True)
+    shutil.copy(TESTS / "image" / "handlers" / "obeys.py", code / "inference.py")
+    return root / name
 
 
 def app(root: Path, name: str) -> Path:
     """Copy one of the misbehaving models."""
-    return Path(shutil.copytree(APPS / name, root / name, ignore=shutil.ignore_patterns("__pycache__")))
+    return _copied(TESTS / "apps" / name, root)
 
 
-def _write(source: str, target: Path, folder: Path) -> Path:
-    target.parent.mkdir(parents=True)
-    shutil.copy(HANDLERS / source, target)
-    return folder
+def template(root: Path, name: str) -> Path:
+    """Copy one of the templates that people start from."""
+    return _copied(TESTS.parent / "model_repo_templates" / "handlers" / name, root)
+
+
+def _copied(source: Path, root: Path) -> Path:
+    return Path(shutil.copytree(source, root / source.name, ignore=shutil.ignore_patterns("__pycache__")))
 
 
 def tell(container: Container, command: bytes, name: str = "obeys", timeout_s: float = 60) -> httpx.Response:
@@ -62,6 +57,11 @@ def who(container: Container, name: str = "obeys") -> dict[str, Any]:
     return found
 
 
+def exists(container: Container, path: str) -> bool:
+    """Return whether there is such a file inside: how people's code tells that it has come so far."""
+    return container.exec("sh", "-c", f"test -e {path} && echo yes || echo no") == "yes"
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """A line of `docker top`; the ids are the host's."""
@@ -74,10 +74,12 @@ class Process:
 
 
 def processes(container: Container) -> list[Process]:
-    """Return all processes of a container, by number and in one look."""
-    lines = docker("top", container.id, "-eo", "uid,pid,ppid,sid,args").splitlines()[1:]
-    fields = (line.split(maxsplit=4) for line in lines)
-    return [Process(*map(int, each[:4]), each[4] if len(each) > 4 else "") for each in fields]
+    """Return all processes of a container, in one look."""
+    found = []
+    for line in docker("top", container.id, "-eo", "uid,pid,ppid,sid,args").splitlines()[1:]:
+        uid, pid, parent, session, *title = line.split(maxsplit=4)
+        found.append(Process(int(uid), int(pid), int(parent), int(session), "".join(title)))
+    return found
 
 
 def titled(container: Container, start: str) -> list[Process]:

@@ -1,6 +1,10 @@
-"""The wheel folder of the images takes torch's CPU build and nothing else. No Docker, no download."""
+"""The wheels of the images: torch's CPU build and nothing else, and ours with all that workers need.
+
+No Docker, no download.
+"""
 
 import platform
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -71,3 +75,19 @@ def test_no_build_at_all_is_said_too(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "No torch==2.13.0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_our_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+    """Also the folder that goes on a worker's path: `compat` is no package, and a packaging tool may pass it over."""
+    shutil.copytree(ROOT / "serving", tmp_path / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path / "dist"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", *offline, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next((tmp_path / "dist").glob("wharf_serving-*.whl"))) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("serving/")}
+    wanted = {str(path.relative_to(tmp_path)) for path in (tmp_path / "serving").rglob("*.py")}
+    assert {"serving/workers/compat/djl_python/__init__.py", "serving/workers/dialects/sagemaker.py"} <= wanted
+    assert wanted <= packed

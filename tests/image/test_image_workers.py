@@ -1,6 +1,7 @@
 """People's Python in the image: as any user, with nothing writable, and stopped, killed and replaced in a container."""
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,10 +9,18 @@ import pytest
 
 from tests.image.conftest import ROOT, Serve
 from tests.image.containers import docker, wait_until
-from tests.image.people import SMALL_ZYGOTE, djl, obeys, processes, tell, titled, triton, who
+from tests.image.people import SMALL_ZYGOTE, exists, obeys, processes, tell, template, titled, who
 
 pytestmark = [pytest.mark.image, pytest.mark.slow]
 HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+
+NUMBERS = {"datatype": "FP32", "shape": [1, 4], "data": [[4, 3, 2, 1]]}
+# For each dialect a request, and what its answer holds.
+REQUESTS: dict[str, tuple[object, str]] = {
+    "djl_model_py": ({"inputs": "I love it"}, "POSITIVE"),
+    "tensorflow_handler": ({"instances": [[2.0]]}, '{"predictions":[[3.0]]}'),
+    "triton_python": ({"inputs": [{"name": "INPUT0"} | NUMBERS, {"name": "INPUT1"} | NUMBERS]}, "8.0,6.0,4.0,2.0"),
+}
 
 
 def mount(repository: Path) -> tuple[str, str]:
@@ -20,37 +29,36 @@ def mount(repository: Path) -> tuple[str, str]:
 
 def test_the_image_has_every_file_of_the_package(image: str) -> None:
     """The folders that go on a worker's path are no packages of ours, which a packaging tool may pass over."""
-    code = "import serving, pathlib as p; r = p.Path(serving.__file__).parent; print(*(f.relative_to(r) for f in r.rglob('*.py')))"
-    inside = set(docker("run", "--rm", image, "python", "-c", code).split())
+    look = "cd /opt/wharf/lib/python3*/site-packages/serving && find . -name '*.py' -printf '%P\\n'"
+    inside = set(docker("run", "--rm", image, "sh", "-c", look).split())
     here = {str(path.relative_to(ROOT / "serving")) for path in (ROOT / "serving").rglob("*.py")}
     assert {"workers/compat/djl_python/__init__.py", "workers/dialects/sagemaker.py"} <= here
     assert here == inside
 
 
-@pytest.mark.parametrize("user", ["1000:1000", "0:0", "4321:4321"], ids=["the image's", "root", "nobody's"])
-def test_a_handler_answers_where_only_tmp_can_be_written(served: Serve, repository: Path, user: str) -> None:
+@pytest.mark.parametrize("user", [1000, 0, 4321], ids=["the image's", "root", "nobody's"])
+def test_a_handler_answers_where_only_tmp_can_be_written(served: Serve, repository: Path, user: int) -> None:
     """Whoever the platform makes us, the worker is that user too and works in the model's own folder."""
     obeys(repository)
     limits = ("--memory", "300m", "--memory-swap", "300m", "--pids-limit", "512")
-    container = served("--user", user, *HARDENED, *limits, *SMALL_ZYGOTE, *mount(repository))
+    container = served("--user", f"{user}:{user}", *HARDENED, *limits, *SMALL_ZYGOTE, *mount(repository))
     found = who(container)
-    assert (found["uid"], found["cwd"]) == (int(user.split(":")[0]), "/opt/ml/models/obeys")
+    assert (found["uid"], found["cwd"]) == (user, "/opt/ml/models/obeys")
     assert tell(container, b"cache").text.startswith("/tmp/")
 
 
 def test_each_dialect_answers_and_nothing_is_written_into_the_repository(served: Serve, repository: Path) -> None:
     """With the image's own settings, torch in the zygote; a folder that could be written stays as it was."""
-    models = obeys(repository), djl(repository), triton(repository)
+    for name in REQUESTS:
+        template(repository, name)
     for path in (repository, *repository.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
     before = sorted(repository.rglob("*"))
     container = served("--volume", f"{repository}:/opt/ml/models")
-    assert who(container)["cwd"] == f"/opt/ml/models/{models[0].name}"
-    assert container.client.post("/models/djl/invoke", json=[1]).json() == {"djl": [1]}
-    tensors = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}]}
-    reply = container.client.post("/models/triton/invoke", json=tensors)
-    assert reply.status_code == 200, reply.text
-    assert "2.0,4.0" in reply.text.replace(" ", "")
+    for name, (request, answer) in REQUESTS.items():
+        reply = container.client.post(f"/models/{name}/invoke", json=request)
+        assert reply.status_code == 200, f"{name}: {reply.text}"
+        assert answer in reply.text.replace(" ", ""), name
     assert sorted(repository.rglob("*")) == before
 
 
@@ -77,26 +85,31 @@ def test_an_unload_ends_the_worker_and_what_it_left_behind(served: Serve, reposi
     wait_until(lambda: len(processes(container)) == before + 1, "the end of all but the zygote", 5)
 
 
-@pytest.mark.parametrize("command", [b"who", b"orphan", b"hang /tmp/hanging"], ids=lambda each: each.split()[0].decode())
-def test_docker_stop_ends_workers_too(served: Serve, repository: Path, command: bytes) -> None:
-    """Exit status 0 within Docker's ten seconds, with a worker that is idle, that left a process, or that hangs."""
+@pytest.mark.parametrize(
+    ("server", "command"), [("granian", b"who"), ("granian", b"orphan"), ("gunicorn", b"orphan")], ids=str
+)
+def test_docker_stop_ends_workers_too(served: Serve, repository: Path, server: str, command: bytes) -> None:
+    """Exit status 0 well within Docker's ten seconds, with a worker that is idle or has left a process behind."""
     obeys(repository)
-    container = served("--env", "WHARF_SHUTDOWN_TIMEOUT=2", *SMALL_ZYGOTE, *mount(repository))
-    is_hanging = command.startswith(b"hang")
-    with ThreadPoolExecutor(1) as client:
-        who(container)
-        asked = client.submit(tell, container, command)
-        if is_hanging:
-            wait_until(lambda: exists(container.id, "/tmp/hanging"), "the hanging request")
-        else:
-            asked.result()
-        docker("stop", "--time", "10", container.id)
-        assert not is_hanging or asked.exception() or asked.result().status_code == 503
+    container = served("--env", f"WHARF_HTTP_SERVER={server}", *SMALL_ZYGOTE, *mount(repository))
+    assert tell(container, command).status_code == 200
+    began = time.monotonic()
+    docker("stop", container.id)
     assert container.inspect()["State"]["ExitCode"] == 0, container.logs()
+    assert time.monotonic() - began < 6
+    assert "event=stopped clean=True" in container.logs()
 
 
-def exists(container: str, path: str) -> bool:
-    return docker("exec", container, "sh", "-c", f"test -e {path} && echo yes || echo no") == "yes"
+def test_docker_stop_does_not_wait_for_a_handler_that_hangs(served: Serve, repository: Path) -> None:
+    """The drain has its limit; the status is true (1, something was cut off) and not SIGKILL's 137."""
+    obeys(repository)
+    container = served("--env", "WHARF_SHUTDOWN_TIMEOUT=1", *SMALL_ZYGOTE, *mount(repository))
+    with ThreadPoolExecutor(1) as client:
+        asked = client.submit(tell, container, b"hang /tmp/hanging")
+        wait_until(lambda: exists(container, "/tmp/hanging"), "the hanging request")
+        docker("stop", container.id)
+        assert asked.exception() or asked.result().status_code == 503
+    assert container.inspect()["State"]["ExitCode"] == 1, container.logs()
 
 
 def test_docker_stop_does_not_wait_for_a_zygote_that_is_still_importing(
@@ -104,13 +117,22 @@ def test_docker_stop_does_not_wait_for_a_zygote_that_is_still_importing(
 ) -> None:
     """torch's import can take longer than Docker's ten seconds on a loaded machine."""
     obeys(repository)
-    (tmp_path / "slow.py").write_text("import pathlib, signal\npathlib.Path('/tmp/importing').touch()\nsignal.pause()\n")
-    slow = ("--env", "WHARF_PRELOAD=slow", "--env", "PYTHONPATH=/slow", "--volume", f"{tmp_path / 'slow.py'}:/slow/slow.py")
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, signal\npathlib.Path('/tmp/importing').touch()\nsignal.pause()\n"
+    )
+    slow = (
+        "--env",
+        "WHARF_PRELOAD=slow",
+        "--env",
+        "PYTHONPATH=/slow",
+        "--volume",
+        f"{tmp_path / 'slow.py'}:/slow/slow.py",
+    )
     container = served("--env", "WHARF_SHUTDOWN_TIMEOUT=1", *slow, *mount(repository))
     with ThreadPoolExecutor(1) as client:
         asked = client.submit(tell, container, b"who")
-        wait_until(lambda: exists(container.id, "/tmp/importing"), "the import")
-        docker("stop", "--time", "10", container.id)
+        wait_until(lambda: exists(container, "/tmp/importing"), "the import")
+        docker("stop", container.id)
         assert asked.exception() or asked.result().status_code == 503
     assert container.inspect()["State"]["ExitCode"] != 137, container.logs()
 
@@ -122,7 +144,7 @@ def test_a_worker_killed_from_inside_is_replaced(served: Serve, repository: Path
     first = who(container)["pid"]
     with ThreadPoolExecutor(1) as client:
         asked = client.submit(tell, container, b"hang /tmp/hanging")
-        wait_until(lambda: exists(container.id, "/tmp/hanging"), "the hanging request")
+        wait_until(lambda: exists(container, "/tmp/hanging"), "the hanging request")
         container.exec("sh", "-c", f"kill -9 {first}")
         reply = asked.result(10)
     assert reply.status_code == 503, reply.text

@@ -52,7 +52,14 @@ def launch_of(folder: Path, source: str = PYTHON, **fields: Any) -> Launch:
     file = code / "inference.py"
     file.write_text(MODEL + textwrap.dedent(source))
     return Launch(
-        **{"name": "m", "dialect": "sagemaker", "folder": str(folder), "file": str(file), "paths": [str(code)], **fields}
+        **{
+            "name": "m",
+            "dialect": "sagemaker",
+            "folder": str(folder),
+            "file": str(file),
+            "paths": [str(code)],
+            **fields,
+        }
     )
 
 

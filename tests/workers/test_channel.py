@@ -338,7 +338,9 @@ def test_input_is_seen_without_taking_it(ends: Ends) -> None:
 def _garbage() -> dict[str, Callable[[socket.socket], object]]:
     return {
         "a body of 2**63": lambda sock: sock.sendall(header(size=1 << 63)),
-        "a body past the limit": lambda sock: send_with(sock, header(flags=IN_SEGMENT, fds=1, size=9 * MIB), [memfd(1)]),
+        "a body past the limit": lambda sock: send_with(
+            sock, header(flags=IN_SEGMENT, fds=1, size=9 * MIB), [memfd(1)]
+        ),
         "a large body in the socket": lambda sock: sock.sendall(header(size=7 * MIB) + b"x" * 1000),
         "meta past the limit": lambda sock: sock.sendall(header(meta=META_MAX_BYTES + 1)),
         "65,535 files": lambda sock: sock.sendall(header(fds=65_535)),

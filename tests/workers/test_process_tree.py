@@ -114,22 +114,22 @@ def test_threads_count(start: Start) -> None:
     assert families([family["leader"]])[family["leader"]][family["leader"]] == 2
 
 
-def test_killing_a_family_ends_all_of_it_and_nobody_else(start: Start) -> None:
-    """A neighbour with the same habits goes on."""
+def test_killing_a_family_and_its_strays_ends_all_of_it_and_nobody_else(start: Start) -> None:
+    """As the zygote does at a worker's end, until nobody is left; a neighbour with the same habits goes on."""
     family, neighbour = start(), start()
-    until(lambda: family["daemon"] in children())
-    daemon = family.pop("daemon")
-    assert kill_families([family["leader"]]) in range(6)
-    until(lambda: not any(map(is_alive, family.values())))
-    assert is_alive(daemon)
-    assert all(map(is_alive, neighbour.values()))
+    others = [neighbour["leader"], *set(children()) - set(family.values()) - set(neighbour.values())]
+    until(lambda: kill_families([family["leader"]]) + kill_strays(others) == 0)
+    assert not any(map(is_alive, family.values()))
+    assert all(is_alive(neighbour[role]) for role in ROLES[:-1])
 
 
-def test_what_was_killed_is_gone_when_none_is_left(start: Start) -> None:
-    """The count comes down to 0: zombies have ended."""
+def test_killing_twice_is_as_good_as_once(start: Start) -> None:
+    """Until it is reaped the number is still its own; zombies have ended."""
     family = start()
     until(lambda: kill_families([family["leader"]]) == 0)
+    assert kill_families([family["leader"]]) == 0
     assert not is_alive(family["leader"])
+    assert not is_alive(family["child"])
     assert not is_alive(family["orphan"])
 
 

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ def model_fn(model_dir: str) -> list[Any]:
 
 def transform_fn(kept: list[Any], body: bytes, content_type: str, accept: str) -> bytes | str:
     words = bytes(body[:100]).decode("latin-1").split()
-    commands = {"who": who, "hang": hang, "hold": hold, "orphan": orphan, "cache": cache}
+    commands = {each.__name__: each for each in (who, hang, hold, orphan, cache, thread, version)}
     return commands[words[0]](kept, *words[1:]) if words and words[0] in commands else bytes(body)
 
 
@@ -52,3 +54,16 @@ def cache(kept: list[Any]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kept").write_text("kept")
     return str(folder)
+
+
+def thread(kept: list[Any]) -> str:
+    """Start a thread, as numerical libraries do."""
+    said: list[str] = []
+    started = threading.Thread(target=said.append, args=("started",))
+    started.start()
+    started.join()
+    return said[0]
+
+
+def version(kept: list[Any], module: str) -> str:
+    return str(import_module(module).VERSION)

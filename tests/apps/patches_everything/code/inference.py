@@ -24,5 +24,5 @@ def transform_fn(model: str, body: bytes, content_type: str, accept: str) -> str
         json.loads = json.dumps = json.JSONEncoder.encode = json.JSONDecoder.decode = broken  # type: ignore[method-assign]
         builtins.print = time.monotonic = time.time = os._exit = os.close = traceback.print_exception = broken
         sys.exit = sys.excepthook = broken
-        sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        sys.stdout = sys.stderr = None
     return model
