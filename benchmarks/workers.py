@@ -212,12 +212,16 @@ def density(client: httpx.Client, root: Path, server_pid: int, count: int) -> No
     theirs = [pss_mib(process.pid) for process in spawned]
     for process in spawned:
         end(process)
-    print(f"{len(shares)} workers {shown(shares, 'MiB PSS each')} (goal: at most 60), fresh processes {shown(theirs, 'MiB')}")
+    print(
+        f"{len(shares)} workers {shown(shares, 'MiB PSS each')} (goal: at most 60), fresh processes {shown(theirs, 'MiB')}"
+    )
 
 
 def trips(port: int, name: str, body: bytes, content_type: str, count: int) -> float:
     """Return the median round trip in microseconds, over one bare connection: a client library costs more than we do."""
-    head = f"POST /models/{name}/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nAccept: {content_type}\r\n"
+    head = (
+        f"POST /models/{name}/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nAccept: {content_type}\r\n"
+    )
     message = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     times = []
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -262,7 +266,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "models"
         write_models(root)
-        server = wharf(root, SAGEMAKER_MULTI_MODEL="true", WHARF_ACCESS_LOG="off", WHARF_MAX_WORKERS="1", is_pinned=False)
+        server = wharf(
+            root, SAGEMAKER_MULTI_MODEL="true", WHARF_ACCESS_LOG="off", WHARF_MAX_WORKERS="1", is_pinned=False
+        )
         client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120)
         try:
             start(client, root, arguments.rounds)

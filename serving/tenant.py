@@ -5,8 +5,10 @@ One for each such model, made by `manager`; the pool of its workers calls it, fr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
+from serving.errors import UnavailableError
 from serving.ledger import Ledger
 from serving.lifecycle import State
 from serving.residents import Resident, Residents
@@ -50,4 +52,5 @@ class Tenant:
 
     def withdraw(self, reason: str) -> None:
         """Have the model taken out, with the reason."""
-        self._withdraw(self._resident, reason)
+        with contextlib.suppress(UnavailableError):  # a drain past its limit goes on by itself
+            self._withdraw(self._resident, reason)

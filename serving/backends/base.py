@@ -13,7 +13,7 @@ from typing import Protocol
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Signature, Tensors
 from serving.workers.handler import Reply, Request
-from serving.workers.pool import Host
+from serving.workers.plan import Host
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from serving.repository.layouts import ModelSpec
 from serving.tensors import DTYPES, Signature, Tensors, TensorSpec
 from serving.workers.environments import Environment, Environments
 from serving.workers.handler import Launch, Reply, Request
-from serving.workers.pool import Host, Plan, Pool
+from serving.workers.plan import Host, Plan
+from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor, Wish
 
 log = logging.getLogger("wharf.workers")
@@ -243,11 +244,15 @@ def _handler(spec: ModelSpec) -> HandlerSpec:
 def _specs(described: Any) -> tuple[TensorSpec, ...]:
     """Read what a worker says of its tensors; what it gets wrong is left open."""
     specs = []
-    for each in described or ():
+    for each in described if isinstance(described, list) else ():
         if isinstance(each, Mapping) and isinstance(each.get("name"), str):
             dtype, dims = each.get("dtype"), each.get("dims")
             is_shape = isinstance(dims, list) and all(isinstance(dim, int) for dim in dims)
             specs.append(
-                TensorSpec(each["name"], dtype if dtype in DTYPES else None, tuple(dims or ()) if is_shape else None)
+                TensorSpec(
+                    each["name"],
+                    dtype if isinstance(dtype, str) and dtype in DTYPES else None,
+                    tuple(dims or ()) if is_shape else None,
+                )
             )
     return tuple(specs)

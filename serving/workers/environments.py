@@ -387,6 +387,8 @@ class _Installation:
 
     def _failure(self, what: str, output: Path) -> LoadFailedError:
         lines = [line.strip() for line in output.read_text("utf-8", "replace").splitlines() if line.strip()]
+        # Where it could not connect pip repeats that five times, and its reason stands before or after.
+        lines = [line for line in lines if not line.startswith("WARNING:")] or lines
         last = _masked(" | ".join(lines[-_LAST_LINES:]))[-_LAST_LINES_MAX_CHARS:]
         return LoadFailedError(
             f"Installing the requirements of model '{self._model}' {what}: {last or 'pip said nothing'}. Correct "

@@ -16,13 +16,13 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from serving.errors import ServingError, UnavailableError
-from serving.workers.handler import Launch, Reply, Request
+from serving.workers.handler import Reply, Request
 from serving.workers.instance import Held, Instance, WorkerLostError
-from serving.workers.supervisor import Supervisor, Wish, describe_end
+from serving.workers.plan import Alone, Host, Plan
+from serving.workers.supervisor import Supervisor, describe_end
 
 log = logging.getLogger("wharf.workers")
 
@@ -30,46 +30,6 @@ log = logging.getLogger("wharf.workers")
 _NOTEWORTHY_BYTES = 8 << 20
 _BACK_OFF_S = 0.5
 _BACK_OFF_MAX_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a model runs. Times in seconds; `max_deaths` in a row, without an answer between them, give it up."""
-
-    launch: Launch
-    wish: Wish
-    min_workers: int = 1
-    max_workers: int = 1
-    max_batch_delay_s: float = 0.1
-    queue_size: int = 1000
-    idle_s: float = 60.0
-    predict_timeout_s: float = 60.0
-    load_timeout_s: float = 360.0
-    max_deaths: int = 5
-
-
-class Host(Protocol):
-    """What the owner of the memory says to a pool."""
-
-    def grow(self, count: int) -> bool:
-        """Take `count` more bytes (fewer when negative) if there is room; return whether they are ours."""
-
-    def correct(self, count: int) -> None:
-        """Note that the model holds `count` bytes by now."""
-
-    def withdraw(self, reason: str) -> None:
-        """Note that this model is beyond repair."""
-
-
-class _Alone:
-    def grow(self, count: int) -> bool:  # noqa: ARG002
-        return False
-
-    def correct(self, count: int) -> None:
-        pass
-
-    def withdraw(self, reason: str) -> None:
-        pass
 
 
 class _Job:
@@ -90,7 +50,7 @@ class Pool:
 
     def __init__(self, plan: Plan, supervisor: Supervisor) -> None:
         self.plan = plan
-        self.host: Host = _Alone()
+        self.host: Host = Alone()
         self._supervisor = supervisor
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)  # for a leader who waits for the rest of its batch

@@ -21,6 +21,7 @@ from pathlib import Path
 from serving import memory
 from serving.errors import LoadFailedError, UnavailableError
 from serving.workers.channel import Channel, ChannelError, Kind, Message, pair
+from serving.workers.process_tree import kill_families
 
 log = logging.getLogger("wharf.workers")
 
@@ -208,6 +209,9 @@ class Supervisor:
             status = zygote.wait()  # of this one: there may be another by now
             if not self._is_closed:
                 log.error("event=zygote_ended status=%s workers=%d error=%r", status, len(orphans), str(error))
+            kill_families(
+                [process.pid for process in orphans if process.pid]
+            )  # they died with it; not what they started
             for process in orphans:
                 process.ended(-9, "the process that it was forked from died")
 

@@ -113,7 +113,7 @@ def test_a_fork_bomb_ends_at_its_limit(served: Serve, repository: Path, user: st
     app(repository, "fork_bomb"), app(repository, "steady")
     # Room for the 3,000 that the bomb makes: where the container has none left, Granian ends at its next thread.
     limit = ("--env", "WHARF_WORKER_PROCESSES=64", "--pids-limit", "4000", "--user", user)
-    container = limited(served, repository, 2048, *limit)
+    container = limited(served, repository, 4096, *limit)
     assert tell(container, b"fine", "fork_bomb").status_code == 200
     container.client.post("/models/steady/invoke", json=[1]).raise_for_status()
     with a_neighbour_answers(container):

@@ -22,7 +22,7 @@ from serving.repository.source import ModelSource
 from serving.repository.store import Store
 from serving.residents import Limits
 from serving.tensors import Array, Signature, Tensors
-from serving.workers.pool import Host
+from serving.workers.plan import Host
 from tests.models import make_fake
 
 KIB = 1 << 10

@@ -6,7 +6,6 @@ processes use it.
 
 from __future__ import annotations
 
-import os
 import textwrap
 import threading
 import time
@@ -17,7 +16,8 @@ from typing import Any
 
 from serving.workers.handler import Launch, Reply, Request
 from serving.workers.instance import Instance
-from serving.workers.pool import Plan, Pool
+from serving.workers.plan import Plan
+from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor, Wish
 
 ECHO = """
@@ -128,7 +128,12 @@ def is_alive(pid: int) -> bool:
 
 def open_files() -> int:
     """How many files this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+    return len(files_of("self"))
+
+
+def files_of(pid: int | str) -> set[int]:
+    """The numbers of the files that a process has open."""
+    return {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 @contextmanager

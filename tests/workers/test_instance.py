@@ -306,15 +306,16 @@ def liar(supervisor: Supervisor, tmp_path: Path) -> Iterator[Instance]:
         yield made
 
 
+SAYS = "link.send(Kind.REPLY, 1, {{'items': [{{'status': {}, 'headers': {}, 'at': 0, 'bytes': {}}}] * {}}})"
 LIES = {
     "a reply without meta": "link.send(Kind.REPLY, 1)",
     "a reply without items": "link.send(Kind.REPLY, 1, {'items': []})",
-    "two replies for one": "link.send(Kind.REPLY, 1, {'items': [{'status': 200, 'headers': {}, 'at': 0, 'bytes': 0}] * 2})",
+    "two replies for one": SAYS.format(200, "{}", 0, 2),
     "items that are none": "link.send(Kind.REPLY, 1, {'items': [7]})",
-    "headers that are none": "link.send(Kind.REPLY, 1, {'items': [{'status': 200, 'headers': [1], 'at': 0, 'bytes': 0}]})",
-    "a status that is none": "link.send(Kind.REPLY, 1, {'items': [{'status': 42, 'headers': {}, 'at': 0, 'bytes': 0}]})",
-    "a status of words": "link.send(Kind.REPLY, 1, {'items': [{'status': 'ok', 'headers': {}, 'at': 0, 'bytes': 0}]})",
-    "more bytes than there are": "link.send(Kind.REPLY, 1, {'items': [{'status': 200, 'headers': {}, 'at': 0, 'bytes': 9}]})",
+    "headers that are none": SAYS.format(200, "[1]", 0, 1),
+    "a status that is none": SAYS.format(42, "{}", 0, 1),
+    "a status of words": SAYS.format("'ok'", "{}", 0, 1),
+    "more bytes than there are": SAYS.format(200, "{}", 9, 1),
     "tensors that are none": "link.send(Kind.REPLY, 1, {'items': [{'status': 200, 'headers': {}, 'tensors': [{}]}]})",
     "an error without words": "link.send(Kind.ERROR, 1)",
     "an error of a list": "link.send(Kind.ERROR, 1, {'status': [], 'message': 1})",

@@ -16,7 +16,8 @@ import pytest
 from serving.errors import LoadFailedError, ModelFailedError, ServingError, UnavailableError
 from serving.workers.handler import Request
 from serving.workers.instance import WorkerLostError
-from serving.workers.pool import Plan, Pool
+from serving.workers.plan import Plan
+from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor, Wish
 from tests.waiting import until
 from tests.workers.processes import ask, in_background, is_alive, launch_of, pool, send, soon

@@ -146,7 +146,7 @@ def test_a_pipe_is_closed_once(pipes: Pipes) -> None:
 
 def test_a_reader_that_does_not_read_blocks_nobody_and_loses_nothing(pipes: Pipes) -> None:
     """What was taken waits here; what was not stays in the printer's pipe; all of it comes, once, in order."""
-    wanted = []
+    wanted: list[str] = []
     while not pipes.relay.is_blocked:
         wanted.append(f"line{len(wanted)}")
         pipes.say(wanted[-1].encode() + b"\n")

@@ -17,7 +17,7 @@ from serving.errors import LoadFailedError, UnavailableError
 from serving.workers.instance import Instance
 from serving.workers.supervisor import Supervisor, Wish, WorkerProcess, describe_end
 from tests.waiting import until
-from tests.workers.processes import ECHO, Ends, is_alive, launch_of, open_files, tell, worker
+from tests.workers.processes import ECHO, Ends, files_of, is_alive, launch_of, open_files, tell, worker
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +113,10 @@ def test_an_address_space_that_is_limited_is_a_memory_error(supervisor: Supervis
 
 def test_it_has_no_file_of_ours_open(instance: Instance) -> None:
     """Its standard three and its channel: no socket of the server's, no other worker's output."""
-    links = {int(each.name): os.readlink(each) for each in Path(f"/proc/{instance.process.pid}/fd").iterdir()}
-    assert links.pop(0) == os.devnull
-    assert links.pop(1) == links.pop(2)
-    assert links.pop(3).startswith("socket:")
+    links = {each.name: str(each.readlink()) for each in Path(f"/proc/{instance.process.pid}/fd").iterdir()}
+    assert links.pop("0") == os.devnull
+    assert links.pop("1") == links.pop("2")
+    assert links.pop("3").startswith("socket:")
     assert not links
 
 
@@ -275,8 +275,7 @@ def test_many_births_and_deaths_leave_no_file_and_no_zombie(supervisor: Supervis
     launch = launch_of(tmp_path, ECHO)
 
     def count() -> tuple[int, int]:
-        pid = supervisor.zygote_pid
-        return open_files(), len(os.listdir(f"/proc/{pid}/fd"))
+        return open_files(), len(files_of(supervisor.zygote_pid or 0))
 
     with worker(supervisor, launch):
         pass
@@ -297,7 +296,7 @@ def test_a_process_that_cannot_be_started_is_one_models_trouble(tmp_path: Path) 
     pid = supervisor.zygote_pid
     assert pid is not None
     with worker(supervisor, launch_of(tmp_path)) as first:
-        taken = {int(each) for each in os.listdir(f"/proc/{pid}/fd")}
+        taken = files_of(pid)
         second_free = [number for number in range(100) if number not in taken][1]
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (second_free, 100))
         with (

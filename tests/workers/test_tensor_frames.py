@@ -35,7 +35,8 @@ def through(tensors: dict[str, Any], at: int = 0) -> dict[str, Any]:
 def same(one: Any, other: Any) -> bool:
     """Equal in shape and in bits, byte order apart."""
     little = one.dtype.newbyteorder("<")
-    return one.shape == other.shape and other.dtype == little and one.astype(little).tobytes() == other.tobytes()
+    is_alike = one.shape == other.shape and other.dtype == little
+    return bool(is_alike and one.astype(little).tobytes() == other.tobytes())
 
 
 @given(st.dictionaries(st.text(max_size=5), ARRAYS, max_size=4), st.integers(0, 200))

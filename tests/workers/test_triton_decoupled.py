@@ -228,3 +228,26 @@ def test_a_decoupled_model_keeps_no_worker_from_ending(load: Load) -> None:
     """Threads of a call are daemons."""
     load(REPEAT, DECOUPLED).call([ask(x=[1])])
     assert all(each.daemon for each in threading.enumerate() if each is not threading.main_thread())
+
+
+def test_a_model_that_sends_faster_than_anybody_reads_waits(load: Load) -> None:
+    """Its responses would be memory without end; once the client has left it waits for nothing."""
+    code = f"""
+sent, done = [], threading.Event()
+class TritonPythonModel:
+    def execute(self, requests):
+        sender = requests[0].get_response_sender()
+        for number in range(500):
+            sender.send({OK})
+            sent.append(number)
+        sender.send({FINAL})
+        done.set()
+"""
+    (reply,) = load(code, DECOUPLED).call([ask()])
+    assert reply.chunks is not None
+    first = [next(reply.chunks) for _ in range(100)]
+    model = sys.modules["1.model"]
+    assert len(first) == 100
+    assert len(model.sent) < 200
+    reply.chunks.close()  # type: ignore[attr-defined]
+    assert model.done.wait(15)

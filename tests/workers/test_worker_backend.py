@@ -117,7 +117,7 @@ def test_what_it_holds_is_measured_and_comes_back(backend: WorkerBackend, load: 
     """Its private pages and its share; nothing once it is closed, and no process either."""
     model = load("weights = bytearray(b'x' * (50 << 20))" + PYTHON)
     (pid,) = (each.process.pid for each in model._pool._live)
-    assert 50 * MIB < model.held_bytes() < 90 * MIB
+    assert 50 * MIB < model.held_bytes() < 120 * MIB
     assert backend.all_bytes() > 50 * MIB + backend.outside_bytes() // 2
     model.close()
     assert model.held_bytes() == 0
@@ -211,7 +211,7 @@ def test_a_worker_that_describes_itself_as_nonsense_leaves_no_process(backend: W
     """Whatever stands in its first word, it is loaded with an open signature or not at all."""
     source = (
         "from serving.workers.dialects import sagemaker\n"
-        "sagemaker.SageMakerHandler.inputs = [{'name': 'x', 'dtype': {}, 'dims': [1 << 70]}]\n" + PYTHON
+        "sagemaker.SageMakerHandler.inputs = [{'name': 'x', 'dtype': {}, 'dims': ['many']}]\n" + PYTHON
     )
     assert invoke(load(source), "3") == b"3"
 

@@ -33,6 +33,8 @@ _NDJSON = "application/x-ndjson"
 _STATUSES = {0: 400, 1: 424, 2: 404, 3: 400, 4: 503, 5: 501, 6: 400, 7: 400}
 _NUMBERS = (f"{kind}{bits}" for kind in ("INT", "UINT", "FP") for bits in (8, 16, 32, 64))
 _DTYPES = ("BOOL", "STRING", *(each for each in _NUMBERS if each != "FP8"))
+# Responses of a stream that wait for a slow client: enough to hide a pause, too few to be memory.
+_UNREAD_MAX = 64
 
 _dumps, _loads = json.dumps, json.loads
 
@@ -160,7 +162,9 @@ class TritonPythonHandler:
 
         Raises `HandlerError` for an answer that is none, and what `execute` raises.
         """
-        mailboxes = [self._utils._sender.Mailbox() for _ in requests]
+        # Of a batch the answers are read one after the other: a model that waits for the second would be waited for.
+        limit = _UNREAD_MAX if self._is_decoupled and len(requests) == 1 else 0
+        mailboxes = [self._utils._sender.Mailbox(limit) for _ in requests]
         if not self._is_decoupled:
             answers = self._checked(self._execute(self._incoming(requests, mailboxes)), mailboxes)
             return [
@@ -333,7 +337,8 @@ class _Lines:
 
     def close(self) -> None:
         """Stop; the model sees `is_cancelled()`."""
-        self._mailbox.is_cancelled = not self._is_over
+        if not self._is_over:
+            self._mailbox.cancel()
         self._is_over = True
 
 

@@ -57,6 +57,7 @@ def test_anything_else_is_a_bug_that_the_log_explains(caplog: pytest.LogCaptureF
     except RuntimeError as error:
         status, _, body = error_reply(error, "r-1")
 
+    assert isinstance(body, bytes)
     assert (status, json.loads(body)) == (500, {"error": "Internal error; the log has it under request id r-1."})
     assert "secret detail" in caplog.text
     assert caplog.records[0].levelno == logging.ERROR
@@ -66,6 +67,7 @@ def test_odd_characters_of_a_name_can_be_sent() -> None:
     """A file's surrogates are escaped, line ends are spaces."""
     _, _, body = error_reply(BadRequestError("a\udcffb\nc"), "r")
 
+    assert isinstance(body, bytes)
     assert json.loads(body) == {"error": "a\\udcffb c"}
 
 

@@ -19,11 +19,14 @@ TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 class Mailbox:
     """What one request's sender has sent, in order: pairs of a response (or None, or an exception) and whether it ends.
 
-    `is_cancelled` is for the dialect to set and the model to ask; `is_taken` says that the model asked for a sender.
+    `is_cancelled` is for the model to ask; `is_taken` says that the model asked for a sender. With a `limit` a model
+    that sends faster than the client reads waits, once so many responses are not read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 0) -> None:
         self.is_cancelled = False
+        self._limit = limit
+        self._read = threading.Condition()
         self.is_taken = False
         self._is_closed = False
         self._posts: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()
@@ -31,6 +34,9 @@ class Mailbox:
 
     def post(self, response: Any, is_last: bool) -> bool:
         """Take a response; False once it was closed."""
+        if self._limit and not is_last:
+            with self._read:
+                self._read.wait_for(lambda: self.is_cancelled or self._posts.qsize() < self._limit)
         with self._lock:
             if self._is_closed:
                 return False
@@ -40,7 +46,16 @@ class Mailbox:
 
     def get(self) -> tuple[Any, bool]:
         """Wait for the next response; not to be called after the last."""
-        return self._posts.get()
+        post = self._posts.get()
+        with self._read:
+            self._read.notify()
+        return post
+
+    def cancel(self) -> None:
+        """Tell the model that nobody reads any more; what it still sends is dropped, and it waits for nothing."""
+        with self._read:
+            self.is_cancelled = True
+            self._read.notify_all()
 
 
 class Abandoned(Exception):  # noqa: N818
