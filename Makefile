@@ -62,11 +62,11 @@ check: $(STAMP)-dev ## Format, lint, types, floors, Dockerfiles, shell scripts
 
 .PHONY: test
 test: cover ## Run every test but those of the images: first `cover`, then the tests of whole servers
-	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state
+	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers
 
 .PHONY: cover
-cover: install-dev models ## Run the unit tests and the state machines; hold serving/'s branch coverage to its gate (pyproject.toml)
-	$(BIN)/python -m pytest tests/unit tests/state --cov --cov-report=term-missing:skip-covered
+cover: install-dev models ## Run the tests of rooms, state machines and workers; hold branch coverage to its gate (pyproject.toml)
+	$(BIN)/python -m pytest tests/unit tests/state tests/workers --cov --cov-report=term-missing:skip-covered
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios

@@ -212,13 +212,12 @@ def density(client: httpx.Client, root: Path, server_pid: int, count: int) -> No
     theirs = [pss_mib(process.pid) for process in spawned]
     for process in spawned:
         end(process)
-    print(
-        f"{len(shares)} workers {shown(shares, 'MiB PSS each')} (goal: at most 60), fresh processes {shown(theirs, 'MiB')}"
-    )
+    ours = f"{len(shares)} workers {shown(shares, 'MiB PSS each')} (goal: at most 60)"
+    print(f"{ours}, fresh processes {shown(theirs, 'MiB')}")
 
 
 def trips(port: int, name: str, body: bytes, content_type: str, count: int) -> float:
-    """Return the median round trip in microseconds, over one bare connection: a client library costs more than we do."""
+    """Return the median round trip in microseconds, over a bare connection: a client library costs more than we do."""
     head = (
         f"POST /models/{name}/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nAccept: {content_type}\r\n"
     )

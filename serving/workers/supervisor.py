@@ -209,9 +209,8 @@ class Supervisor:
             status = zygote.wait()  # of this one: there may be another by now
             if not self._is_closed:
                 log.error("event=zygote_ended status=%s workers=%d error=%r", status, len(orphans), str(error))
-            kill_families(
-                [process.pid for process in orphans if process.pid]
-            )  # they died with it; not what they started
+            # They died with it; what they started may not have.
+            kill_families([process.pid for process in orphans if process.pid])
             for process in orphans:
                 process.ended(-9, "the process that it was forked from died")
 

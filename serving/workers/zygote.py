@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 from serving.logs import quoted, timestamp, write_line
 from serving.workers import main as worker_main
 from serving.workers.channel import Channel, ChannelError, Kind, Message
-from serving.workers.process_setup import flush_output, set_title
+from serving.workers.process_setup import find_blas, flush_output, set_title
 from serving.workers.process_tree import children, families, kill_families, kill_strays
 from serving.workers.relay import Relay
 

@@ -25,7 +25,7 @@ import pytest
 from tests.docs.pages import ROOT, blocks
 from tests.server import RunningServer
 from tests.waiting import until
-from tests.workers.apps import House, in_sessions
+from tests.people.apps import House, in_sessions
 
 TEMPLATES = ROOT / "model_repo_templates"
 BUILDER = TEMPLATES / "build.py"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.waiting import until
-from tests.workers.apps import House, copy_apps, in_sessions, processes
+from tests.people.apps import House, copy_apps, in_sessions, processes
 
 StartHouse = Callable[..., House]
 
