@@ -239,6 +239,8 @@ class Pool:
             return replies[0]
         except ServingError as failure:
             error = failure
+            if not instance.process.exited.is_set():  # an answer too, if no good one
+                self._deaths = 0
             raise
         finally:
             if not is_held:

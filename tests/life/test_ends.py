@@ -51,7 +51,7 @@ def test_a_signal_to_the_whole_group_drains_and_ends_with_0(
     start_server: StartServer, http_server: str, number: signal.Signals
 ) -> None:
     """Ctrl-C, a terminal that is gone, tini -g: every process gets it; a request in flight is answered."""
-    server = start_server(WHARF_HTTP_SERVER=http_server, wrap="setsid -w")
+    server = start_server(WHARF_HTTP_SERVER=http_server, wrap="setsid -w env --default-signal=HUP")
     make_fake(server.root, "slow", delay_ms=400)
     with ThreadPoolExecutor(1) as pool:
         in_flight = pool.submit(_invoke, server, "slow")
