@@ -137,7 +137,7 @@ def _set_threads(count: int) -> None:
 
 
 def find_blas() -> None:
-    """Look up the BLAS libraries that are loaded, once in the zygote: in each worker it took up to 80 ms."""
+    """Look up the BLAS libraries that are loaded, once in the zygote: in each worker it would take 3 ms and more."""
     with contextlib.suppress(ImportError):
         from threadpoolctl import ThreadpoolController
 

@@ -35,6 +35,12 @@ _SECRETS = ("WHARF_ADMIN_TOKEN",)
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
+_QUIET = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Idle threads of OpenBLAS spin for 2**26 cycles, and took 70 ms from a model's first answer; 2**4 is its least.
+    "OPENBLAS_THREAD_TIMEOUT": "4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +188,7 @@ class Supervisor:
             self._zygote = zygote = subprocess.Popen(  # noqa: S603  our own interpreter and our own words
                 command,
                 pass_fds=[theirs.fileno()],
-                env=environ | _ONE_THREAD | {"PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
+                env=environ | _ONE_THREAD | _QUIET,
                 stdin=subprocess.DEVNULL,
                 cwd="/",
             )

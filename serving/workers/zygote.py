@@ -288,6 +288,7 @@ def main() -> None:
     channel = Channel(socket.socket(fileno=int(number)))
     loaded = preload([name for name in names.split(",") if name])
     flush_output()  # what a library printed at its import, each worker would print again
+    find_blas()
     # Forked pages stay shared only while no collection writes into their headers.
     gc.collect()
     gc.freeze()

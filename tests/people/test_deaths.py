@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.conftest import StartServer
-from tests.waiting import until
 from tests.people.apps import House, copy_apps, in_sessions, processes
+from tests.waiting import until
 
 StartHouse = Callable[..., House]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server import RunningServer
-from tests.waiting import until
 from tests.people.apps import House, copy_apps
 from tests.people.neighbour import Neighbour, neighbour, undisturbed
+from tests.server import RunningServer
+from tests.waiting import until
 
 PROCESSES = 100
 # A lost worker's callers hear of it within this time of its death, and of a late one's within it of its deadline.

@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 
 from tests.docs.pages import ROOT, blocks
+from tests.people.apps import House, in_sessions
 from tests.server import RunningServer
 from tests.waiting import until
-from tests.people.apps import House, in_sessions
 
 TEMPLATES = ROOT / "model_repo_templates"
 BUILDER = TEMPLATES / "build.py"
