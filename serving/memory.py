@@ -135,14 +135,43 @@ def walked_bytes() -> int:
 
 
 def share_bytes(pid: int) -> int:
-    """Return what a process adds to the machine's memory in bytes: its private pages and its share of shared ones.
+    """Return a process' private pages and its share of shared ones (PSS, proc(5)) in bytes; 0 for one that is gone.
 
-    Of pages that 24 workers of one zygote share each counts for a 24th (PSS, proc(5)); 0 for a process that is gone.
+    Of pages that 24 workers share with their zygote each counts for a 25th.
     """
-    for line in _read_text(Path(f"/proc/{pid}/smaps_rollup")).splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return _rollup(pid).get("Pss", 0)
+
+
+def own_bytes(pid: int, inherited_file_bytes: int = 0) -> int:
+    """Return what a forked process added to the machine's memory in bytes; 0 for one that is gone.
+
+    Its private pages, and its share of the files that others map too (weights). What it shares with its parent is the
+    parent's and would be counted twice: the pages inherited at the fork, and of shared files as many bytes as the
+    parent had mapped (libraries). From smaps_rollup, proc(5).
+    """
+    sizes = _rollup(pid)
+    private_clean, shared_clean = sizes.get("Private_Clean", 0), sizes.get("Shared_Clean", 0)
+    own = sizes.get("Private_Dirty", 0) + private_clean
+    if shared_clean > inherited_file_bytes:
+        share = max(0, sizes.get("Pss_File", 0) - private_clean) / shared_clean
+        own += int((shared_clean - inherited_file_bytes) * share)
+    return own
+
+
+def file_bytes(pid: int) -> int:
+    """Return the bytes of files that a process has mapped and touched, shared or not."""
+    sizes = _rollup(pid)
+    return sizes.get("Rss", 0) - sizes.get("Anonymous", 0)
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    lines = _read_text(Path(f"/proc/{pid}/smaps_rollup")).splitlines()[1:]
+    return {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+
+
+def touched_bytes(pid: int) -> int:
+    """Return all pages that a process has in memory, whosever they are (VmRSS): a cheap sign that something changed."""
+    return _status_bytes(pid, "VmRSS:")
 
 
 def resident_bytes(pid: int | str = "self") -> int:
@@ -150,8 +179,12 @@ def resident_bytes(pid: int | str = "self") -> int:
 
     Page cache and mapped files are the kernel's to take.
     """
+    return _status_bytes(pid, "RssAnon:")
+
+
+def _status_bytes(pid: int | str, field: str) -> int:
     for line in _read_text(Path(f"/proc/{pid}/status")).splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024
     return 0
 

@@ -65,7 +65,7 @@ class Instance:
         self.number = launch.instance
         self.ready: dict[str, Any] = {}
         self.idle_since = 0.0
-        self.anonymous_bytes = 0  # at the last measurement
+        self.touched_bytes = 0  # at the last measurement
         self.is_stopped = False  # by us: its end is no death
         self._supervisor = supervisor
         self._launch = launch

@@ -95,15 +95,18 @@ class Pool:
         with self._lock:
             live = list(self._live)
         for each in live:
-            each.anonymous_bytes = each.process.anonymous_bytes()
+            each.touched_bytes = each.process.touched_bytes()
         return sum(each.process.held_bytes() for each in live)
 
-    def measure(self) -> None:
-        """Tell the host what the workers hold, where one of them has grown or shrunk since it was last told."""
+    def measure(self, *, is_due: bool = False) -> None:
+        """Tell the host what the workers hold: when it is due, or one has grown or shrunk since it was last told.
+
+        Shares of what several models map change with the others, unseen here; that is why it falls due.
+        """
         with self._lock:
             live = list(self._live)
-        grown = (abs(each.process.anonymous_bytes() - each.anonymous_bytes) for each in live)
-        if any(count > _NOTEWORTHY_BYTES for count in grown):
+        grown = (abs(each.process.touched_bytes() - each.touched_bytes) for each in live)
+        if live and (is_due or any(count > _NOTEWORTHY_BYTES for count in grown)):
             self.host.correct(self.held_bytes())
 
     def submit(self, request: Request, deadline: float) -> Reply:

@@ -62,6 +62,7 @@ class WorkerProcess:
         self.number = number
         self.channel = channel
         self.pid = 0
+        self.inherited_file_bytes = 0  # what its parent had mapped
         self.status: int | None = None
         self.reason = ""
         self.spawned = threading.Event()  # and its pid is known
@@ -77,13 +78,13 @@ class WorkerProcess:
         except Exception:  # the ends of all others are told by this very thread
             log.exception("event=worker_end_not_handled pid=%d", self.pid)
 
-    def anonymous_bytes(self) -> int:
-        """Return its private memory without files: a cheap figure that tells whether it grew."""
-        return memory.resident_bytes(self.pid) if self.pid and not self.exited.is_set() else 0
+    def touched_bytes(self) -> int:
+        """Return what it has in memory, shared or not: a cheap figure that tells whether it grew."""
+        return memory.touched_bytes(self.pid) if self.pid and not self.exited.is_set() else 0
 
     def held_bytes(self) -> int:
-        """Return what it added to the machine's memory: private pages and its share of shared ones."""
-        return memory.share_bytes(self.pid) if self.pid and not self.exited.is_set() else 0
+        """Return what it added to the machine's memory: private pages and its share of the files that it maps."""
+        return memory.own_bytes(self.pid, self.inherited_file_bytes) if self.pid and not self.exited.is_set() else 0
 
 
 class Supervisor:
@@ -103,6 +104,7 @@ class Supervisor:
         self._zygote: subprocess.Popen[bytes] | None = None
         self._is_closed = False
         self.modules: frozenset[str] = frozenset()
+        self._file_bytes = 0  # of the zygote
 
     @property
     def zygote_pid(self) -> int | None:
@@ -119,6 +121,7 @@ class Supervisor:
             started = time.monotonic()
             channel, zygote, ready = self._start_zygote()
             self.modules = frozenset(ready["modules"])
+            self._file_bytes = memory.file_bytes(self._zygote.pid) if self._zygote else 0
             self._channel = channel
             threading.Thread(target=self._listen, args=(channel, zygote), name="zygote", daemon=True).start()
             loaded = ",".join(f"{name}-{version}" for name, version in ready["preloaded"].items())
@@ -134,6 +137,7 @@ class Supervisor:
         self.start()
         channel, theirs = pair(body_max_bytes=reply_max_bytes)
         process = WorkerProcess(next(self._numbers), channel, on_exit)
+        process.inherited_file_bytes = self._file_bytes
         meta = {
             "name": wish.name,
             "instance": wish.instance,

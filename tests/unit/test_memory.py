@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +106,46 @@ def test_tuned_the_allocator_keeps_a_bodys_pages() -> None:
     _page_faults_of_a_body()
 
     assert _page_faults_of_a_body() < 147
+
+
+_CHILD = """
+import mmap, os, sys
+import numpy as np
+inherited = np.ones(64 << 20, np.uint8)
+pid = os.fork()
+if pid == 0:
+    own = np.ones(24 << 20, np.uint8)
+    with open(sys.argv[1], "rb") as file:
+        view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    sum(view[:: 4096])
+    print("ready", os.getpid(), flush=True)
+    sys.stdin.read()
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+def test_a_forked_process_owns_what_it_added_and_its_share_of_files(tmp_path: Path) -> None:
+    """24 MiB of its own and 32 MiB of a file that nobody else maps; not the 64 MiB that it inherited."""
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(32 << 20))
+    command = [sys.executable, "-c", _CHILD, str(weights)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline().split()[1])
+        own, share = memory.own_bytes(pid, memory.file_bytes(parent.pid)), memory.share_bytes(pid)
+        touched = memory.touched_bytes(pid)
+        parent.communicate("")
+
+    assert 50 << 20 < own < 72 << 20
+    assert own < share < touched
+    assert touched > 120 << 20
+
+
+def test_a_process_that_is_gone_holds_nothing() -> None:
+    """Its number is nobody's."""
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    pid = gone.pid
+
+    assert memory.own_bytes(pid) == memory.share_bytes(pid) == memory.touched_bytes(pid) == memory.file_bytes(pid) == 0
