@@ -207,7 +207,8 @@ def _format(config: Any) -> str | None:
             )
     if config.runtime.endswith(".py"):
         raise InvalidArtifactError(
-            f"config.pbtxt sets runtime '{config.runtime}': this version runs no people's Python."
+            f"config.pbtxt sets runtime '{config.runtime}', which this version does not run: use backend 'python' "
+            "with a TritonPythonModel in model.py."
         )
     return _FORMATS.get(config.platform) or _FORMATS.get(config.backend)
 
