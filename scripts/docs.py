@@ -47,10 +47,8 @@ def shown(name: str, value: object) -> str:
         return f"`{value.percent:g}%`"
     if name.endswith("_bytes") and isinstance(value, int):
         return f"`{format_bytes(value).replace('.0 ', '')}`"
-    if isinstance(value, tuple):
-        value = ",".join(value)
-    text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"`{text}`"
+    text = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"`{text.lower() if isinstance(value, bool) else text}`"
 
 
 def settings() -> str:
