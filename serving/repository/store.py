@@ -9,8 +9,6 @@ that ends with the process; opening an archive, not the start, fails where the f
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -36,6 +34,7 @@ from serving.errors import (
 from serving.ledger import format_bytes
 from serving.repository.archives import ArchiveKind, archive_kind
 from serving.repository.limits import Meter, UnpackLimits
+from serving.repository.owned_folder import lock_folder
 from serving.repository.unpack import DISK_BLOCK_BYTES, DiskFullError, on_disk, unpack
 
 __all__ = ["Opened", "Store", "UnpackLimits"]
@@ -284,7 +283,7 @@ class Store:
                 return
             try:
                 self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._owner = weakref.finalize(self, os.close, self._acquire())
+                self._owner = weakref.finalize(self, os.close, lock_folder(self._cache_dir, _LOCK, "unpacked"))
                 self._index()
             except OSError as error:
                 raise self._unusable(error) from error
@@ -296,18 +295,6 @@ class Store:
         for folder in sorted(folders, key=lambda each: each.stat().st_mtime_ns):
             self._entries[folder.name] = _Entry(_tree_bytes(folder))
         self._used_bytes = sum(entry.bytes for entry in self._entries.values())
-
-    def _acquire(self) -> int:
-        if self._cache_dir.stat().st_uid not in (0, os.geteuid()):
-            raise PermissionError(errno.EPERM, "it belongs to another user, who could change what is unpacked there")
-        owner = os.open(self._cache_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            # A record lock ends with this process and is not inherited by the workers that it forks, unlike flock's.
-            fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(owner)
-            raise PermissionError(errno.EBUSY, "another server uses it") from None
-        return owner
 
     def _unusable(self, error: OSError) -> LoadFailedError:
         return LoadFailedError(

@@ -10,8 +10,6 @@ them, by a lock that ends with it. What a model asks for is `environments`' busi
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -32,6 +30,7 @@ from serving.logs import quoted
 from serving.repository.archives import ArchiveKind, archive_kind
 from serving.repository.limits import Meter, UnpackLimits
 from serving.repository.members import Kind, Member, safe_parts
+from serving.repository.owned_folder import lock_folder
 from serving.repository.tarball import gzip_members, tar_members
 from serving.repository.zipball import zip_members
 
@@ -304,23 +303,12 @@ class SharedFolders:
                 return
             try:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._owner = self._acquire()
+                self._owner = lock_folder(self._folder, _LOCK, "installed")
             except OSError as error:
                 raise self._unusable(error) from error
             for left in self._folder.iterdir():
                 if left.name != _LOCK:
                     shutil.rmtree(left, ignore_errors=True)
-
-    def _acquire(self) -> int:
-        if self._folder.stat().st_uid not in (0, os.geteuid()):
-            raise PermissionError(errno.EPERM, "it belongs to another user, who could change what is installed there")
-        owner = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a record lock: no child of ours inherits it
-        except OSError:
-            os.close(owner)
-            raise PermissionError(errno.EBUSY, "another server uses it") from None
-        return owner
 
     def _unusable(self, error: OSError) -> LoadFailedError:
         return LoadFailedError(

@@ -91,7 +91,7 @@ def test_what_the_image_lacks_is_installed_and_what_it_has_is_not(environments: 
         "# nothing but a remark\n\n",
         "NumPy >= 1.0 ; python_version > '3'  # remark\n",
         "no-such-thing ; python_version < '3'\n",
-        "--index-url https://example.invalid/simple\n--no-index\nnumpy >= 1, \\\n   < 99\n",
+        "--trusted-host example.invalid\n--no-index\nnumpy >= 1, \\\n   < 99\n",
         "-r other.txt\npytest[dev]==99 ; python_version < '3'\n",
         "numpy --hash=sha256:aa",
     ],
