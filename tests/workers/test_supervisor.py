@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -406,27 +407,31 @@ def test_spawned_under_our_own_interpreter_nothing_is_preloaded(supervisor: Supe
 # ---- output ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def log_file(tmp_path: Path) -> Iterator[Path]:
-    """Our standard error, as a file that reading does not change: capfd's is cut, and with it what came meanwhile."""
-    file = tmp_path / "stderr"
+@contextmanager
+def stderr_in(file: Path) -> Iterator[None]:
+    """Our standard error goes to a file that reading does not change: capfd's is cut, and with it what came meanwhile.
+
+    No fixture: pytest sets its own file anew between a fixture and its test.
+    """
     before = os.dup(2)
-    with file.open("wb", buffering=0) as stream:
-        os.dup2(stream.fileno(), 2)
-    yield file
-    os.dup2(before, 2)
-    os.close(before)
+    try:
+        with file.open("wb", buffering=0) as stream:
+            os.dup2(stream.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
-def test_what_it_prints_is_in_our_log_at_once(tmp_path: Path, log_file: Path) -> None:
+def test_what_it_prints_is_in_our_log_at_once(tmp_path: Path) -> None:
     """Line by line, from both streams, without a flush of its own, with the model's name."""
-    supervisor = Supervisor(())
-    with worker(supervisor, launch_of(tmp_path / "m", name="chatty")) as instance:
+    log, supervisor = tmp_path / "stderr", Supervisor(())
+    with stderr_in(log), worker(supervisor, launch_of(tmp_path / "m", name="chatty")) as instance:
         tell(instance, "print('to', 'stdout')")
         tell(instance, "print('to', 'stderr', file=sys.stderr)")
-        until(lambda: "stdout" in log_file.read_text() and "stderr" in log_file.read_text())
+        until(lambda: "stdout" in log.read_text() and "stderr" in log.read_text())
     supervisor.close()
-    assert 'event=output model=chatty instance=0 text="to stdout"' in log_file.read_text()
+    assert 'event=output model=chatty instance=0 text="to stdout"' in log.read_text()
 
 
 def test_who_waits_for_a_pid_that_is_not_told_yet_gets_none() -> None:
