@@ -25,6 +25,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.rig import wharf
 from tests.models import make_fake
 
