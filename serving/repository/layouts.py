@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from serving.errors import InvalidArtifactError
 from serving.repository.config_pbtxt import read_config_pbtxt
@@ -37,6 +38,7 @@ from serving.repository.model_config import ModelConfig
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.onnx_files import external_files
 from serving.repository.plain_files import plain_dialect
+from serving.repository.scheduling import Scheduling
 from serving.repository.unserved import advice_for, python_among
 from serving.repository.wharf_toml import read_wharf_toml
 from serving.repository.worker_config import WorkerConfig
@@ -57,7 +59,8 @@ class ModelSpec:
     `format` names the backend's key: "torchscript", "torch_export", "onnx", "fake", or "worker" for a model with a
     `handler`. `inputs` and `outputs` are None where the configuration leaves them to the model. `bytes` is the size of
     the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are sentences
-    about what somebody set and nobody acts on.
+    about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
+    config.pbtxt has that whole, as JSON, in `triton`, and what it says of queues and batches in `scheduling`.
     """
 
     name: str
@@ -72,6 +75,9 @@ class ModelSpec:
     sources: tuple[str, ...] = ()
     handler: HandlerSpec | None = None
     warnings: tuple[str, ...] = ()
+    version: str = "1"
+    scheduling: Scheduling | None = None
+    triton: Mapping[str, Any] | None = None
 
 
 def describe(

@@ -49,13 +49,15 @@ class Request:
     Title-Case is the WSGI kind: `Content-Type`, `Accept`, `X-Amzn-Sagemaker-Custom-Attributes`. `query` is the url's.
 
     `body` may be a view of shared memory (bodies from 64 KiB on): it stays valid as long as it is referenced, and what
-    is written to it stays here. `tensors` maps names to numpy arrays, views likewise.
+    is written to it stays here. `tensors` maps names to numpy arrays, views likewise. `about` is what a client of the
+    Open Inference protocol said besides: id, parameters, outputs, priority, timeout_us, sequence_id, flags.
     """
 
     body: Body = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     tensors: dict[str, Any] | None = None
     query: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
 
     def header(self, name: str, default: str = "") -> str:
         """Return a header by its Title-Case name."""
@@ -66,7 +68,8 @@ class Request:
 class Reply:
     """One answer: `tensors` for dialects that take them, else a status with headers and a body, whole or in chunks.
 
-    `chunks` yields bytes and is closed when the client leaves; `after` runs once the answer is sent.
+    `chunks` yields bytes and is closed when the client leaves; `after` runs once the answer is sent. `spent` is the
+    server's own note of where the time went (`serving.statistics.Spent`); it never travels.
     """
 
     body: Body = b""
@@ -75,6 +78,7 @@ class Reply:
     chunks: Iterator[bytes] | None = None
     tensors: dict[str, Any] | None = None
     after: Any = None
+    spent: Any = None
 
 
 class HandlerError(Exception):

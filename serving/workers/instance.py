@@ -279,6 +279,8 @@ def _pack(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], list[Body]
         item: dict[str, Any] = {"headers": request.headers}
         if request.query:
             item["query"] = request.query
+        if request.about:
+            item["about"] = request.about
         if request.tensors is not None:
             item["tensors"], parts, total = tensor_frames.pack(request.tensors, total)
             buffers += parts

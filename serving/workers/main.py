@@ -152,13 +152,13 @@ class _Loop:
 
 
 def _request(item: dict[str, Any], body: Body) -> Request:
-    headers, query = item["headers"], item.get("query", "")
+    headers, query, about = item["headers"], item.get("query", ""), item.get("about", {})
     if "tensors" in item:
-        return Request(b"", headers, tensor_frames.unpack(item["tensors"], body), query)
+        return Request(b"", headers, tensor_frames.unpack(item["tensors"], body), query, about)
     start, size = item["at"], item["bytes"]
     # Of a view a view of its own: theirs stays valid when ours is let go.
     whole = size == len(body) and isinstance(body, bytes)
-    return Request(body if whole else memoryview(body)[start : start + size], headers, None, query)
+    return Request(body if whole else memoryview(body)[start : start + size], headers, None, query, about)
 
 
 def _gather_chunks(replies: Sequence[Reply]) -> None:

@@ -194,9 +194,14 @@ class TritonPythonHandler:
         for request, mailbox in zip(requests, mailboxes):  # noqa: B905
             made = self._utils.InferenceRequest(
                 inputs=[self._utils.Tensor(name, array) for name, array in (request.tensors or {}).items()],
-                requested_output_names=self._output_names,
+                request_id=request.about.get("id", ""),
+                correlation_id=request.about.get("sequence_id", 0),
+                requested_output_names=request.about.get("outputs") or self._output_names,
                 model_name=self._name,
                 model_version=self._version,
+                flags=request.about.get("flags", 0),
+                timeout=request.about.get("timeout_us", 0),
+                parameters=request.about.get("parameters"),
             )
             made.connect(mailbox)
             incoming.append(made)

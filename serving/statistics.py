@@ -1,0 +1,126 @@
+"""What Triton's statistics route and its `nv_*` metrics tell of each model: how many, and where the time went.
+
+One `ModelStatistics` for each name and version, kept for the life of the server process, eviction or not. Times are in
+nanoseconds. The rooms that infer record; the wire and `metrics` read. Knows no model and no route.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Where the time of one request went, in nanoseconds, and the execution that it was part of.
+
+    `rows` are those of the whole execution; `is_first` is true for one request of each execution, which counts it.
+    """
+
+    queue_ns: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+    rows: int = 1
+    is_first: bool = True
+
+
+_PARTS = ("compute_input", "compute_infer", "compute_output")
+
+
+@dataclass(slots=True)
+class _Duration:
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        self.count += count
+        self.ns += ns
+
+    def document(self) -> dict[str, int]:
+        return {"count": self.count, "ns": self.ns}
+
+
+def _durations(*names: str) -> dict[str, _Duration]:
+    return {name: _Duration() for name in names}
+
+
+@dataclass(slots=True)
+class ModelStatistics:
+    """Counters of one version of one model."""
+
+    name: str
+    version: str
+    inferences: int = 0
+    executions: int = 0
+    last_ms: int = 0
+    rejected: int = 0
+    durations: dict[str, _Duration] = field(
+        default_factory=lambda: _durations("success", "fail", "queue", *_PARTS, "cache_hit", "cache_miss")
+    )
+    batches: dict[int, dict[str, _Duration]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def succeeded(self, total_ns: int, spent: Spent, rows: int) -> None:
+        """Record a request of `rows` inferences that was answered."""
+        parts = dict(zip(_PARTS, (spent.input_ns, spent.infer_ns, spent.output_ns), strict=True))
+        with self._lock:
+            self.inferences += rows
+            self.last_ms = int(time.time() * 1000)
+            self.durations["success"].add(total_ns)
+            self.durations["queue"].add(spent.queue_ns)
+            for name, ns in parts.items():
+                self.durations[name].add(ns)
+            if spent.is_first:
+                self.executions += 1
+                batch = self.batches.setdefault(spent.rows, _durations(*_PARTS))
+                for name, ns in parts.items():
+                    batch[name].add(ns)
+
+    def failed(self, total_ns: int, *, is_rejected: bool = False) -> None:
+        """Record a request that was not answered; `is_rejected`: it never ran."""
+        with self._lock:
+            self.durations["fail"].add(total_ns)
+            self.rejected += is_rejected
+
+    def document(self) -> dict[str, Any]:
+        """Return what `GET /v2/models/NAME/stats` says of it."""
+        with self._lock:
+            return {
+                "name": self.name,
+                "version": self.version,
+                "last_inference": self.last_ms,
+                "inference_count": self.inferences,
+                "execution_count": self.executions,
+                "inference_stats": {name: each.document() for name, each in self.durations.items()},
+                "response_stats": {},
+                "batch_stats": [
+                    {"batch_size": rows, **{name: each.document() for name, each in parts.items()}}
+                    for rows, parts in sorted(self.batches.items())
+                ],
+                "memory_usage": [],
+            }
+
+
+class Statistics:
+    """All models' statistics by name and version."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: dict[tuple[str, str], ModelStatistics] = {}
+
+    def of(self, name: str, version: str) -> ModelStatistics:
+        """Return the counters of a version, new ones the first time."""
+        found = self._models.get((name, version))
+        if found is None:
+            with self._lock:
+                found = self._models.setdefault((name, version), ModelStatistics(name, version))
+        return found
+
+    def known(self, name: str = "") -> list[ModelStatistics]:
+        """Return the counters of all versions of `name`, of every model without one; sorted."""
+        with self._lock:
+            found = [each for each in self._models.values() if name in ("", each.name)]
+        return sorted(found, key=lambda each: (each.name, each.version))
