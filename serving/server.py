@@ -25,8 +25,11 @@ from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
 from serving.http.admission import Admission, Gate
 from serving.http.app import App
+from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
+from serving.http.v2 import V2Routes
+from serving.inference import Inference
 from serving.journal import Journal
 from serving.ledger import Ledger, format_bytes
 from serving.manager import ModelManager
@@ -35,6 +38,7 @@ from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
 from serving.settings import Settings, Share
+from serving.statistics import Statistics
 from serving.usage import Usage
 from serving.workers.environments import Environments
 
@@ -84,16 +88,23 @@ class Server:
         routes = SageMakerRoutes(
             self.manager,
             cores,
-            admission,
+            Bodies(admission),
             InvokeSettings(settings.request_timeout_s, settings.default_accept),
             self._default_model,
         )
         request_id = RequestIds()
         admin = make_admin(self.manager, self.metrics, guard, self._available, request_id)
+        self.statistics = Statistics()
+        self.inference = Inference(
+            self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available
+        )
+        gate = Gate(MANAGEMENT_THREADS)
+        v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard)
         access_log = logs.AccessLog(settings.access_log, settings.log_format)
         self.app = App(
-            *(routes, admin, Gate(MANAGEMENT_THREADS), guard, request_id, self.metrics, access_log),
+            *(routes, admin, gate, guard, request_id, self.metrics, access_log),
             self._healthy.is_set,
+            v2_routes,
         )
         _warn(settings, limits, ledger)
         log.info(
