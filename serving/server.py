@@ -39,6 +39,7 @@ from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
 from serving.settings import Settings, Share
 from serving.statistics import Statistics
+from serving.triton_metrics import triton_families
 from serving.usage import Usage
 from serving.workers.environments import Environments
 
@@ -98,6 +99,7 @@ class Server:
         self.inference = Inference(
             self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available
         )
+        self.metrics.more = lambda: triton_families(self.statistics)
         gate = Gate(MANAGEMENT_THREADS)
         v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard)
         access_log = logs.AccessLog(settings.access_log, settings.log_format)
