@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client.core import UnknownMetricFamily, Metric
+from prometheus_client.core import Metric, UnknownMetricFamily
 
 from serving.statistics import ModelStatistics, Statistics
 
