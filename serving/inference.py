@@ -10,6 +10,7 @@ nor gRPC; `http/v2` and `grpc/service` call it. SageMaker's own routes go their 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,14 +34,19 @@ from serving.errors import (
     UnsupportedError,
 )
 from serving.fitting import choose, fit, rows_of
+from serving.logs import quoted
 from serving.manager import ModelManager
 from serving.model_documents import config_of, metadata_of
+from serving.protocol_settings import LogSettings, TraceSettings
 from serving.repository.layouts import ModelSpec
 from serving.repository.source import ModelSource
 from serving.residents import Resident
+from serving.shared_memory import Regions
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
 from serving.workers.handler import Request
+
+log = logging.getLogger("wharf.inference")
 
 
 @dataclass(slots=True)
@@ -72,6 +78,7 @@ class Inference:
         statistics: Statistics,
         timeout_s: float,
         available: Callable[[], list[str]],
+        regions: Regions | None = None,
     ) -> None:
         self._manager = manager
         self._source = source
@@ -82,6 +89,9 @@ class Inference:
         self._unloaded: set[str] = set()  # by the repository extension: not loaded again by a mere request
         self._failed: dict[str, str] = {}
         self.statistics = statistics
+        self.regions = regions or Regions(is_on=False)
+        self.traces = TraceSettings()
+        self.logging = LogSettings()
 
     # ---- one request ------------------------------------------------------------------------------------------------
 
@@ -102,6 +112,8 @@ class Inference:
                 counters.failed(perf_counter_ns() - started, is_rejected=is_rejected)
                 raise
             counters.succeeded(perf_counter_ns() - started, spent, rows)
+            if self.traces.take(spec.name):
+                _trace(spec, question, started, spent)
             return Answer(spec.name, spec.version, question.id, chosen)
 
     def stream(self, name: str, version: str, question: Question) -> Iterator[Answer]:
@@ -311,6 +323,16 @@ def _about(question: Question) -> dict[str, Any]:
         "flags": flags,
     }
     return {key: value for key, value in about.items() if value}
+
+
+def _trace(spec: ModelSpec, question: Question, started: int, spent: Spent) -> None:
+    """Write a trace: nanoseconds since the request began."""
+    log.info(
+        "event=trace model=%s version=%s id=%s queue_ns=%d compute_input_ns=%d compute_infer_ns=%d "
+        "compute_output_ns=%d request_ns=%d",
+        *(quoted(spec.name), spec.version, quoted(question.id), spent.queue_ns, spent.input_ns, spent.infer_ns),
+        *(spent.output_ns, perf_counter_ns() - started),
+    )
 
 
 def streamed(line: bytes) -> Tensors:

@@ -38,6 +38,7 @@ from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
 from serving.settings import Settings, Share
+from serving.shared_memory import Regions
 from serving.statistics import Statistics
 from serving.triton_metrics import triton_families
 from serving.usage import Usage
@@ -97,8 +98,10 @@ class Server:
         admin = make_admin(self.manager, self.metrics, guard, self._available, request_id)
         self.statistics = Statistics()
         self.inference = Inference(
-            self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available
+            *(self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available),
+            Regions(is_on=settings.shared_memory),
         )
+        logs.add_filter(self.inference.logging)
         self.metrics.more = lambda: triton_families(self.statistics)
         gate = Gate(MANAGEMENT_THREADS)
         v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard)

@@ -14,7 +14,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,11 +36,17 @@ class ParseError(BadRequestError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An output as asked for; `classes` above 0 asks for the best so many instead of the tensor."""
+    """An output as asked for; `classes` above 0 asks for the best so many instead of the tensor.
+
+    With a `region` it goes to shared memory: `size` bytes at `offset` of it are the room that there is.
+    """
 
     name: str
     is_binary: bool = False
     classes: int = 0
+    region: str = ""
+    offset: int = 0
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -57,7 +63,17 @@ class Question:
     raw: bytes | None = None
 
 
-def read(body: bytes, header_bytes: int | None) -> Question:
+class Memory(Protocol):
+    """Shared memory by the names that clients registered."""
+
+    def read(self, name: str, offset: int, count: int) -> memoryview:
+        """Return `count` bytes at `offset` of a region, in place."""
+
+    def write(self, name: str, offset: int, limit: int, data: bytes) -> None:
+        """Write `data` at `offset` of a region, where `limit` bytes are the output's."""
+
+
+def read(body: bytes, header_bytes: int | None, memory: Memory | None = None) -> Question:
     """Read a request whose JSON takes `header_bytes` (None: all of it; 0: none, the body is the one input's bytes).
 
     Raises `ParseError` for what is no request, `BadRequestError` for one that contradicts itself.
@@ -72,7 +88,7 @@ def read(body: bytes, header_bytes: int | None) -> Question:
     if not isinstance(document, dict):
         raise ParseError("failed to parse the request JSON buffer: The document is no object.")
     question = _question(document)
-    _Inputs(memoryview(body)[len(head) :]).fill(question, _items(document, "inputs"))
+    _Inputs(memoryview(body)[len(head) :], memory).fill(question, _items(document, "inputs"))
     return question
 
 
@@ -130,9 +146,15 @@ def _wanted(item: Mapping[str, Any], is_binary: bool) -> Wanted:
     classes = _count(parameters, "classification")
     if classes > _CLASSES_MAX:
         raise BadRequestError(f"'classification' of output '{item.get('name')}' is {classes}: at most {_CLASSES_MAX}.")
-    if "shared_memory_region" in parameters:
-        raise BadRequestError("shared memory is off on this server (WHARF_SHARED_MEMORY): ask for the data itself.")
-    return Wanted(_name(item, "outputs"), bool(parameters.get("binary_data", is_binary)), classes)
+    region = _text(parameters, "shared_memory_region")
+    return Wanted(
+        _name(item, "outputs"),
+        bool(parameters.get("binary_data", is_binary)),
+        classes,
+        region,
+        _count(parameters, "shared_memory_offset"),
+        _count(parameters, "shared_memory_byte_size"),
+    )
 
 
 def _name(item: Mapping[str, Any], key: str) -> str:
@@ -145,8 +167,9 @@ def _name(item: Mapping[str, Any], key: str) -> str:
 class _Inputs:
     """Takes inputs apart; binary ones from `rest`, in turn."""
 
-    def __init__(self, rest: memoryview) -> None:
+    def __init__(self, rest: memoryview, memory: Memory | None) -> None:
         self._rest = rest
+        self._memory = memory
 
     def fill(self, question: Question, items: list[dict[str, Any]]) -> None:
         for item in items:
@@ -164,8 +187,10 @@ class _Inputs:
 
     def _array(self, name: str, datatype: str, shape: list[int], item: Mapping[str, Any]) -> Array:
         parameters = _object(item, "parameters")
-        if "shared_memory_region" in parameters:
-            raise BadRequestError(f"input '{name}': shared memory is off on this server (WHARF_SHARED_MEMORY).")
+        if region := _text(parameters, "shared_memory_region"):
+            size = _count(parameters, "shared_memory_byte_size")
+            shared = _memory(self._memory).read(region, _count(parameters, "shared_memory_offset"), size)
+            return from_bytes(name, datatype, shape, shared)
         if "binary_data_size" not in parameters:
             return _from_json(name, datatype, shape, item)
         size = _count(parameters, "binary_data_size")
@@ -175,6 +200,12 @@ class _Inputs:
             raise BadRequestError(f"unexpected size for input '{name}', expecting {size} bytes, got {len(self._rest)}")
         data, self._rest = self._rest[:size], self._rest[size:]
         return from_bytes(name, datatype, shape, data)
+
+
+def _memory(memory: Memory | None) -> Memory:
+    if memory is None:
+        raise BadRequestError("shared memory is not read on this route: send the data itself.")
+    return memory
 
 
 def _shape(item: Mapping[str, Any]) -> list[int]:
@@ -237,7 +268,9 @@ def to_bytes(array: Array) -> bytes:
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def write(head: dict[str, Any], outputs: Mapping[str, Array], question: Question) -> tuple[bytes, int | None]:
+def write(
+    head: dict[str, Any], outputs: Mapping[str, Array], question: Question, memory: Memory | None = None
+) -> tuple[bytes, int | None]:
     """Write an answer of `head` (model_name ...) and `outputs`; return the body, and its JSON's size if binary follows.
 
     Only outputs asked for in binary that are not empty are written so. `outputs` are in the order that was asked for.
@@ -247,7 +280,15 @@ def write(head: dict[str, Any], outputs: Mapping[str, Array], question: Question
     for name, array in outputs.items():
         want = wanted.get(name) or Wanted(name, question.is_binary)
         item: dict[str, Any] = {"name": name, "datatype": json.datatype_of(array), "shape": list(array.shape)}
-        if want.is_binary and array.size:
+        if want.region:
+            data = to_bytes(array)
+            _memory(memory).write(want.region, want.offset, want.size, data)
+            item["parameters"] = {
+                "shared_memory_region": want.region,
+                **({"shared_memory_offset": want.offset} if want.offset else {}),
+                "shared_memory_byte_size": len(data),
+            }
+        elif want.is_binary and array.size:
             tail.append(to_bytes(array))
             item["parameters"] = {"binary_data_size": len(tail[-1])}
         else:

@@ -33,6 +33,7 @@ from serving.http.bodies import Bodies
 from serving.http.handed import Stream
 from serving.http.replies import JSON, Environ, Reply, error_reply
 from serving.http.sagemaker import Call, check_name
+from serving.http.v2_settings import find_setting
 from serving.inference import Answer, Inference
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -47,12 +48,14 @@ EXTENSIONS = [
     "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
+    "system_shared_memory",
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
+    "logging",
 ]
 _SSE = ("Content-Type", "text/event-stream; charset=utf-8")
-_REPOSITORY_BODY_MAX = 64 << 10
 
 
 class V2Routes:
@@ -78,7 +81,7 @@ class V2Routes:
         if len(parts) > 2 and parts[0] == "models" and parts[-1] in ("infer", "generate", "generate_stream"):
             _allow(method, "POST")
             return self._infer(call, *_model(parts[1:-1]), parts[-1])
-        if parts[0] == "models" if parts else False:
+        if parts[:1] == ["models"] and parts[-2:] != ["trace", "setting"]:
             _allow(method, "GET")
             with self._gate:
                 return self._about(parts[1:])
@@ -87,6 +90,11 @@ class V2Routes:
             self._guard.check(call.environ)
             with self._gate:
                 return self._repository(call.environ, parts[1:])
+        if (change := find_setting(method, parts)) is not None:
+            if method == "POST":
+                self._guard.check(call.environ)
+            with self._gate:
+                return _document(change(self._inference, self._body_object(call.environ)))
         _allow(method, "GET")
         return self._server(parts)
 
@@ -115,12 +123,7 @@ class V2Routes:
         return _document(find(name, version))
 
     def _repository(self, environ: Environ, parts: list[str]) -> Reply:
-        admitted_bytes = self._bodies.enter(environ)
-        try:
-            body = self._bodies.read(environ)
-        finally:
-            self._bodies.leave(admitted_bytes)
-        said = _read_object(body)
+        said = self._body_object(environ)
         if parts == ["index"]:
             return _document(self._inference.index(only_ready=bool(said.get("ready", False))))
         if len(parts) < 3 or parts[0] != "models" or parts[-1] not in ("load", "unload"):
@@ -131,6 +134,13 @@ class V2Routes:
         else:
             self._inference.unload(name)
         return 200, [], b""
+
+    def _body_object(self, environ: Environ) -> dict[str, Any]:
+        admitted_bytes = self._bodies.enter(environ)
+        try:
+            return _read_object(self._bodies.read(environ))
+        finally:
+            self._bodies.leave(admitted_bytes)
 
     # ---- inference --------------------------------------------------------------------------------------------------
 
@@ -161,9 +171,10 @@ class V2Routes:
 
     def _tensors(self, call: Call, name: str, version: str, body: bytes) -> Reply:
         environ = call.environ
-        question = v2.read(body, header_length(environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body)))
+        header = header_length(environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
+        question = v2.read(body, header, self._inference.regions)
         answer = self._timed(call, lambda: self._inference.infer(name, version, question))
-        content, header = v2.write(answer.head, answer.outputs, question)
+        content, header = v2.write(answer.head, answer.outputs, question, self._inference.regions)
         headers = [JSON] if header is None else [("Content-Type", BINARY), (HEADER_LENGTH, str(header))]
         encoding = environ.get("HTTP_ACCEPT_ENCODING", "")
         # Only for who asks for one and nothing else, as tritonclient does: others offer all that they know by habit,
@@ -244,7 +255,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
 
 
 def _document(value: object) -> Reply:
-    return 200, [JSON], orjson.dumps(value)
+    return 200, [JSON], b"" if value is None else orjson.dumps(value)
 
 
 def _events(answers: Iterator[Answer]) -> Iterator[bytes]:
