@@ -3,8 +3,8 @@
 A region is a file of /dev/shm by its key, an offset in it and a size; tensors are read from and written to it by its
 name. Only there while WHARF_SHARED_MEMORY is on: whoever may register reads and writes what lies in /dev/shm, other
 programs' memory too. Keys are names in that folder and never paths. It is read and written by calls, not mapped: a
-client that cuts its file short would end a server that has it mapped (SIGBUS). Texts are Triton's. `http/v2` and `grpc/service`
-register, the rooms that read and write tensors ask for bytes.
+client that cuts its file short would end a server that has it mapped (SIGBUS). Texts are Triton's. `http/v2` and
+`grpc/service` register, the rooms that read and write tensors ask for bytes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Regions:
         data = os.pread(region.file.number, count, region.offset + offset)
         if len(data) != count:
             raise BadRequestError(
-                f"shared memory region '{name}' was cut short: {len(data)} of {count} bytes are there."
+                f"shared memory region '{name}' was cut short: {len(data)} of {count} bytes are left."
             )
         return memoryview(data)
 
@@ -129,8 +129,8 @@ class Regions:
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode) or not 0 < end <= found.st_size:
             raise BadRequestError(
-                f"failed to register shared memory region '{name}': invalid args, {end} bytes are asked for and the key "
-                f"has {found.st_size}"
+                f"failed to register shared memory region '{name}': invalid args, {end} bytes are asked for and "
+                f"the key has {found.st_size}"
             )
         return file
 
