@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from serving.backends.base import HandlerModel, LoadedModel
 from serving.codecs import binary, json, v2
-from serving.codecs.v2 import Question
+from serving.codecs.v2 import Question, Wanted
 from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
@@ -38,6 +38,7 @@ from serving.logs import quoted
 from serving.manager import ModelManager
 from serving.model_documents import config_of, metadata_of
 from serving.protocol_settings import LogSettings, TraceSettings
+from serving.repository.ensemble_steps import Step
 from serving.repository.layouts import ModelSpec
 from serving.repository.source import ModelSource
 from serving.residents import Resident
@@ -95,17 +96,18 @@ class Inference:
 
     # ---- one request ------------------------------------------------------------------------------------------------
 
-    def infer(self, name: str, version: str, question: Question) -> Answer:
-        """Answer a request.
+    def infer(self, name: str, version: str, question: Question, deadline: float | None = None) -> Answer:
+        """Answer a request, before `deadline` (of the monotonic clock) or within the request limit.
 
         Raises `ModelNotFoundError`, `BadRequestError` with Triton's text, and what the model raises.
         """
         started = perf_counter_ns()
+        deadline = monotonic() + self._timeout_s if deadline is None else deadline
         with self._held(name, version) as (model, spec):
             counters = self.statistics.of(spec.name, spec.version)
             try:
                 tensors, rows = self._checked(question, model, spec)
-                outputs, spent = self._run(tensors, question, model, started)
+                outputs, spent = self._run(tensors, question, model, started, deadline)
                 chosen = choose(outputs, question, spec, model.signature)
             except ServingError as error:
                 is_rejected = isinstance(error, (BadRequestError, UnavailableError))
@@ -132,7 +134,7 @@ class Inference:
 
     def _outputs(self, tensors: Tensors, question: Question, model: LoadedModel, started: int) -> Iterator[Tensors]:
         if not model.is_outside:
-            yield self._run(tensors, question, model, started)[0]
+            yield self._run(tensors, question, model, started, monotonic() + self._timeout_s)[0]
             return
         request = Request(tensors=tensors, about=_about(question))
         reply = cast("HandlerModel", model).invoke(request, monotonic() + self._timeout_s)
@@ -146,6 +148,27 @@ class Inference:
                 getattr(reply.chunks, "close", lambda: None)()
         elif reply.status >= 400:
             raise ModelFailedError(_error_text(bytes(reply.body)))
+
+    # ---- members of ensembles ---------------------------------------------------------------------------------------
+
+    def prepare(self, name: str) -> None:
+        """Have a member of an ensemble loaded."""
+        with self._held(name):
+            return
+
+    def call(self, step: Step, tensors: Tensors, about: Mapping[str, Any], deadline: float) -> Tensors:
+        """Have a member of an ensemble answer; it is checked and counted like any model."""
+        question = Question(
+            id=about.get("id", ""),
+            parameters=about.get("parameters", {}),
+            inputs={name: (json.datatype_of(array), array) for name, array in tensors.items()},
+            outputs=[Wanted(name) for name in step.outputs],
+            priority=about.get("priority", 0),
+            timeout_us=about.get("timeout_us", 0),
+        )
+        return self.infer(step.model, step.version, question, deadline).outputs
+
+    # ---- what a model is --------------------------------------------------------------------------------------------
 
     def signature(self, name: str, version: str = "") -> Signature:
         """Return the model's inputs and outputs; loads it where that may be."""
@@ -165,12 +188,13 @@ class Inference:
             }
         return fit(question, model.signature, spec)
 
-    def _run(self, tensors: Tensors, question: Question, model: LoadedModel, started: int) -> tuple[Tensors, Spent]:
-        left_s = self._timeout_s
+    def _run(
+        self, tensors: Tensors, question: Question, model: LoadedModel, started: int, deadline: float
+    ) -> tuple[Tensors, Spent]:
         if model.is_outside:
             began = perf_counter_ns()
             request = Request(tensors=tensors, about=_about(question))
-            reply = cast("HandlerModel", model).invoke(request, monotonic() + left_s)
+            reply = cast("HandlerModel", model).invoke(request, deadline)
             if reply.chunks is not None:
                 getattr(reply.chunks, "close", lambda: None)()
                 raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
@@ -178,7 +202,7 @@ class Inference:
                 raise ModelFailedError(_error_text(bytes(reply.body)))
             spent = reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
             return reply.tensors, spent
-        with self._cores.lease(model.threads, left_s):
+        with self._cores.lease(model.threads, max(0.0, deadline - monotonic())):
             began = perf_counter_ns()
             outputs = model.run(tensors)
             return outputs, Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
@@ -285,8 +309,13 @@ class Inference:
             self._unloaded.discard(name)
             self._failed.pop(name, None)
 
-    def unload(self, name: str) -> None:
-        """Unload a model; an unknown or unloaded name is no error, as with Triton. Returns when its memory is back."""
+    def unload(self, name: str, *, with_members: bool = False) -> None:
+        """Unload a model; an unknown or unloaded name is no error, as with Triton. Returns when its memory is back.
+
+        `with_members`: the members of an ensemble go, too.
+        """
+        resident = self._manager.peek(name)
+        steps: tuple[Step, ...] = getattr(resident.model, "steps", ()) if resident and with_members else ()
         with self._lock:
             if self._manager.peek(name) is not None or self._is_available(name):
                 self._unloaded.add(name)
@@ -294,6 +323,9 @@ class Inference:
             self._manager.unload(name)
         except ModelNotFoundError:
             return
+        finally:
+            for member in dict.fromkeys(each.model for each in steps):
+                self.unload(member)
 
 
 class _Leaving:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from serving import logs, memory
 from serving.backends.base import Backend
+from serving.backends.ensemble import EnsembleBackend
 from serving.backends.fake import FakeBackend
 from serving.backends.onnx import OnnxBackend
 from serving.backends.torch import TorchBackend
@@ -66,7 +67,9 @@ class Server:
         )
         self.source = _make_source(settings, limits, environ)
         self._workers = _make_workers(settings, cores.cores)
-        backends = _make_backends(settings, cores.cores) | {self._workers.name: self._workers}
+        self._ensembles = EnsembleBackend(settings.request_timeout_s)
+        backends = _make_backends(settings, cores.cores)
+        backends |= {each.name: each for each in (self._workers, self._ensembles)}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -101,6 +104,7 @@ class Server:
             *(self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available),
             Regions(is_on=settings.shared_memory),
         )
+        self._ensembles.members = self.inference
         logs.add_filter(self.inference.logging)
         self.metrics.more = lambda: triton_families(self.statistics)
         gate = Gate(MANAGEMENT_THREADS)

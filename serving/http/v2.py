@@ -132,7 +132,7 @@ class V2Routes:
         if parts[-1] == "load":
             self._inference.load(name, parameters)
         else:
-            self._inference.unload(name)
+            self._inference.unload(name, with_members=bool(parameters.get("unload_dependents", False)))
         return 200, [], b""
 
     def _body_object(self, environ: Environ) -> dict[str, Any]:
