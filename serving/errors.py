@@ -122,6 +122,13 @@ class UnavailableError(ServingError):
     retry_after_s = 1
 
 
+class UnsupportedError(ServingError):
+    """What this server, or this model, does not do on this route."""
+
+    status = 501
+    grpc_code = "UNIMPLEMENTED"
+
+
 class DeadlineExceededError(ServingError):
     """A wait ran past its limit; the work may still be going on."""
 

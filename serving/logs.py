@@ -77,6 +77,12 @@ def configure(level: str, log_format: str) -> None:
     root.setLevel(level.upper())
 
 
+def add_filter(switch: logging.Filter) -> None:
+    """Ask `switch` about every line before it is written."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(switch)
+
+
 def announce(message: str, log_format: str) -> None:
     """Write a line that no level hides: what people look for at the start, or what their settings do not do."""
     fields = {"time": timestamp(time.time()), "level": "warning", "room": "wharf", "message": message}

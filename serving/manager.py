@@ -91,7 +91,7 @@ class ModelManager:
         self._source = source
         self._ledger = ledger
         self._metrics = metrics
-        self._is_platform = is_platform
+        self.is_platform = is_platform
         self._limits = limits or Limits()
         self._journal = journal or Journal(None)
         self._residents = Residents()
@@ -167,6 +167,12 @@ class ModelManager:
         """Return (name, url) of every loaded model, sorted by name. Never waits for a load, an unload or a run."""
         with self._lock:
             return sorted((each.name, each.url) for each in self._by_name.values() if each.is_visible)
+
+    def peek(self, name: str) -> Resident | None:
+        """Return `name` if it is READY at this moment; to describe it, never to use it."""
+        with self._lock:
+            resident = self._named(name)
+            return resident if resident is not None and resident.state is State.READY else None
 
     def url_of(self, name: str) -> str:
         """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""
@@ -248,7 +254,7 @@ class ModelManager:
         with self._lock:
             if asked in self._by_name:
                 return asked, self._by_name[asked].url
-            if self._is_platform:
+            if self.is_platform:
                 raise self._unknown(asked)
             reason, since = self._withdrawn.get(asked, ("", 0.0))
             if reason and time.monotonic() < since + _WITHDRAWN_S:
@@ -268,12 +274,12 @@ class ModelManager:
         with self._lock:
             resident = self._by_name.get(name)
             if resident is None:  # (1)
-                if self._is_platform:
+                if self.is_platform:
                     raise self._unknown(name)
                 self._refuse_when_closing()
                 resident = self._by_name[name] = Resident(name, url)
             if resident.state is State.UNLOADING:  # (3)
-                if self._is_platform:
+                if self.is_platform:
                     raise self._unknown(name)
                 self._residents.wait(deadline, UnavailableError(f"Model '{name}' is being unloaded: try again."))
                 return None
@@ -394,6 +400,6 @@ class ModelManager:
             raise UnavailableError("The server is shutting down: send the request to another one.")
 
     def _unknown(self, name: str) -> ModelNotFoundError:
-        hint = "load it with POST /models" if self._is_platform else "GET /repository lists what there is"
+        hint = "load it with POST /models" if self.is_platform else "GET /repository lists what there is"
         reason = f" (withdrawn: {self._withdrawn[name][0]})" if name in self._withdrawn else ""
         return ModelNotFoundError(f"Model '{name}' is not loaded{reason}: {hint}.")

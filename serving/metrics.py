@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -73,6 +73,7 @@ class Metrics:
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._histograms = {name: _Histogram() for name in HISTOGRAMS}
         self.gauges: Callable[[], Gauges] = lambda: Gauges({}, {}, {})
+        self.more: Callable[[], Iterable[Metric]] = lambda: ()  # families of somebody else
 
     def count(self, name: str) -> None:
         """Add one to a counter of `COUNTERS`."""
@@ -125,6 +126,7 @@ class Metrics:
             yield GaugeMetricFamily(name, text, scalar)
         yield _by_model("ModelBytes", "Bytes reserved for a model", gauges.model_bytes)
         yield _by_model("ModelInFlight", "Requests of a model in flight", gauges.model_in_flight)
+        yield from self.more()
 
 
 class _Collector:

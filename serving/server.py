@@ -16,6 +16,7 @@ from pathlib import Path
 
 from serving import logs, memory
 from serving.backends.base import Backend
+from serving.backends.ensemble import EnsembleBackend
 from serving.backends.fake import FakeBackend
 from serving.backends.onnx import OnnxBackend
 from serving.backends.torch import TorchBackend
@@ -25,8 +26,11 @@ from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
 from serving.http.admission import Admission, Gate
 from serving.http.app import App
+from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
+from serving.http.v2 import V2Routes
+from serving.inference import Inference
 from serving.journal import Journal
 from serving.ledger import Ledger, format_bytes
 from serving.manager import ModelManager
@@ -35,6 +39,9 @@ from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
 from serving.settings import Settings, Share
+from serving.shared_memory import Regions
+from serving.statistics import Statistics
+from serving.triton_metrics import triton_families
 from serving.usage import Usage
 from serving.workers.environments import Environments
 
@@ -60,7 +67,9 @@ class Server:
         )
         self.source = _make_source(settings, limits, environ)
         self._workers = _make_workers(settings, cores.cores)
-        backends = _make_backends(settings, cores.cores) | {self._workers.name: self._workers}
+        self._ensembles = EnsembleBackend(settings.request_timeout_s)
+        backends = _make_backends(settings, cores.cores)
+        backends |= {each.name: each for each in (self._workers, self._ensembles)}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -84,16 +93,27 @@ class Server:
         routes = SageMakerRoutes(
             self.manager,
             cores,
-            admission,
+            Bodies(admission),
             InvokeSettings(settings.request_timeout_s, settings.default_accept),
             self._default_model,
         )
         request_id = RequestIds()
         admin = make_admin(self.manager, self.metrics, guard, self._available, request_id)
+        self.statistics = Statistics()
+        self.inference = Inference(
+            *(self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available),
+            Regions(is_on=settings.shared_memory),
+        )
+        self._ensembles.members = self.inference
+        logs.add_filter(self.inference.logging)
+        self.metrics.more = lambda: triton_families(self.statistics)
+        gate = Gate(MANAGEMENT_THREADS)
+        v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard)
         access_log = logs.AccessLog(settings.access_log, settings.log_format)
         self.app = App(
-            *(routes, admin, Gate(MANAGEMENT_THREADS), guard, request_id, self.metrics, access_log),
+            *(routes, admin, gate, guard, request_id, self.metrics, access_log),
             self._healthy.is_set,
+            v2_routes,
         )
         _warn(settings, limits, ledger)
         log.info(

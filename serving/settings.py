@@ -297,6 +297,9 @@ class Settings:
     access_log: str = _setting("all", "all, errors or off", _one_of("all", "errors", "off"), "WHARF_ACCESS_LOG")
     """Which requests get a line; polls of /ping and GET /models never do unless they fail."""
 
+    shared_memory: bool = _setting(False, "true or false", _flag, "WHARF_SHARED_MEMORY")
+    """Let V2 clients register system shared memory: whoever may do so reads and writes what lies in /dev/shm."""
+
     fake_backend: bool = _setting(False, "true or false", _flag, "WHARF_FAKE_BACKEND")
     """Serve folders with a fake.json: a small real backend with a byte meter, for load tests."""
 

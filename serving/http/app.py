@@ -17,6 +17,7 @@ from serving.http.admission import Gate
 from serving.http.handed import Stream
 from serving.http.replies import Environ, Headers, Reply, RequestIds, StartResponse, error_reply, send
 from serving.http.sagemaker import Call, SageMakerRoutes, check_name
+from serving.http.v2 import V2Routes
 from serving.logs import AccessLog, about
 from serving.metrics import Metrics
 
@@ -37,6 +38,7 @@ class App:
         metrics: Metrics,
         access_log: AccessLog,
         is_healthy: Callable[[], bool] = lambda: True,
+        v2: V2Routes | None = None,
     ) -> None:
         self._routes = routes
         self._cold = cold
@@ -46,6 +48,7 @@ class App:
         self._metrics = metrics
         self._access_log = access_log
         self._is_healthy = is_healthy
+        self._v2 = v2
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -57,6 +60,8 @@ class App:
             return self._invoke(environ, path, start_response)
         if path == "/models" and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._list(environ, start_response)
+        if path[:3] == "/v2" and path[3:4] in ("", "/") and self._v2 is not None:
+            return self._open_inference(self._v2, environ, start_response)
         return self._manage(environ, start_response)
 
     def flush(self) -> None:
@@ -99,6 +104,15 @@ class App:
         finally:
             about.reset(token)
 
+    def _open_inference(self, routes: V2Routes, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        call = Call(environ, self._request_id(environ))
+        token = about.set((call.request_id, ""))
+        try:
+            reply = routes.answer(call)
+        finally:
+            about.reset(token)
+        return self._finish(call, reply, start_response)
+
     def _invoke(self, environ: Environ, path: str, start_response: StartResponse) -> Iterable[bytes]:
         call = Call(environ, self._request_id(environ))
         token = about.set((call.request_id, ""))
@@ -108,6 +122,9 @@ class App:
             reply = error_reply(error, call.request_id)
         finally:
             about.reset(token)
+        return self._finish(call, reply, start_response)
+
+    def _finish(self, call: Call, reply: Reply, start_response: StartResponse) -> Iterable[bytes]:
         if isinstance(reply[2], Stream):
             status = reply[0]
             reply[2].when_over(lambda: self._observe(call, status))
@@ -117,7 +134,9 @@ class App:
         return send(reply, start_response)
 
     def _observe(self, call: Call, status: int) -> None:
-        self._metrics.invocation(status, self._log(call, status), call.model_s, call.is_hit)
+        total_s = self._log(call, status)
+        if call.is_invocation:
+            self._metrics.invocation(status, total_s, call.model_s, call.is_hit)
 
     def _route(self, call: Call, path: str) -> Reply:
         if call.environ["REQUEST_METHOD"] != "POST":

@@ -32,10 +32,8 @@ from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
     ModelNotFoundError,
-    PayloadTooLargeError,
-    ServingError,
 )
-from serving.http.admission import Admission
+from serving.http.bodies import Bodies
 from serving.http.handed import Stream, headers_of, request_of
 from serving.http.replies import JSON, Environ, Headers, Reply
 from serving.logs import about
@@ -51,6 +49,7 @@ class Call:
     model: str = ""
     model_s: float = 0.0
     is_hit: bool | None = None
+    is_invocation: bool = True
     started: float = field(default_factory=perf_counter)
 
 
@@ -87,13 +86,13 @@ class SageMakerRoutes:
         self,
         manager: ModelManager,
         cores: CoreBudget,
-        admission: Admission,
+        bodies: Bodies,
         settings: InvokeSettings,
         default_model: Callable[[], str],
     ) -> None:
         self._manager = manager
         self._cores = cores
-        self._admission = admission
+        self._bodies = bodies
         self._settings = settings
         self._default_model = default_model
 
@@ -122,19 +121,10 @@ class SageMakerRoutes:
         call.model = name
         about.set((call.request_id, name))
         environ = call.environ
-        length = _content_length(environ)
-        try:
-            admitted_bytes = self._admission.enter(length)
-        except ServingError as error:
-            # Granian reads the rest of a small body by itself. A client that asks first (100-continue) sends none.
-            connection = environ.get("gunicorn.socket")
-            is_large = isinstance(error, PayloadTooLargeError) and "HTTP_EXPECT" not in environ
-            if connection is not None or is_large:
-                self._admission.swallow(environ["wsgi.input"], connection)
-            raise
+        admitted_bytes = self._bodies.enter(environ)
         is_streaming = False
         try:
-            body = self._read_body(environ)
+            body = self._bodies.read(environ)
             lease = self._manager.ready(name)
             with lease as resident:
                 call.is_hit = lease.is_hit
@@ -150,7 +140,7 @@ class SageMakerRoutes:
             ) from None
         finally:
             if not is_streaming:
-                self._admission.leave(admitted_bytes)
+                self._bodies.leave(admitted_bytes)
         return 200, _headers(environ, content_type), answer
 
     def _run(self, call: Call, body: bytes, model: LoadedModel) -> tuple[bytes, str]:
@@ -183,7 +173,7 @@ class SageMakerRoutes:
         if reply.chunks is None:
             return reply.status, headers_of(reply), bytes(reply.body)
         stream = Stream(reply.chunks, lease.keep())
-        stream.when_over(lambda: self._admission.leave(admitted_bytes))
+        stream.when_over(lambda: self._bodies.leave(admitted_bytes))
         return reply.status, headers_of(reply), stream
 
     def _accept(self, environ: Environ) -> str:
@@ -193,21 +183,6 @@ class SageMakerRoutes:
     def _left_s(self, call: Call) -> float:
         return max(0.0, self._settings.request_timeout_s - (perf_counter() - call.started))
 
-    def _read_body(self, environ: Environ) -> bytes:
-        length = environ.get("CONTENT_LENGTH")
-        if length:
-            body = _read(environ, int(length))
-            if len(body) != int(length):
-                raise BadRequestError(f"The body ended after {len(body)} of {length} bytes: send all of it.")
-            return body
-        if not environ.get("wsgi.input_terminated"):
-            return b""
-        # Chunked: read one byte past the limit to know.
-        body = _read(environ, self._admission.max_body_bytes + 1)
-        if len(body) > self._admission.max_body_bytes:
-            raise self._admission.too_large(f"over {self._admission.max_body_bytes} bytes")
-        return body
-
 
 def _headers(environ: Environ, content_type: str) -> Headers:
     """Return the headers of an answer that we wrote; what the caller said of the request goes back with it."""
@@ -216,25 +191,6 @@ def _headers(environ: Environ, content_type: str) -> Headers:
     if attributes:
         headers.append((CUSTOM_ATTRIBUTES, attributes[:CUSTOM_ATTRIBUTES_MAX_CHARS]))
     return headers
-
-
-def _read(environ: Environ, count: int) -> bytes:
-    try:
-        return bytes(environ["wsgi.input"].read(count))
-    except MemoryError:
-        raise
-    except Exception as error:  # gunicorn's own for a broken chunk, OSError for a client that is gone
-        raise BadRequestError(f"The body cannot be read ({type(error).__name__}): send it again.") from None
-
-
-def _content_length(environ: Environ) -> int | None:
-    """Return the declared length; None for a chunked body, 0 for none."""
-    text = environ.get("CONTENT_LENGTH")
-    if not text:
-        return None if "HTTP_TRANSFER_ENCODING" in environ else 0
-    if not (text.isascii() and text.isdigit()):
-        raise BadRequestError(f"Content-Length {ascii(text[:40])} is not a number of bytes.")
-    return int(text)
 
 
 def _utf8(header: str) -> str:

@@ -11,6 +11,7 @@ from serving.cores import CoreBudget
 from serving.http.admin import Guard, make_admin
 from serving.http.admission import Admission, Gate
 from serving.http.app import App
+from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
 from serving.logs import AccessLog
@@ -44,7 +45,7 @@ class Front:
         fd = os.open(self.lines, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         guard, request_id = Guard(token), RequestIds()
         routes = SageMakerRoutes(
-            self.house.manager, self.cores, self.admission, InvokeSettings(0.2, accept), default_model
+            self.house.manager, self.cores, Bodies(self.admission), InvokeSettings(0.2, accept), default_model
         )
         admin = make_admin(self.house.manager, self.house.metrics, guard, lambda: [{"modelName": "quick"}], request_id)
         self.gate = Gate(4)

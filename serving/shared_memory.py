@@ -1,0 +1,139 @@
+"""System shared memory that clients on this machine register, so that tensors need not go over the wire.
+
+A region is a file of /dev/shm by its key, an offset in it and a size; tensors are read from and written to it by its
+name. Only there while WHARF_SHARED_MEMORY is on: whoever may register reads and writes what lies in /dev/shm, other
+programs' memory too. Keys are names in that folder and never paths. It is read and written by calls, not mapped: a
+client that cuts its file short would end a server that has it mapped (SIGBUS). Texts are Triton's. `http/v2` and
+`grpc/service` register, the rooms that read and write tensors ask for bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.errors import BadRequestError, UnsupportedError
+
+SHM = Path("/dev/shm")  # noqa: S108  the kernel's own folder of POSIX shared memory
+_KEY = re.compile(r"/?[^/\0]{1,254}")
+
+
+class _File:
+    """A descriptor that is closed when nobody holds it any more: a region may go while a request reads it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+    file: _File
+
+    def document(self) -> dict[str, Any]:
+        return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.byte_size}
+
+
+class Regions:
+    """Registered regions by name; nothing but refusals unless `is_on`."""
+
+    def __init__(self, *, is_on: bool, folder: Path = SHM) -> None:
+        self._is_on = is_on
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._regions: dict[str, _Region] = {}
+
+    def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Open a region; raises `BadRequestError` for a name that is taken or memory that is not there."""
+        self._refuse_when_off()
+        with self._lock:
+            if name in self._regions:
+                raise BadRequestError(f"shared memory region '{name}' already in manager")
+            self._regions[name] = _Region(name, key, offset, byte_size, self._open(name, key, offset + byte_size))
+
+    def unregister(self, name: str = "") -> None:
+        """Let go of a region, of all without a name; an unknown one is no error, as with Triton."""
+        self._refuse_when_off()
+        with self._lock:
+            for each in [name] if name else list(self._regions):
+                self._regions.pop(each, None)
+
+    def status(self, name: str = "") -> list[dict[str, Any]]:
+        """Describe a region, all without a name; raises `BadRequestError` for an unknown one."""
+        self._refuse_when_off()
+        if name:
+            return [self._region(name).document()]
+        with self._lock:
+            return [each.document() for _, each in sorted(self._regions.items())]
+
+    def read(self, name: str, offset: int, count: int) -> memoryview:
+        """Return `count` bytes at `offset` of a region."""
+        region = self._place(name, offset, count)
+        data = os.pread(region.file.number, count, region.offset + offset)
+        if len(data) != count:
+            raise BadRequestError(
+                f"shared memory region '{name}' was cut short: {len(data)} of {count} bytes are left."
+            )
+        return memoryview(data)
+
+    def write(self, name: str, offset: int, limit: int, data: bytes) -> None:
+        """Write an output; raises `BadRequestError` where it is larger than the `limit` that was given for it."""
+        if len(data) > limit:
+            raise BadRequestError(
+                f"shared memory size specified with the request for output ({limit} bytes) should be at least "
+                f"{len(data)} bytes to hold the results"
+            )
+        region = self._place(name, offset, len(data))
+        done = 0
+        while done < len(data):
+            done += os.pwrite(region.file.number, memoryview(data)[done:], region.offset + offset + done)
+
+    def _place(self, name: str, offset: int, count: int) -> _Region:
+        self._refuse_when_off()
+        region = self._region(name)
+        if offset < 0 or count < 0 or offset + count > region.byte_size:
+            raise BadRequestError(
+                f"Invalid offset + byte size for shared memory region: '{name}' has {region.byte_size} bytes and "
+                f"{count} at {offset} are asked for."
+            )
+        return region
+
+    def _region(self, name: str) -> _Region:
+        with self._lock:
+            found = self._regions.get(name)
+        if found is None:
+            raise BadRequestError(f"Unable to find system shared memory region: '{name}'")
+        return found
+
+    def _open(self, name: str, key: str, end: int) -> _File:
+        if not _KEY.fullmatch(key) or key.strip("/") in ("", ".", ".."):
+            raise BadRequestError(f"shared memory key {ascii(key[:80])} is no name in {SHM}: give one without slashes.")
+        try:
+            number = os.open(self._folder / key.lstrip("/"), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as fault:
+            raise BadRequestError(
+                f"Unable to open shared memory region: '{name}' ({fault.strerror} at key {ascii(key[:80])})"
+            ) from None
+        file = _File(number)
+        found = os.fstat(number)
+        if not stat.S_ISREG(found.st_mode) or not 0 < end <= found.st_size:
+            raise BadRequestError(
+                f"failed to register shared memory region '{name}': invalid args, {end} bytes are asked for and "
+                f"the key has {found.st_size}"
+            )
+        return file
+
+    def _refuse_when_off(self) -> None:
+        if not self._is_on:
+            raise UnsupportedError("shared memory is off on this server: set WHARF_SHARED_MEMORY=true to allow it.")

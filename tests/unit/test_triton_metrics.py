@@ -1,0 +1,52 @@
+"""Triton's metric names over our statistics."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.metrics import Metrics
+from serving.statistics import Spent, Statistics
+from serving.triton_metrics import triton_families
+
+
+def samples(statistics: Statistics) -> dict[tuple[str, str], float]:
+    """Return what a scrape reads: the value by sample name and reason."""
+    metrics = Metrics()
+    metrics.more = lambda: triton_families(statistics)
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name, sample.labels.get("reason", "")): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name.startswith("nv_") and sample.labels["model"] == "m"
+    }
+
+
+def test_a_batch_of_two_requests_is_one_execution_of_five_inferences() -> None:
+    """Counts and cumulative microseconds, as Triton's."""
+    statistics = Statistics()
+    statistics.of("m", "1").succeeded(9_000_000, Spent(1_000_000, 2_000, 3_000_000, 4_000, rows=5), rows=2)
+    statistics.of("m", "1").succeeded(9_000_000, Spent(1_000_000, 2_000, 3_000_000, 4_000, 5, is_first=False), rows=3)
+
+    found = samples(statistics)
+
+    assert found["nv_inference_request_success", ""] == 2
+    assert found["nv_inference_count", ""] == 5
+    assert found["nv_inference_exec_count", ""] == 1
+    assert found["nv_inference_request_duration_us", ""] == 18_000
+    assert found["nv_inference_queue_duration_us", ""] == 2_000
+    assert found["nv_inference_compute_infer_duration_us", ""] == 6_000
+
+
+def test_failures_have_a_reason_and_all_reasons_are_there() -> None:
+    """A request that never ran was rejected; any other is the backend's; the others are 0, as Triton emits them."""
+    statistics = Statistics()
+    statistics.of("m", "1").failed(1_000, is_rejected=True)
+    statistics.of("m", "1").failed(1_000)
+    statistics.of("m", "1").failed(1_000)
+
+    found = samples(statistics)
+
+    reasons = {reason: found["nv_inference_request_failure", reason] for reason in ("REJECTED", "BACKEND", "OTHER")}
+    assert reasons == {"REJECTED": 1, "BACKEND": 2, "OTHER": 0}
+    assert found["nv_inference_request_failure", "CANCELED"] == 0
