@@ -153,8 +153,11 @@ def _tensors(result: Any, outputs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _array(result: Any, output: dict[str, Any]) -> np.ndarray[Any, Any] | None:
-    # What went into shared memory has no data here, and tritonclient's as_numpy breaks on it.
-    return None if "shared_memory_region" in output.get("parameters", {}) else result.as_numpy(output["name"])
+    # What went into shared memory has no data here, and as_numpy breaks on it.
+    try:
+        return result.as_numpy(output["name"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _tensor(array: np.ndarray[Any, Any] | None) -> Any:

@@ -59,8 +59,7 @@ def test_inputs_and_outputs_in_a_region(target: Target, same: Same, flavour: str
     call(target, flavour, "register_system_shared_memory", "r", KEY, SIZE)
     answer = use(target, flavour, lambda client: _infer(client, flavour))
     found = [shared_memory.get_contents_as_numpy(region, np.float32, [1, 16], place) for place in (128, 192)]
-    print(answer)
-    same({"response": answer["response"], "found": [each.tolist() for each in found]})
+    same({"response": answer, "found": [each.tolist() for each in found]})
 
 
 @pytest.mark.parametrize("wrong", ["output too small", "input behind the end", "input too small", "unknown region"])
