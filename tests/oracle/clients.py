@@ -155,9 +155,10 @@ def _tensors(result: Any, outputs: list[dict[str, Any]]) -> dict[str, Any]:
 def _array(result: Any, output: dict[str, Any]) -> np.ndarray[Any, Any] | None:
     # What went into shared memory has no data here, and as_numpy breaks on it.
     try:
-        return result.as_numpy(output["name"])
+        found: np.ndarray[Any, Any] | None = result.as_numpy(output["name"])
     except (KeyError, ValueError):
         return None
+    return found
 
 
 def _tensor(array: np.ndarray[Any, Any] | None) -> Any:

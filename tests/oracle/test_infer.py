@@ -176,7 +176,7 @@ def test_a_deadline_of_the_client(target: Target, same: Same, grpc_flavour: str)
     same(infer(target, grpc_flavour, "raises", given, client_timeout=0.5))
 
 
-WRONG = {
+WRONG: dict[str, tuple[str, list[Input], dict[str, Any]]] = {
     "unknown model": ("nope", BOTH, {}),
     "unknown version": ("add_sub", BOTH, {"model_version": "9"}),
     "a version that is no number": ("add_sub", BOTH, {"model_version": "x"}),

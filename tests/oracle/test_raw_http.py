@@ -13,12 +13,13 @@ import pytest
 from tests.oracle.conftest import Same
 from tests.oracle.servers import Target
 
+# Of an error or an empty answer, the content type is whatever the server's library says where the server says nothing.
 HEADERS = ("content-type", "inference-header-content-length", "content-encoding", "accept-encoding")
 VECTOR = list(range(16))
 INFER = "/v2/models/add_sub/infer"
 
 
-def given(name: str = "INPUT0", **more: Any) -> dict[str, Any]:
+def given(name: Any = "INPUT0", **more: Any) -> dict[str, Any]:
     """Return one input of add_sub as JSON has it."""
     return {"name": name, "datatype": "FP32", "shape": [1, 16], "data": VECTOR} | more
 
@@ -41,7 +42,8 @@ def ask(target: Target, method: str, path: str, content: Any = None, headers: di
     offered = {"Accept-Encoding": "identity"} | (headers or {})
     answer = httpx.request(method, target.url + path, content=content, headers=offered, timeout=30)
     found: dict[str, Any] = {"status": answer.status_code}
-    found |= {name: answer.headers[name] for name in HEADERS if name in answer.headers}
+    names = HEADERS if answer.is_success and answer.content else HEADERS[1:]
+    found |= {name: answer.headers[name] for name in names if name in answer.headers}
     length = answer.headers.get("inference-header-content-length")
     if length:
         found["json"] = json.loads(answer.content[: int(length)])
@@ -251,7 +253,7 @@ ROUTES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES, ids=" ".join)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_routes(target: Target, same: Same, method: str, path: str) -> None:
     """Those that are, those that are not, and the wrong verb."""
     same({"metadata": ask(target, method, path)} if path == "/v2" else ask(target, method, path))
