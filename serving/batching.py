@@ -1,10 +1,10 @@
 """The dynamic batcher: which requests of one model share a run, and when.
 
-`Line` holds who waits and decides, as Triton's scheduler does (priorities, preferred sizes, queue delay,
-queue policies); it knows no thread and is told the time. `Batcher` has one, a lock, and as many runs at once as the model has instances.
-There is no thread of its own: the thread of a batch's first request runs it, the others wait for their answer. With
-nobody waiting and an instance free a request runs at once, on its own thread. Knows neither tensors nor models: an item
-has a number of rows, and a key that is equal for items that can be merged. Called by the batched backend.
+`Line` holds who waits and decides, as Triton's scheduler does (priorities, preferred sizes, queue delay, queue
+policies); it knows no thread and is told the time. `Batcher` has one, a lock, and as many runs at once as the model has
+instances. There is no thread of its own: the thread of a batch's first request runs it, the others wait for their
+answer. With nobody waiting and an instance free a request runs at once, on its own thread. Knows neither tensors nor
+models: an item has a number of rows, and a key that is equal for items that can be merged. `backends.batched` calls it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Job(Generic[Item, Answer]):
 
     __slots__ = (
         *("answer", "arrived", "batch", "deadline", "error", "event", "expires", "is_over", "item", "key"),
-        *("level", "may_go_at", "released", "rows"),
+        *("may_go_at", "released", "rows"),
     )
 
     def __init__(self, item: Item, rows: int, key: object, arrived: float, deadline: float) -> None:
@@ -40,7 +40,6 @@ class Job(Generic[Item, Answer]):
         self.key = key
         self.arrived = arrived
         self.deadline = deadline
-        self.level = 0
         self.may_go_at = 0.0
         self.expires = math.inf
         self.answer: Answer | None = None
@@ -75,12 +74,11 @@ class Line(Generic[Item, Answer]):
         self._preferred = frozenset(scheduling.preferred or (self._most,))
         self._most_preferred = max(self._preferred)
         self._delay_s = scheduling.max_queue_delay_us * _US
-        self._levels_count = scheduling.priority_levels
-        self._default_level = scheduling.default_priority
         numbers = range(1, scheduling.priority_levels + 1) if scheduling.priority_levels else (0,)
         self._levels: dict[int, _Level[Item, Answer]] = {
             number: _Level(scheduling.policies.get(number, scheduling.default_policy)) for number in numbers
         }
+        self._default_level = scheduling.default_priority if scheduling.default_priority in self._levels else numbers[0]
         self._count = 0
         self._soonest = math.inf  # no later than the first deadline or timeout of those that wait
 
@@ -96,8 +94,7 @@ class Line(Generic[Item, Answer]):
 
         `timeout_us` is the request's own. Raises `UnavailableError` when the queue is full.
         """
-        job.level = priority if 0 < priority <= self._levels_count else self._default_level
-        level = self._levels.get(job.level) or self._levels[min(self._levels)]
+        level = self._levels[priority if priority in self._levels else self._default_level]
         policy = level.policy
         if policy.max_queue_size and len(level) >= policy.max_queue_size:
             raise UnavailableError(
@@ -173,6 +170,24 @@ class Line(Generic[Item, Answer]):
         if is_closed or is_late or not self._delay_s or rows >= self._most_preferred:
             return self._take(count)
         return []
+
+    def form_more(self, batch: list[Job[Item, Answer]]) -> list[Job[Item, Answer]]:
+        """Take out who may still join a batch that has not run yet, in order and up to the largest preferred size.
+
+        A batch of a preferred size grows to another one or not at all. Call `drop` before.
+        """
+        if not self._is_merging:
+            return []
+        rows = sum(job.rows for job in batch)
+        is_exact = rows in self._preferred
+        count = best = 0
+        for job in self._ordered():
+            if rows + job.rows > self._most_preferred or job.key != batch[0].key:
+                break
+            count, rows = count + 1, rows + job.rows
+            if rows in self._preferred:
+                best = count
+        return self._take(best if is_exact else best or count)
 
     def _is_over(self, job: Job[Item, Answer], now: float) -> bool:
         if job.expires <= now:
@@ -255,6 +270,14 @@ class Batcher(Generic[Item, Answer]):
         if batch is not None:
             self._lead(batch)
         return self._answer(job)
+
+    def grow(self, batch: list[Job[Item, Answer]]) -> None:
+        """Let those who came since it was formed join `batch`; for a `run` that had to wait before it could begin."""
+        if not self._line:
+            return
+        with self._lock:
+            self._settle(self._line.drop(self._clock()))
+            batch += self._line.form_more(batch)
 
     def close(self) -> None:
         """Fail all that wait, and whoever comes later; what runs ends by itself."""

@@ -8,6 +8,7 @@ backends; runtimes and wire formats are not known here.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -73,6 +74,11 @@ class BatchedModel:
         """CPU threads that one run uses."""
         return self._inner.threads
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a run (Triton's pending requests)."""
+        return self._batcher.waiting
+
     def held_bytes(self) -> int | None:
         """Return what the model says: None, as it is in this process."""
         return self._inner.held_bytes()
@@ -127,7 +133,9 @@ class BatchedModel:
 
     def _run_batch(self, batch: list[_Job]) -> None:
         deadline = max(job.deadline for job in batch)
-        with self._cores.lease(self._inner.threads, max(0.0, deadline - time.monotonic()), self._name):
+        left_s = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        with self._cores.lease(self._inner.threads, left_s, self._name):
+            self._batcher.grow(batch)
             try:
                 self._run_once(batch)
             except (ModelFailedError, BadRequestError, InsufficientMemoryError, MemoryError):
