@@ -63,7 +63,7 @@ def measure(
         for count in CLIENTS:
             for server, name, request in rows:
                 cells.setdefault((name, count), []).append(server.measure(request, count, seconds))
-                # The load leaves with requests in the line: this one comes behind them, so that none is the next cell's.
+                # The load leaves requests in the line: this one comes behind them, so that none is the next cell's.
                 server.call(request)
     return cells
 
