@@ -16,6 +16,7 @@ from pathlib import Path
 
 from serving import logs, memory
 from serving.backends.base import Backend
+from serving.backends.batched import BatchingBackend
 from serving.backends.ensemble import EnsembleBackend
 from serving.backends.fake import FakeBackend
 from serving.backends.onnx import OnnxBackend
@@ -68,7 +69,7 @@ class Server:
         self.source = _make_source(settings, limits, environ)
         self._workers = _make_workers(settings, cores.cores)
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
-        backends = _make_backends(settings, cores.cores)
+        backends = _make_backends(settings, cores)
         backends |= {each.name: each for each in (self._workers, self._ensembles)}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
@@ -249,13 +250,13 @@ def _holds_something(folder: Path) -> bool:
         return False
 
 
-def _make_backends(settings: Settings, cores: int) -> dict[str, Backend]:
-    torch_backend = TorchBackend(settings.device, cores)
+def _make_backends(settings: Settings, cores: CoreBudget) -> dict[str, Backend]:
+    torch_backend = BatchingBackend(TorchBackend(settings.device, cores.cores), cores)
     return {
         "torchscript": torch_backend,
         "torch_export": torch_backend,
-        "onnx": OnnxBackend(settings.device, cores),
-        "fake": FakeBackend(),
+        "onnx": BatchingBackend(OnnxBackend(settings.device, cores.cores), cores),
+        "fake": BatchingBackend(FakeBackend(), cores),
     }
 
 
