@@ -18,7 +18,9 @@ from serving import logs, memory
 from serving.backends.base import Backend
 from serving.backends.fake import FakeBackend
 from serving.backends.onnx import OnnxBackend
+from serving.backends.reshaped import ReshapedBackend
 from serving.backends.torch import TorchBackend
+from serving.backends.warmed import WarmedBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, ServingError
@@ -60,7 +62,7 @@ class Server:
         )
         self.source = _make_source(settings, limits, environ)
         self._workers = _make_workers(settings, cores.cores)
-        backends = _make_backends(settings, cores.cores) | {self._workers.name: self._workers}
+        backends = _dressed(_make_backends(settings, cores.cores) | {self._workers.name: self._workers})
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -237,6 +239,11 @@ def _make_backends(settings: Settings, cores: int) -> dict[str, Backend]:
         "onnx": OnnxBackend(settings.device, cores),
         "fake": FakeBackend(),
     }
+
+
+def _dressed(backends: Mapping[str, Backend]) -> dict[str, Backend]:
+    """Put reshapes and warm-ups of Triton's configurations around every backend."""
+    return {name: WarmedBackend(ReshapedBackend(backend)) for name, backend in backends.items()}
 
 
 def _make_workers(settings: Settings, cores: int) -> WorkerBackend:
