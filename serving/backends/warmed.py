@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from serving.backends.base import LoadedModel
 from serving.backends.wrapping import WrappedBackend
-from serving.errors import LoadFailedError, ServingError
+from serving.errors import InsufficientMemoryError, LoadFailedError, ServingError
 from serving.logs import quoted
+from serving.repository import limits
 from serving.repository.layouts import ModelSpec
 from serving.repository.warmup import WarmupSample
 from serving.tensors import Tensors
@@ -45,9 +46,11 @@ def _warm(spec: ModelSpec, model: LoadedModel) -> None:
         try:
             tensors = model.signature.check(sample.tensors())
             _run(sample, model, tensors, _at_once(spec, model))
+        except InsufficientMemoryError:
+            raise
         except ServingError as error:
             raise LoadFailedError(
-                f"Model '{spec.name}' failed on the sample {quoted(sample.name)} of its model_warmup: {error.message}"
+                f"Model '{spec.name}' failed on the sample {limits.quoted(sample.name)} of its model_warmup: {error.message}"
             ) from error
         log.info("event=warmed model=%s sample=%s duration_s=%.2f", quoted(spec.name), quoted(sample.name),
                  time.monotonic() - began)  # fmt: skip

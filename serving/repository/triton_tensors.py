@@ -105,7 +105,7 @@ def _labels(model: str, tensor: Any, folder: Path) -> tuple[str, ...]:
             text = stream.read(_LABELS_BYTES + 1)
         if len(text) > _LABELS_BYTES:
             raise _refused(model, tensor, "label_filename", f"{quoted(name)} has over {_LABELS_BYTES} bytes")
-        return tuple(text.decode("utf-8").removesuffix("\n").replace("\r\n", "\n").split("\n"))
+        return tuple(text.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n"))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise _refused(model, tensor, "label_filename", f"{quoted(name)} cannot be read ({why}), add it") from error
