@@ -50,7 +50,8 @@ def _warm(spec: ModelSpec, model: LoadedModel) -> None:
             raise
         except ServingError as error:
             raise LoadFailedError(
-                f"Model '{spec.name}' failed on the sample {limits.quoted(sample.name)} of its model_warmup: {error.message}"
+                f"Model '{spec.name}' failed on the sample {limits.quoted(sample.name)} of its model_warmup: "
+                f"{error.message}"
             ) from error
         log.info("event=warmed model=%s sample=%s duration_s=%.2f", quoted(spec.name), quoted(sample.name),
                  time.monotonic() - began)  # fmt: skip

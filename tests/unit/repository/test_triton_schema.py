@@ -26,7 +26,9 @@ dynamic_batching {
 instance_group { count: 2 }
 version_policy { all { } }
 parameters { key: "\u00e9" value { string_value: "v" } }
-model_warmup { name: "w" batch_size: 1 count: 3 inputs { key: "x" value { data_type: TYPE_FP32 dims: 6 zero_data: false } } }
+model_warmup {
+  name: "w" batch_size: 1 count: 3 inputs { key: "x" value { data_type: TYPE_FP32 dims: 6 zero_data: false } }
+}
 """
 
 
