@@ -535,3 +535,18 @@ def test_an_exported_program_demands_its_inputs(tmp_path: Path) -> None:
     model = load(linear(tmp_path), TensorSpec("input", "FP32", (-1, 3), is_optional=True))
     with pytest.raises(BadRequestError, match="Input 'input' of model 'm' is optional"):
         model.run({})
+
+
+@pytest.mark.parametrize("names", [("OUTPUT__1",), ("OUTPUT__2", "OUTPUT__0")])
+def test_numbered_outputs_choose_by_position(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Some of them, in any order, as Triton has it."""
+    file = scripted(tmp_path, "def forward(self, x):\n    return 0 * x, x, 2 * x")
+    answers = load(file, outputs=names).run({"x": ONES})
+    assert {name: float(array[0, 0]) for name, array in answers.items()} == {name: int(name[-1]) for name in names}
+
+
+def test_a_numbered_output_that_the_script_has_not_fails(tmp_path: Path) -> None:
+    """With both counts."""
+    model = load(scripted(tmp_path, "def forward(self, x):\n    return x, x"), outputs=("OUTPUT__2",))
+    with pytest.raises(ModelFailedError, match="returns 2 outputs and its configuration names 1"):
+        model.run({"x": ONES})

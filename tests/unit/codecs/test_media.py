@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import orjson
@@ -233,8 +234,9 @@ def test_an_optional_input_may_be_left_out_of_json(body: bytes) -> None:
 def test_an_optional_input_may_be_left_out_of_an_archive(names: list[str]) -> None:
     """Of numpy's; it is read where it is there."""
     stream = io.BytesIO()
-    arrays = {"a": np.ones((1, 2), np.float32), "b": np.ones(1, np.int64)}
-    np.savez(stream, **{name: arrays[name] for name in names})
+    arrays: dict[str, Any] = {"a": np.ones((1, 2), np.float32), "b": np.ones(1, np.int64)}
+    chosen: dict[str, Any] = {name: arrays[name] for name in names}
+    np.savez(stream, **chosen)
     assert list(decode(stream.getvalue(), "application/x-npz", OPTIONAL).tensors) == names
 
 
@@ -242,7 +244,8 @@ def test_an_optional_input_may_be_left_out_of_an_archive(names: list[str]) -> No
 def test_what_is_not_optional_has_to_be_there(names: list[str]) -> None:
     """And what is unknown must not."""
     stream = io.BytesIO()
-    np.savez(stream, **{name: np.ones((1, 2)) for name in names})
+    arrays: dict[str, Any] = {name: np.ones((1, 2)) for name in names}
+    np.savez(stream, **arrays)
     with pytest.raises(BadRequestError):
         decode(stream.getvalue(), "application/x-npz", OPTIONAL)
     with pytest.raises(BadRequestError):
