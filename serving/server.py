@@ -20,7 +20,9 @@ from serving.backends.batched import BatchingBackend
 from serving.backends.ensemble import EnsembleBackend
 from serving.backends.fake import FakeBackend
 from serving.backends.onnx import OnnxBackend
+from serving.backends.reshaped import ReshapedBackend
 from serving.backends.torch import TorchBackend
+from serving.backends.warmed import WarmedBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, ServingError
@@ -70,7 +72,7 @@ class Server:
         self._workers = _make_workers(settings, cores.cores)
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
         backends = _make_backends(settings, cores)
-        backends |= {each.name: each for each in (self._workers, self._ensembles)}
+        backends |= {"worker": _dressed(self._workers), "ensemble": self._ensembles}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -251,13 +253,18 @@ def _holds_something(folder: Path) -> bool:
 
 
 def _make_backends(settings: Settings, cores: CoreBudget) -> dict[str, Backend]:
-    torch_backend = BatchingBackend(TorchBackend(settings.device, cores.cores), cores)
+    torch_backend = BatchingBackend(_dressed(TorchBackend(settings.device, cores.cores)), cores)
     return {
         "torchscript": torch_backend,
         "torch_export": torch_backend,
-        "onnx": BatchingBackend(OnnxBackend(settings.device, cores.cores), cores),
+        "onnx": BatchingBackend(_dressed(OnnxBackend(settings.device, cores.cores)), cores),
         "fake": BatchingBackend(FakeBackend(), cores),
     }
+
+
+def _dressed(backend: Backend) -> Backend:
+    """Put reshapes and warm-ups of Triton's configurations around a backend."""
+    return WarmedBackend(ReshapedBackend(backend))
 
 
 def _make_workers(settings: Settings, cores: int) -> WorkerBackend:
