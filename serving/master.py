@@ -44,11 +44,11 @@ def serve(settings: Settings) -> int:
     settings.check()
     _hold_standard_streams()
     logs.configure(settings.log_level, settings.log_format)
-    _check_grpc(settings)
     on_ready, pid = _hangup_handling(), os.getpid()
     journal_path = make_journal_path(settings.cache_dir)
     try:
         with _hold_port(settings.host, settings.port) as holder:
+            _check_grpc(settings)
             host, port = holder.getsockname()[:2]
             url = f"http://{_shown(settings.host)}:{port}"
             logs.announce(f"listening on {url} with {settings.http_server}", settings.log_format)

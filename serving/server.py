@@ -149,10 +149,12 @@ class Server:
 
     def _make_grpc(self, admission: Admission, guard: Guard) -> Listener | None:
         """Build the gRPC server where a port is set; its libraries take 0.3 s and 30 MiB that others need not pay."""
-        if self.settings.grpc_port is None:
+        settings = self.settings
+        if settings.grpc_port is None:
             return None
+        from serving.grpc.calls import House
         from serving.grpc.listener import Listener
-        from serving.grpc.service import House, Service
+        from serving.grpc.service import Service
 
         house = House(
             door=admission,
@@ -163,8 +165,7 @@ class Server:
             observe=self.metrics.invocation,
         )
         service = Service(self.inference, house)
-        settings = self.settings
-        return Listener(service, self._healthy.is_set, settings.host, self.settings.grpc_port, settings.max_body_bytes)
+        return Listener(service, self._healthy.is_set, settings.host, settings.grpc_port, settings.max_body_bytes)
 
     def _warm(self) -> None:
         try:

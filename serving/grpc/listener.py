@@ -15,8 +15,9 @@ import grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from serving.errors import BadRequestError
+from serving.grpc.calls import CALLS_MAX, STREAMS_MAX
 from serving.grpc.health import health_handler
-from serving.grpc.service import CALLS_MAX, STREAMS_MAX, Service
+from serving.grpc.service import Service
 
 log = logging.getLogger("wharf.grpc")
 
@@ -62,6 +63,6 @@ class Listener:
         """Refuse what is new, let requests end for `timeout_s`, cut off the rest; return whether all ended."""
         deadline = monotonic() + timeout_s
         self._server.stop(timeout_s)
-        is_clean = self._service.wait_until_idle(deadline - monotonic())
+        is_clean = self._service.calls.wait_until_idle(deadline - monotonic())
         self._server.stop(0.5 if is_clean else 0).wait(2)  # answers that were made are still on their way
         return is_clean

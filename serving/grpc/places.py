@@ -1,7 +1,7 @@
 """How many calls of a kind may be under way at once, and the wait until none is.
 
 Threads of a gRPC server are few and each call holds one: past the limit a call is refused at once, so that some are
-always left for health and metadata. Called by `service`; `listener` waits for the end of what runs.
+always left for health and metadata. `calls` has them, `listener` waits for the end of what runs.
 """
 
 from __future__ import annotations

@@ -1,61 +1,25 @@
 """`inference.GRPCInferenceService`, as Triton has it, on the engine of `inference`.
 
 Each method reads its message, has the engine do it and writes the answer; an error becomes a status in one place
-(`_fault`), of a stream's request an `error_message`. Methods of the repository want the admin token where one is set.
+(`calls`), of a stream's request an `error_message`. Methods of the repository want the admin token where one is set.
 Knows no port and no thread: `listener` runs it. Its names are the protocol's.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
-import grpc
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2 as pb
 
 from serving import __version__
-from serving.codecs.v2 import ParseError
-from serving.errors import ModelFailedError, ServingError, UnsupportedError
+from serving.errors import ServingError, UnsupportedError
 from serving.grpc import messages
-from serving.grpc.places import Places
+from serving.grpc.calls import Calls, House, fault
 from serving.inference import Inference
 from serving.logs import about
-
-log = logging.getLogger("wharf.grpc")
-
-# Each call that runs holds a thread. Beyond some dozens they only wait for the cores; a stream holds its thread while
-# it is open, asking or not.
-CALLS_MAX = 96
-STREAMS_MAX = 48
-
-
-class Door(Protocol):
-    """Admission: caps on requests in flight and on their bytes, shared with HTTP."""
-
-    def enter(self, length: int | None) -> int:
-        """Admit a body; return what to `leave` with."""
-
-    def leave(self, length: int) -> None:
-        """Give back what `enter` returned."""
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """What the service shares with the HTTP routes."""
-
-    door: Door
-    extensions: list[str]
-    authorize: Callable[[str], None]
-    check_name: Callable[[str], str]
-    is_ready: Callable[[], bool]
-    observe: Callable[[int, float, float, bool | None], None]
 
 
 def _refused(what: str) -> Callable[[Any, Any, Any], Any]:
@@ -65,7 +29,7 @@ def _refused(what: str) -> Callable[[Any, Any, Any], Any]:
         def refuse() -> Any:
             raise UnsupportedError(f"This server has no {what} over gRPC: see the extensions of its metadata.")
 
-        return service._answered(context, refuse)
+        return service.calls.answered(context, refuse)
 
     return method
 
@@ -76,17 +40,7 @@ class Service:
     def __init__(self, inference: Inference, house: House) -> None:
         self._inference = inference
         self._house = house
-        self._calls = Places(CALLS_MAX, "calls")
-        self._streams = Places(STREAMS_MAX, "streams")
-        self._streamed = Places(STREAMS_MAX, "requests of streams")
-        self._count = itertools.count(1)
-        self._prefix = secrets.token_hex(4)
-
-    def wait_until_idle(self, timeout_s: float) -> bool:
-        """Wait for the end of all requests; streams that ask nothing do not count."""
-        started = perf_counter()
-        is_over = self._calls.wait_until_empty(timeout_s)
-        return self._streamed.wait_until_empty(timeout_s - (perf_counter() - started)) and is_over
+        self.calls = Calls(house)
 
     # ---- the server and its models ----------------------------------------------------------------------------------
 
@@ -100,7 +54,7 @@ class Service:
 
     def ModelReady(self, request: Any, context: Any) -> Any:
         """Say whether a request for the model would be served."""
-        return self._answered(
+        return self.calls.answered(
             context,
             lambda: pb.ModelReadyResponse(
                 ready=self._inference.is_ready(self._house.check_name(request.name), request.version)
@@ -130,14 +84,14 @@ class Service:
             found = {"model_stats": self._inference.stats(request.name, request.version)}
             return json_format.ParseDict(found, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
 
-        return self._answered(context, stats)
+        return self.calls.answered(context, stats)
 
     def _described(self, request: Any, context: Any, find: Callable[[str, str], dict[str, Any]], kind: Any) -> Any:
         def describe() -> Any:
             found = find(self._house.check_name(request.name), request.version)
             return json_format.ParseDict(found, kind(), ignore_unknown_fields=True)
 
-        return self._answered(context, describe, self._calls)
+        return self.calls.answered(context, describe, self.calls.running)
 
     # ---- the repository ---------------------------------------------------------------------------------------------
 
@@ -148,7 +102,7 @@ class Service:
             self._authorize(context)
             return pb.RepositoryIndexResponse(models=self._inference.index(only_ready=request.ready))
 
-        return self._answered(context, index)
+        return self.calls.answered(context, index)
 
     def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
         """Load a model, anew where it is loaded."""
@@ -159,7 +113,7 @@ class Service:
             self._inference.load(name, messages.read_parameters(request.parameters))
             return pb.RepositoryModelLoadResponse()
 
-        return self._answered(context, load, self._calls)
+        return self.calls.answered(context, load, self.calls.running)
 
     def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
         """Unload a model."""
@@ -169,7 +123,7 @@ class Service:
             self._inference.unload(self._house.check_name(request.model_name))
             return pb.RepositoryModelUnloadResponse()
 
-        return self._answered(context, unload, self._calls)
+        return self.calls.answered(context, unload, self.calls.running)
 
     def _authorize(self, context: Any) -> None:
         given = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
@@ -179,13 +133,13 @@ class Service:
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         """Answer one request."""
-        return self._answered(context, lambda: self._infer(request), self._calls)
+        return self.calls.answered(context, lambda: self._infer(request), self.calls.running)
 
     def _infer(self, request: Any) -> Any:
-        with self._observed() as done:
+        with self.calls.observed() as done:
             question, length = messages.read(request)
             name = self._house.check_name(request.model_name)
-            with self._admitted(length):
+            with self.calls.admitted(length):
                 started = perf_counter()
                 answer = self._inference.infer(name, request.model_version, question)
                 done(perf_counter() - started)
@@ -193,25 +147,25 @@ class Service:
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         """Answer the requests of a stream one after the other, each as often as its model does."""
-        request_id = self._request_id()
+        request_id = self.calls.request_id()
         try:
-            self._streams.__enter__()
+            self.calls.streams.__enter__()
         except ServingError as error:
-            context.abort(*_fault(error, request_id))
+            context.abort(*fault(error, request_id))
         try:
             for request in requests:
                 yield from self._responses(request, context, request_id)
         finally:
-            self._streams.__exit__()
+            self.calls.streams.__exit__()
 
     def _responses(self, request: Any, context: Any, request_id: str) -> Iterator[Any]:
         """Yield what answers one request; an error is one answer, and the stream goes on."""
         about.set((request_id, request.model_name))
         try:
-            with self._streamed, self._observed():
+            with self.calls.streamed, self.calls.observed():
                 yield from self._streamed_answers(request, context)
         except Exception as error:
-            _, text = _fault(error, request_id)
+            _, text = fault(error, request_id)
             response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
             yield pb.ModelStreamInferResponse(error_message=text, infer_response=response)
 
@@ -223,8 +177,8 @@ class Service:
         is_marked = messages.WANTS_FINAL in request.parameters and request.parameters[messages.WANTS_FINAL].bool_param
         question, length = messages.read(request)
         name, version = self._house.check_name(request.model_name), request.model_version
-        with self._admitted(length):
-            is_decoupled = is_marked and self._is_decoupled(name, version)
+        with self.calls.admitted(length):
+            is_decoupled = is_marked and self._inference.is_decoupled(name, version)
             answers = self._inference.stream(name, version, question)
             try:
                 for answer in answers:
@@ -240,64 +194,9 @@ class Service:
             last.parameters[messages.FINAL].bool_param = True
             yield pb.ModelStreamInferResponse(infer_response=last)
 
-    def _is_decoupled(self, name: str, version: str) -> bool:
-        policy = self._inference.config(name, version).get("model_transaction_policy") or {}
-        return bool(policy.get("decoupled"))
-
     # ---- what others have -------------------------------------------------------------------------------------------
 
     SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _refused("shared memory")
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _refused("shared memory of CUDA")
     TraceSetting = _refused("trace settings")
     LogSettings = _refused("log settings")
-
-    # ---- every call -------------------------------------------------------------------------------------------------
-
-    def _answered(
-        self, context: Any, work: Callable[[], Any], places: AbstractContextManager[None] | None = None
-    ) -> Any:
-        """Return what `work` makes in one of `places`, or end the call with a status."""
-        request_id = self._request_id()
-        about.set((request_id, ""))
-        try:
-            with places or nullcontext():
-                return work()
-        except Exception as error:
-            context.abort(*_fault(error, request_id))
-
-    def _request_id(self) -> str:
-        return f"{self._prefix}-g{next(self._count)}"
-
-    @contextmanager
-    def _admitted(self, length: int) -> Iterator[None]:
-        admitted_bytes = self._house.door.enter(length)
-        try:
-            yield
-        finally:
-            self._house.door.leave(admitted_bytes)
-
-    @contextmanager
-    def _observed(self) -> Iterator[Callable[[float], None]]:
-        """Count an invocation; call what is yielded with the model's seconds."""
-        started, status, seconds = perf_counter(), 500, [0.0]
-        try:
-            yield lambda spent_s: seconds.__setitem__(0, spent_s)
-            status = 200
-        except GeneratorExit:  # the client left a stream
-            status = 200
-            raise
-        except ServingError as error:
-            status = error.status
-            raise
-        finally:
-            self._house.observe(status, perf_counter() - started, seconds[0], None)
-
-
-def _fault(error: Exception, request_id: str) -> tuple[grpc.StatusCode, str]:
-    """Return the status and the text for any exception, as Triton maps them; what is a bug goes to the log alone."""
-    if not isinstance(error, ServingError):
-        log.error("event=internal_error request_id=%s", request_id, exc_info=error)
-        return grpc.StatusCode.INTERNAL, f"Internal error; the log has it under request id {request_id}."
-    if isinstance(error, (ParseError, ModelFailedError)):
-        return grpc.StatusCode.INTERNAL, error.message
-    return grpc.StatusCode[error.grpc_code], error.message
