@@ -48,8 +48,8 @@ def serve(settings: Settings) -> int:
     journal_path = make_journal_path(settings.cache_dir)
     try:
         with _hold_port(settings.host, settings.port) as holder:
-            _check_grpc(settings)
             host, port = holder.getsockname()[:2]
+            _check_grpc(settings, port)
             url = f"http://{_shown(settings.host)}:{port}"
             logs.announce(f"listening on {url} with {settings.http_server}", settings.log_format)
             run = _run_gunicorn if settings.http_server == "gunicorn" else _run_granian
@@ -59,7 +59,7 @@ def serve(settings: Settings) -> int:
             journal_path.unlink(missing_ok=True)
 
 
-def _check_grpc(settings: Settings) -> None:
+def _check_grpc(settings: Settings, http_port: int) -> None:
     """Say now what the server process could only die of, again and again: no libraries, a port that is taken."""
     if settings.grpc_port is None:
         return
@@ -69,6 +69,8 @@ def _check_grpc(settings: Settings) -> None:
             f"WHARF_GRPC_PORT is set and {' and '.join(missing)} cannot be imported: install wharf's extra `triton` "
             "(grpcio, tritonclient, protobuf) or unset it."
         )
+    if settings.grpc_port == http_port:
+        raise SettingError(f"WHARF_GRPC_PORT is {http_port}, which is the HTTP port (WHARF_PORT): choose another.")
     _try_port(settings.host, settings.grpc_port, "WHARF_GRPC_PORT").close()
 
 

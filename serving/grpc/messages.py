@@ -62,7 +62,8 @@ def write_parameters(entries: Any, parameters: Mapping[str, Any]) -> None:
         elif isinstance(value, float):
             entries[name].double_param = value
         else:
-            entries[name].string_param = value if isinstance(value, str) else json.dump(value).decode()
+            is_plain = isinstance(value, (str, int))
+            entries[name].string_param = str(value) if is_plain else json.dump(value).decode()
 
 
 def read(request: Any) -> tuple[Question, int]:
