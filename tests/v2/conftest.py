@@ -84,7 +84,7 @@ def address(grpc_server: RunningServer) -> str:
 
 def address_of(server: RunningServer) -> str:
     """Return what the log says."""
-    return re.findall(r"event=grpc_listening address=(\S+)", server.log())[-1]
+    return str(re.findall(r"event=grpc_listening address=(\S+)", server.log())[-1])
 
 
 def make_python(folder: Path, code: str, config: str) -> None:

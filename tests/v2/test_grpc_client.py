@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -366,8 +367,8 @@ def test_a_message_over_the_limit_is_refused(start_server: StartServer) -> None:
     make_fake(server.root, "a")
     with triton.InferenceServerClient(address_of(server)) as client:
         for size in (500, 50_000):
-            status, _ = refusal(lambda size=size: client.infer("a", [tensor("x", np.zeros((1, size), np.float32))]))
-            assert status == "RESOURCE_EXHAUSTED"
+            inputs = [tensor("x", np.zeros((1, size), np.float32))]
+            assert refusal(partial(client.infer, "a", inputs))[0] == "RESOURCE_EXHAUSTED"
 
 
 def test_requests_in_flight_end_before_the_server_does(start_server: StartServer, http_server: str) -> None:

@@ -43,7 +43,7 @@ def request(datatype: str = "FP32", shape: tuple[int, ...] = (2,), raw: bytes | 
 @pytest.mark.parametrize(("datatype", "field", "values"), TYPED)
 def test_typed_contents_become_arrays(datatype: str, field: str, values: list[Any]) -> None:
     """Each datatype from the field that the protocol has for it."""
-    question, length = messages.read(request(datatype, **{field: values}))
+    question, length = messages.read(request(datatype, (2,), None, **{field: values}))
     found, array = question.inputs["x"]
     assert (found, array.tolist()) == (datatype, values)
     assert length > 0
