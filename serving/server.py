@@ -13,6 +13,8 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from serving import logs, memory
 from serving.backends.base import Backend
@@ -31,8 +33,8 @@ from serving.http.admission import Admission, Gate
 from serving.http.app import App
 from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
-from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
-from serving.http.v2 import V2Routes
+from serving.http.sagemaker import InvokeSettings, SageMakerRoutes, check_name
+from serving.http.v2 import EXTENSIONS, V2Routes
 from serving.inference import Inference
 from serving.journal import Journal
 from serving.ledger import Ledger, format_bytes
@@ -47,6 +49,9 @@ from serving.statistics import Statistics
 from serving.triton_metrics import triton_families
 from serving.usage import Usage
 from serving.workers.environments import Environments
+
+if TYPE_CHECKING:
+    from serving.grpc.listener import Listener
 
 log = logging.getLogger("wharf.server")
 
@@ -118,6 +123,7 @@ class Server:
             self._healthy.is_set,
             v2_routes,
         )
+        self._grpc = self._make_grpc(admission, guard)
         _warn(settings, limits, ledger)
         log.info(
             "event=started pid=%d mode=%s root=%s budget=%s limit=%s limit_source=%r cores=%d threads=%d",
@@ -135,6 +141,8 @@ class Server:
             self._healthy.set()
         else:
             threading.Thread(target=self._load_single, name="single-model", daemon=True).start()
+        if self._grpc is not None:
+            self._grpc.start()
         # What is imported now stays: collections after each unload need not walk it (torch's share follows at its
         # import).
         gc.collect()
@@ -142,12 +150,34 @@ class Server:
 
     def close(self) -> bool:
         """Drain and unload within the shutdown limit; return whether all of it ended."""
-        is_clean = self.manager.close(self.settings.shutdown_timeout_s)
+        deadline = monotonic() + self.settings.shutdown_timeout_s
+        is_clean = self._grpc is None or self._grpc.stop(self.settings.shutdown_timeout_s)
+        is_clean = self.manager.close(max(0.0, deadline - monotonic())) and is_clean
         self._workers.close()
         self.source.close()
         log.info("event=stopped clean=%s", is_clean)
         self.app.flush()
         return is_clean
+
+    def _make_grpc(self, admission: Admission, guard: Guard) -> Listener | None:
+        """Build the gRPC server where a port is set; its libraries take 0.3 s and 30 MiB that others need not pay."""
+        settings = self.settings
+        if settings.grpc_port is None:
+            return None
+        from serving.grpc.calls import House
+        from serving.grpc.listener import Listener
+        from serving.grpc.service import Service
+
+        house = House(
+            door=admission,
+            extensions=EXTENSIONS,
+            authorize=lambda given: guard.check({"HTTP_AUTHORIZATION": given}),
+            check_name=check_name,
+            is_ready=self._healthy.is_set,
+            observe=self.metrics.invocation,
+        )
+        service = Service(self.inference, house)
+        return Listener(service, self._healthy.is_set, settings.host, settings.grpc_port, settings.max_body_bytes)
 
     def _warm(self) -> None:
         try:
