@@ -75,7 +75,7 @@ cover: install-dev models ## Run the tests of rooms, state machines and workers;
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios
-	@for bench in overhead payload resnet footprint workers; do echo "== $$bench"; $(BIN)/python benchmarks/$$bench.py models; done
+	@for bench in overhead payload resnet batching footprint workers; do echo "== $$bench"; $(BIN)/python benchmarks/$$bench.py models; done
 
 .PHONY: docs
 docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources

@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     validate = verbs.add_parser("validate", help="say what a folder would be served as, or precisely why not")
     validate.add_argument("path", type=Path, metavar="DIR", help="a model's folder, file or archive")
     validate.set_defaults(run=_validate)
+    config = verbs.add_parser("config", help="print a config.pbtxt as JSON, or JSON (*.json) as a config.pbtxt")
+    config.add_argument("path", type=Path, metavar="FILE", help="config.pbtxt, or a file of JSON that ends in .json")
+    config.set_defaults(run=_config)
     for name, text in (("models", "list models"), ("load", "load a model"), ("unload", "unload a model"),
                        ("invoke", "send a request to a model")):  # fmt: skip
         verb = verbs.add_parser(name, help=text)
@@ -111,6 +114,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _validate(arguments: argparse.Namespace) -> int:
     from serving.errors import ServingError
+    from serving.repository.explained import explained
     from serving.repository.source import validate
 
     try:
@@ -127,9 +131,22 @@ def _validate(arguments: argparse.Namespace) -> int:
         print(f"  {kind:8} {shown or 'found out from the model when it loads'}")
     if spec.handler:
         _print_handler(spec.handler)
+    for word, sentence in explained(spec):
+        print(f"  {word:8} {sentence}")
     for warning in spec.warnings:
         print(f"  warning  {warning}")
     print(f"  decided by {', '.join(spec.sources)}")
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from serving.errors import ServingError
+    from serving.repository.triton_schema import converted
+
+    try:
+        print(converted(arguments.path), end="")
+    except ServingError as error:
+        return _complain(error.message)
     return 0
 
 

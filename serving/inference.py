@@ -45,7 +45,8 @@ from serving.residents import Resident
 from serving.shared_memory import Regions
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
-from serving.workers.handler import Request
+from serving.workers import answer_frames
+from serving.workers.handler import Body, Request
 
 log = logging.getLogger("wharf.inference")
 
@@ -125,29 +126,35 @@ class Inference:
             counters = self.statistics.of(spec.name, spec.version)
             try:
                 tensors, rows = self._checked(question, model, spec)
-                for outputs in self._outputs(tensors, question, model, started):
-                    yield Answer(spec.name, spec.version, question.id, choose(outputs, question, spec, model.signature))
+                for outputs, said in self._outputs(tensors, question, model, started):
+                    chosen = choose(outputs, question, spec, model.signature)
+                    yield Answer(spec.name, spec.version, question.id, chosen, said)
             except ServingError:
                 counters.failed(perf_counter_ns() - started)
                 raise
             counters.succeeded(perf_counter_ns() - started, Spent(0, 0, perf_counter_ns() - started), rows)
 
-    def _outputs(self, tensors: Tensors, question: Question, model: LoadedModel, started: int) -> Iterator[Tensors]:
+    def _outputs(
+        self, tensors: Tensors, question: Question, model: LoadedModel, started: int
+    ) -> Iterator[tuple[Tensors, dict[str, Any]]]:
+        """Yield the outputs of each answer, with its parameters."""
         if not model.is_outside:
-            yield self._run(tensors, question, model, started, monotonic() + self._timeout_s)[0]
+            yield self._run(tensors, question, model, started, monotonic() + self._timeout_s)[0], {}
             return
-        request = Request(tensors=tensors, about=_about(question))
+        request = Request(tensors=tensors, about=_about(question) | {"stream": "tensors"})
         reply = cast("HandlerModel", model).invoke(request, monotonic() + self._timeout_s)
         if reply.tensors is not None:
-            yield reply.tensors
+            yield reply.tensors, {}
         elif reply.chunks is not None:
             try:
-                for line in reply.chunks:
-                    yield streamed(line)
+                for frames in reply.chunks:
+                    yield from streamed(frames)
             finally:
                 getattr(reply.chunks, "close", lambda: None)()
         elif reply.status >= 400:
             raise ModelFailedError(_error_text(bytes(reply.body)))
+        else:  # of a batch, whose answers are sent whole
+            yield from streamed(reply.body)
 
     # ---- members of ensembles ---------------------------------------------------------------------------------------
 
@@ -195,7 +202,7 @@ class Inference:
             began = perf_counter_ns()
             request = Request(tensors=tensors, about=_about(question))
             reply = cast("HandlerModel", model).invoke(request, deadline)
-            if reply.chunks is not None:
+            if reply.chunks is not None or (reply.tensors is None and reply.status < 400 and reply.body):
                 getattr(reply.chunks, "close", lambda: None)()
                 raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
             if reply.tensors is None:
@@ -236,6 +243,12 @@ class Inference:
         """Return the whole configuration, as `GET /v2/models/NAME/config` has it."""
         with self._held(name, version) as (model, spec):
             return config_of(spec, model.signature)
+
+    def is_decoupled(self, name: str, version: str = "") -> bool:
+        """Say whether a model answers a request as often as it likes; loads it where that may be."""
+        with self._held(name, version) as (_, spec):
+            config = spec.triton or (spec.handler.config if spec.handler else {})
+            return bool((config.get("model_transaction_policy") or {}).get("decoupled"))
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Say whether a request for `name` would be served: it is loaded, or (standalone) loads when asked for."""
@@ -367,15 +380,16 @@ def _trace(spec: ModelSpec, question: Question, started: int, spent: Spent) -> N
     )
 
 
-def streamed(line: bytes) -> Tensors:
-    """Return the outputs of a line of a worker's stream; raises `ModelFailedError` with what it says instead."""
-    document = json.load(line)
-    if "error" in document:
-        raise ModelFailedError(str(document["error"]))
-    return {
-        each["name"]: json.to_array(each["data"], each["datatype"], each["name"]).reshape(each["shape"])
-        for each in document["outputs"]
-    }
+def streamed(frames: Body) -> Iterator[tuple[Tensors, dict[str, Any]]]:
+    """Yield outputs and parameters of each frame of a worker's stream; raises `ModelFailedError` with what it says."""
+    try:
+        for head, tensors in answer_frames.read(frames):
+            if "error" in head:
+                raise ModelFailedError(str(head["error"]))
+            said = head.get("parameters")
+            yield tensors, said if isinstance(said, dict) else {}
+    except ValueError as error:
+        raise ModelFailedError(f"The model's worker sent an answer that is none: {error}") from None
 
 
 def _error_text(body: bytes) -> str:

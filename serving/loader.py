@@ -6,6 +6,7 @@ who may use the model then, and what a failure leaves, is the manager's. Called 
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -76,7 +77,7 @@ class Loader:
             artifact = resident.artifact = self._source.open(resident.name, resident.url)
             self._metrics.observe("ModelDownloadingTime", time.monotonic() - started)
             for warning in artifact.spec.warnings:
-                log.warning("event=configuration model=%s warning=%s", quoted(resident.name), quoted(warning))
+                _warn(resident.name, warning)
             backend = self._backends[artifact.spec.format]
             footprint = backend.footprint(artifact.spec)
             self._ledger.check_possible(resident.name, footprint.peak_bytes)
@@ -127,6 +128,11 @@ class Loader:
             if is_new:
                 with self._residents.lock:
                     self._ledger.runtime_grew(grown_bytes if is_alone else min(grown_bytes, _RUNTIME_BYTES))
+
+
+@functools.lru_cache(maxsize=4096)  # a model may be loaded a hundred times a day; it says this once
+def _warn(model: str, warning: str) -> None:
+    log.warning("event=configuration model=%s warning=%s", quoted(model), quoted(warning))
 
 
 def _settled_bytes() -> int:

@@ -8,6 +8,7 @@ Called by `cli`.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import multiprocessing
 import multiprocessing.process
@@ -26,7 +27,7 @@ from serving.errors import BadRequestError
 from serving.http.app import App
 from serving.journal import make_journal_path
 from serving.server import Server, threads_of
-from serving.settings import Settings
+from serving.settings import SettingError, Settings
 
 log = logging.getLogger("wharf.master")
 
@@ -43,13 +44,12 @@ def serve(settings: Settings) -> int:
     settings.check()
     _hold_standard_streams()
     logs.configure(settings.log_level, settings.log_format)
-    if settings.grpc_port is not None:
-        log.warning("event=setting_without_effect name=WHARF_GRPC_PORT reason='this version has no gRPC server'")
     on_ready, pid = _hangup_handling(), os.getpid()
     journal_path = make_journal_path(settings.cache_dir)
     try:
         with _hold_port(settings.host, settings.port) as holder:
             host, port = holder.getsockname()[:2]
+            _check_grpc(settings, port)
             url = f"http://{_shown(settings.host)}:{port}"
             logs.announce(f"listening on {url} with {settings.http_server}", settings.log_format)
             run = _run_gunicorn if settings.http_server == "gunicorn" else _run_granian
@@ -57,6 +57,21 @@ def serve(settings: Settings) -> int:
     finally:
         if journal_path is not None and os.getpid() == pid:  # gunicorn's child comes by here too, at its end
             journal_path.unlink(missing_ok=True)
+
+
+def _check_grpc(settings: Settings, http_port: int) -> None:
+    """Say now what the server process could only die of, again and again: no libraries, a port that is taken."""
+    if settings.grpc_port is None:
+        return
+    missing = [name for name in ("grpc", "tritonclient") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingError(
+            f"WHARF_GRPC_PORT is set and {' and '.join(missing)} cannot be imported: install wharf's extra `triton` "
+            "(grpcio, tritonclient, protobuf) or unset it."
+        )
+    if settings.grpc_port == http_port:
+        raise SettingError(f"WHARF_GRPC_PORT is {http_port}, which is the HTTP port (WHARF_PORT): choose another.")
+    _try_port(settings.host, settings.grpc_port, "WHARF_GRPC_PORT").close()
 
 
 def _hold_standard_streams() -> None:
@@ -103,14 +118,18 @@ def _shown(host: str) -> str:
 
 def _hold_port(host: str, port: int) -> socket.socket:
     """Bind without listening, so that the port (0: a free one) stays ours while the server process is replaced."""
+    # Another server of ours shares its port too, and would get half of the requests: look without sharing first.
+    _try_port(host, port, "WHARF_PORT").close()
+    return _try_port(host, port, "WHARF_PORT", is_shared=True)
+
+
+def _try_port(host: str, port: int, setting: str, *, is_shared: bool = False) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # Another server of ours shares its port too, and would get half of the requests: look without sharing first.
-        _bind(family, address).close()
-        return _bind(family, address, is_shared=True)
+        return _bind(family, address, is_shared=is_shared)
     except OSError as error:
         raise BadRequestError(
-            f"Port {port} of {host} cannot be bound ({error.strerror}): stop what holds it or set WHARF_PORT."
+            f"Port {port} of {host} cannot be bound ({error.strerror}): stop what holds it or set {setting}."
         ) from None
 
 

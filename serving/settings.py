@@ -146,7 +146,7 @@ class Settings:
     """Ports that any second listener must lie in; checked against WHARF_GRPC_PORT."""
 
     grpc_port: int | None = _setting(None, "a port, 0 to 65535", _port, "WHARF_GRPC_PORT")
-    """Port of the gRPC server. Reserved: this version has none and says so at start when it is set."""
+    """Port of V2 over gRPC, off unless set; 0 takes a free one, which the log names."""
 
     http_server: str = _setting("granian", "granian or gunicorn", _one_of("granian", "gunicorn"), "WHARF_HTTP_SERVER")
     """HTTP server: granian costs the least CPU a request, gunicorn is what many operators know."""

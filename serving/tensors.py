@@ -7,7 +7,7 @@ does not tell, such as TorchScript. This room knows no wire format and no backen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,16 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 class TensorSpec:
     """What one input or output is: its name, its Triton data type and its full dims (batch included, -1 is free).
 
-    `dtype` and `dims` are `None` where the format does not tell.
+    `dtype` and `dims` are `None` where the format does not tell. `reshape` is the shape that the model itself takes or
+    gives, where it is another than `dims`, which is what clients see. `labels` are the classes of an output, in order.
     """
 
     name: str
     dtype: str | None = None
     dims: tuple[int, ...] | None = None
+    reshape: tuple[int, ...] | None = None
+    is_optional: bool = False
+    labels: tuple[str, ...] | None = None
 
     @property
     def numpy_dtype(self) -> np.dtype[Any] | None:
@@ -87,13 +91,23 @@ class Signature:
         return all(spec.dims is not None and spec.dims[:1] == (-1,) for spec in self.inputs)
 
     def check(self, tensors: Tensors) -> Tensors:
-        """Return `tensors` in the order and shapes of the inputs.
+        """Return `tensors` in the order and shapes of the inputs; an optional one that is missing stays so.
 
         Raises `BadRequestError` that names a missing, an unknown or a misshapen input.
         """
-        names = [spec.name for spec in self.inputs]
-        if len(tensors) != len(names) or any(name not in tensors for name in names):
+        if not self.accepts(tensors):
+            names = [spec.name for spec in self.inputs]
             raise BadRequestError(
-                f"The request has inputs {sorted(tensors)} and the model wants {names}: send exactly those names."
+                f"The request has inputs {sorted(tensors)} and the model wants {names}: send exactly those names"
+                f"{self._may_be_left_out()}."
             )
-        return {spec.name: spec.check(tensors[spec.name]) for spec in self.inputs}
+        return {spec.name: spec.check(tensors[spec.name]) for spec in self.inputs if spec.name in tensors}
+
+    def accepts(self, names: Collection[str]) -> bool:
+        """Say whether `names` are those of the inputs, optional ones there or not."""
+        found = sum(spec.name in names for spec in self.inputs)
+        return found == len(names) and all(spec.is_optional or spec.name in names for spec in self.inputs)
+
+    def _may_be_left_out(self) -> str:
+        optional = [spec.name for spec in self.inputs if spec.is_optional]
+        return f" ({optional} may be left out)" if optional else ""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from serving.backends.base import Footprint, InProcessBackend, InProcessModel, LoadedModel
-from serving.backends.refine import refine
+from serving.backends.refine import check_demanded, refine
 from serving.backends.threads import threads_for
 from serving.errors import (
     BadRequestError,
@@ -89,6 +89,7 @@ class OnnxModel(InProcessModel):
         self._signature = signature
         self._threads = threads
         self._outputs = [spec.name for spec in signature.outputs]
+        self._demanded = [node.name for node in session.get_inputs()]
         self._texts = {spec.name for spec in signature.inputs if spec.dtype == "BYTES"}
 
     @property
@@ -110,6 +111,7 @@ class OnnxModel(InProcessModel):
         session = self._session
         if session is None:
             raise UnavailableError(f"Model '{self._name}' is closed: load it again.")
+        check_demanded(self._name, self._demanded, inputs)  # the configuration may call some of them optional
         feed = {name: _text(name, array) if name in self._texts else array for name, array in inputs.items()}
         try:
             return dict(zip(self._outputs, session.run(self._outputs, feed), strict=True))
@@ -207,7 +209,10 @@ def _options(threads: int, is_optimized: bool) -> Any:
 
 
 def _signature(spec: ModelSpec, session: Any) -> Signature:
-    inputs = [_described(spec.name, "input", node) for node in session.get_inputs()]
+    # An input with a default is one only where it is asked for.
+    asked_for = {each.name for each in spec.inputs or ()}
+    defaults = [node for node in session.get_overridable_initializers() if node.name in asked_for]
+    inputs = [_described(spec.name, "input", node) for node in (*session.get_inputs(), *defaults)]
     outputs = [_described(spec.name, "output", node) for node in session.get_outputs()]
     return Signature(
         refine(spec.name, "input", inputs, spec.inputs), refine(spec.name, "output", outputs, spec.outputs)

@@ -1,14 +1,16 @@
 """What a configuration may add to a signature that the model told itself.
 
 A configuration may narrow a free dim and leave things out; where it contradicts the model, the model is not served.
-The backends whose formats tell their signatures call it.
+What it calls optional may be left out of a request only where the model itself agrees. The backends whose formats tell
+their signatures call it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
-from serving.errors import InvalidArtifactError
+from serving.errors import BadRequestError, InvalidArtifactError
 from serving.tensors import TensorSpec
 
 
@@ -28,6 +30,16 @@ def refine(
     return tuple(_narrowed(model, kind, spec, wanted.get(spec.name)) for spec in found)
 
 
+def check_demanded(model: str, demanded: Iterable[str], given: Collection[str]) -> None:
+    """Raise `BadRequestError` for an input that the configuration calls optional and the runtime does not."""
+    for name in demanded:
+        if name not in given:
+            raise BadRequestError(
+                f"Input '{name}' of model '{model}' is optional in its configuration, and the model itself demands it: "
+                "send it."
+            )
+
+
 def _narrowed(model: str, kind: str, found: TensorSpec, wanted: TensorSpec | None) -> TensorSpec:
     if wanted is None:
         return found
@@ -41,4 +53,4 @@ def _narrowed(model: str, kind: str, found: TensorSpec, wanted: TensorSpec | Non
                 f"with {dtype} {list(dims)}: correct the configuration or leave it out."
             )
         dims = tuple(map(max, pairs))
-    return TensorSpec(found.name, dtype, dims)
+    return replace(wanted, dtype=dtype, dims=dims)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.backends.pt2_archive import check_archive
-from serving.backends.refine import refine
+from serving.backends.refine import check_demanded, refine
 from serving.backends.torch_program import Program, TorchTensors, default_names, dtype_name
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Signature, TensorSpec
@@ -36,7 +36,9 @@ def load_exported(spec: ModelSpec, device: str) -> Program:
     inputs = tuple(_described(name, values[name]) for name in program.graph_signature.user_inputs if name in values)
     outputs = tuple(_described(name, value) for name, value in zip(found, results, strict=True))
     outputs = refine(spec.name, "output", outputs, spec.outputs)
-    return Program(Signature(refine(spec.name, "input", inputs, spec.inputs), outputs), _call(program, module), names)
+    return Program(
+        Signature(refine(spec.name, "input", inputs, spec.inputs), outputs), _call(spec.name, program, module), names
+    )
 
 
 def _load(path: str, device: str) -> tuple[Any, Any]:
@@ -55,15 +57,17 @@ def _load(path: str, device: str) -> tuple[Any, Any]:
     return program, module
 
 
-def _call(program: Any, module: Any) -> Callable[[TorchTensors], Any]:
+def _call(name: str, program: Any, module: Any) -> Callable[[TorchTensors], Any]:
     """Return a call that puts the tensors where the exported module takes them; constants keep their places."""
     import torch
 
     kind = torch.export.graph_signature.InputKind.USER_INPUT
     slots = [given.arg for given in program.graph_signature.input_specs if given.kind is kind]
+    demanded = [slot.name for slot in slots if not hasattr(slot, "value")]
     tree, unflatten = program.call_spec.in_spec, torch.utils._pytree.tree_unflatten
 
     def call(tensors: TorchTensors) -> Any:
+        check_demanded(name, demanded, tensors)
         flat = [tensors[slot.name] if slot.name in tensors else getattr(slot, "value", None) for slot in slots]
         arguments, named = unflatten(flat, tree)
         return module(*arguments, **named)

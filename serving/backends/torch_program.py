@@ -53,7 +53,7 @@ def name_results(result: Any, configured: tuple[str, ...] | None) -> TorchTensor
     """Give every tensor of `result` its name.
 
     1. A dict, and a tuple with fields, bring their own names; when the configuration names some, those are answered.
-    2. Anything else is named by the configuration: by position `<anything>__<n>`, else in its order.
+    2. Anything else is named by the configuration: by position `<anything>__<n>`, some of them too, else in its order.
     3. Without one: `output` for a single tensor, `output_0`, `output_1`, ... for several.
     """
     own = _own_names(result)
@@ -61,13 +61,15 @@ def name_results(result: Any, configured: tuple[str, ...] | None) -> TorchTensor
         return {name: _tensor(own[name], name) for name in configured or own}
     values = list(own.values()) if own is not None else list(result) if isinstance(result, (tuple, list)) else [result]
     names = configured or default_names(len(values))
+    numbers = [int(match[1]) for name in names if (match := _POSITION.fullmatch(name))]
+    if numbers and len(set(numbers)) == len(names) and max(numbers) < len(values):
+        return {name: _tensor(values[n], name) for name, n in zip(names, numbers, strict=True)}
     if len(names) != len(values):
         raise ModelFailedError(
             f"The model returns {len(values)} outputs and its configuration names {len(names)} ({', '.join(names)}): "
             "describe exactly those in wharf.toml."
         )
-    order = positions(names) or range(len(names))
-    return {name: _tensor(values[n], name) for name, n in zip(names, order, strict=True)}
+    return {name: _tensor(value, name) for name, value in zip(names, values, strict=True)}
 
 
 def default_names(count: int) -> tuple[str, ...]:

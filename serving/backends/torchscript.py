@@ -15,11 +15,12 @@ import logging
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serving.backends.refine import check_demanded
 from serving.backends.torch_program import (
     Program,
     TorchTensors,
@@ -112,7 +113,31 @@ def _by_order(spec: ModelSpec, names: Sequence[str]) -> Callable[[Any, TorchTens
         )
         order = list(range(len(configured)))
     by_position = [configured[order.index(n)] for n in range(len(configured))]
-    return lambda module, tensors: module(*(tensors[name] for name in by_position))
+    return lambda module, tensors: module(*_leading(spec, by_position, tensors))
+
+
+def _leading(spec: ModelSpec, by_position: Sequence[str], tensors: TorchTensors) -> list[Any]:
+    """Return the arguments in order; only the last ones may be missing, as none can be skipped by position."""
+    given = by_position[: max((n + 1 for n, name in enumerate(by_position) if name in tensors), default=0)]
+    check_demanded(spec.name, given, tensors)
+    return [tensors[name] for name in given]
+
+
+def _guarded(
+    spec: ModelSpec, call: Callable[[Any, TorchTensors], Any], required: int, by_name: Collection[str]
+) -> Callable[[Any, TorchTensors], Any]:
+    """Return `call`, with an answer for who leaves out what `forward()` demands."""
+    if not any(described.is_optional for described in spec.inputs or ()):
+        return call
+    configured = [described.name for described in spec.inputs or ()]
+    order = positions(configured) or range(len(configured))
+    demanded = by_name or [name for name, n in zip(configured, order, strict=True) if n < required]
+
+    def guarded(module: Any, tensors: TorchTensors) -> Any:
+        check_demanded(spec.name, demanded, tensors)
+        return call(module, tensors)
+
+    return guarded
 
 
 def _calling(module: Any, spec: ModelSpec) -> tuple[Callable[[Any, TorchTensors], Any], tuple[TensorSpec, ...]]:
@@ -139,7 +164,9 @@ def _calling(module: Any, spec: ModelSpec) -> tuple[Callable[[Any, TorchTensors]
         )
     _check_count(spec, len(required), tensors)
     has_names = all(described.name in tensors for described in spec.inputs or ())
-    return _by_name if has_names else _by_order(spec, tensors), tuple(map(TensorSpec, list(required) or tensors))
+    call = _by_name if has_names else _by_order(spec, tensors)
+    call = _guarded(spec, call, len(required), required if has_names else ())
+    return call, tuple(map(TensorSpec, list(required) or tensors))
 
 
 def _check_count(spec: ModelSpec, required: int, tensors: list[str]) -> None:

@@ -98,17 +98,18 @@ def place(index: tuple[Any, ...]) -> str:
 
 
 def single(signature: Signature, media: str) -> TensorSpec:
-    """Return the one input of the model.
+    """Return the one input of the model, or the one of several that is not optional.
 
     Raises `BadRequestError` for a model of several inputs: `media` has no names in it.
     """
-    if len(signature.inputs) != 1:
+    demanded = [spec for spec in signature.inputs if not spec.is_optional] or [*signature.inputs]
+    if len(demanded) != 1:
         names = [spec.name for spec in signature.inputs]
         raise BadRequestError(
             f"A body of {media} is one unnamed tensor and the model has inputs {names}: "
             "send application/json or application/x-npz, which carry names."
         )
-    return signature.inputs[0]
+    return demanded[0]
 
 
 def read_raw(body: bytes, signature: Signature) -> Tensors:
@@ -172,18 +173,19 @@ def read_npz(body: bytes, signature: Signature) -> Tensors:
     Raises `BadRequestError` for an archive that is broken, has a name twice, is compressed by anything but deflate, or
     declares to unpack to more than `NPZ_MAX_RATIO` times its size (and `NPZ_ALWAYS_BYTES`) or `NPZ_MAX_BYTES`.
     """
-    files = _unpack(body, len(signature.inputs))
+    least = max(1, sum(not spec.is_optional for spec in signature.inputs))
+    files = _unpack(body, range(least, len(signature.inputs) + 1))
     specs = {spec.name: spec for spec in signature.inputs}
     if len(specs) == 1:
         files = dict(zip(specs, files.values(), strict=True))
-    if files.keys() != specs.keys():
+    if not signature.accepts(files):
         signature.check(dict.fromkeys(files, np.empty(0)))
     return {
         name: cast(_from_npy(data, f"'{name}' in the .npz"), specs[name].dtype, name) for name, data in files.items()
     }
 
 
-def _unpack(body: bytes, wanted: int) -> dict[str, bytes]:
+def _unpack(body: bytes, wanted: range) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             members = archive.infolist()
@@ -197,11 +199,12 @@ def _unpack(body: bytes, wanted: int) -> dict[str, bytes]:
         ) from None
 
 
-def _refuse_bombs(members: list[zipfile.ZipInfo], body_bytes: int, wanted: int) -> None:
+def _refuse_bombs(members: list[zipfile.ZipInfo], body_bytes: int, wanted: range) -> None:
     names = [member.filename.removesuffix(".npy") for member in members]
-    if len(set(names)) != wanted or len(names) != wanted:
+    if len(set(names)) != len(names) or len(names) not in wanted:
+        counts = f"{wanted[-1]}" if len(wanted) == 1 else f"{wanted[0]} to {wanted[-1]}"
         raise BadRequestError(
-            f"The .npz has {len(names)} arrays {_short(names)} and the model wants {wanted}, each once."
+            f"The .npz has {len(names)} arrays {_short(names)} and the model wants {counts}, each once."
         )
     if any(member.compress_type not in _STORED_OR_DEFLATED for member in members):
         raise BadRequestError("The .npz is compressed by something other than deflate: use numpy.savez_compressed.")

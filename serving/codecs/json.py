@@ -55,7 +55,7 @@ def read(body: bytes, signature: Signature) -> tuple[Tensors, str]:
     document = load(body)
     if type(document) is not dict:
         return _one(document, signature), "bare"
-    if len(document) == 1 or document.keys() != {spec.name for spec in signature.inputs}:  # else all keys are inputs
+    if len(document) == 1 or not signature.accepts(document):  # else all keys are inputs
         if "instances" in document:
             _refuse_neighbours(document, "instances")
             return read_instances(document["instances"], signature), "instances"
@@ -101,7 +101,7 @@ def read_instances(rows: Any, signature: Signature) -> Tensors:
 
 def _specs_of(found: dict[str, Any], signature: Signature) -> dict[str, TensorSpec]:
     specs = {spec.name: spec for spec in signature.inputs}
-    if found.keys() != specs.keys():
+    if not signature.accepts(found):
         names = _short(sorted(found))  # as the signature would say it, but not with megabytes of names
         raise BadRequestError(f"The request has inputs {names} and the model wants {list(specs)}: send exactly those.")
     return specs

@@ -144,7 +144,7 @@ class SageMakerRoutes:
         return 200, _headers(environ, content_type), answer
 
     def _run(self, call: Call, body: bytes, model: LoadedModel) -> tuple[bytes, str]:
-        with self._cores.lease(model.threads, self._left_s(call)):
+        with self._cores.lease(model.threads, self._left_s(call), call.model):
             # Inside, as a hostile body may decode to far more than it weighs: never more than cores at once.
             decoded = decode(body, call.environ.get("CONTENT_TYPE"), model.signature)
             started = perf_counter()
@@ -161,7 +161,7 @@ class SageMakerRoutes:
         """
         request, form = request_of(call.environ, body), "instances"
         if not model.takes_bodies:
-            with self._cores.lease(1, self._left_s(call)):
+            with self._cores.lease(1, self._left_s(call), call.model):
                 decoded = decode(body, call.environ.get("CONTENT_TYPE"), model.signature)
             request.body, request.tensors, form = b"", decoded.tensors, decoded.form
         started = perf_counter()

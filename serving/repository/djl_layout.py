@@ -18,7 +18,7 @@ from typing import Any
 
 from serving.errors import InvalidArtifactError
 from serving.repository.archives import SUFFIXES as ARCHIVE_SUFFIXES
-from serving.repository.folders import HANDLER_FILES, latest_version, model_files
+from serving.repository.folders import HANDLER_FILES, model_files
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.plain_files import TREES
 from serving.repository.plain_layout import find_plain
@@ -113,7 +113,7 @@ def _java(folder: ModelFolder, properties: Properties, kind: str) -> Found:
     if kind == TREES:
         found = find_plain(folder, TREES, **_figures(properties))
         return found or Found(folder.config)
-    version = latest_version(folder.path)
+    version = folder.version
     files = model_files(folder.path) or (model_files(version) if version else [])
     files = [each for each in files if each.suffix == kind]
     stem = properties.options.get("modelName") or "model"

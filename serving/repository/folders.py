@@ -52,8 +52,12 @@ def visible(folder: Path) -> list[Path]:
 
 def latest_version(folder: Path) -> Path | None:
     """Return the folder with the highest number; names that start with 0 are no versions (Triton's rule)."""
-    versions = [each for each in visible(folder) if _is_number(each.name) and each.is_dir()]
-    return max(versions, key=lambda each: int(each.name), default=None)
+    return max(version_folders(folder), key=lambda each: int(each.name), default=None)
+
+
+def version_folders(folder: Path) -> list[Path]:
+    """List the folders whose names are numbers that start with no 0."""
+    return [each for each in visible(folder) if _is_number(each.name) and each.is_dir()]
 
 
 def descend(folder: Path) -> Path:

@@ -21,12 +21,11 @@ from types import MappingProxyType
 from typing import Any
 
 from serving.errors import InvalidArtifactError
-from serving.repository.config_pbtxt import read_config_pbtxt
+from serving.repository.config_pbtxt import PYTHON, read_config_pbtxt, warnings_of
 from serving.repository.folders import (
     check_readable,
     descend,
     files_below,
-    latest_version,
     listing,
     model_files,
     total_bytes,
@@ -40,6 +39,8 @@ from serving.repository.onnx_files import external_files
 from serving.repository.plain_files import plain_dialect
 from serving.repository.scheduling import Scheduling
 from serving.repository.unserved import advice_for, python_among
+from serving.repository.versions import UNVERSIONED, unserved_versions
+from serving.repository.warmup import WarmupSample
 from serving.repository.wharf_toml import read_wharf_toml
 from serving.repository.worker_config import WorkerConfig
 from serving.tensors import TensorSpec
@@ -60,7 +61,8 @@ class ModelSpec:
     `handler`. `inputs` and `outputs` are None where the configuration leaves them to the model. `bytes` is the size of
     the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are sentences
     about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
-    config.pbtxt has that whole, as JSON, in `triton`, and what it says of queues and batches in `scheduling`.
+    config.pbtxt has that whole, as JSON, in `triton`, what it says of queues and batches in `scheduling`, and what
+    is to be run before it is ready in `warmup`.
     """
 
     name: str
@@ -78,6 +80,7 @@ class ModelSpec:
     version: str = "1"
     scheduling: Scheduling | None = None
     triton: Mapping[str, Any] | None = None
+    warmup: tuple[WarmupSample, ...] = ()
 
 
 def describe(
@@ -102,15 +105,31 @@ def describe(
     if (folder / "fake.json").is_file():  # 1
         check_readable(folder / "fake.json", within)
         return _fake(name, folder / "fake.json", allow_fake)
-    config, workers, sources = _config(name, folder, within)
+    config, workers, sources = _config(name, folder, within, environ)
     place = ModelFolder(name, folder, within, config, workers, environ)
     found = find_handler(place) or Found(config)  # 2 to 6
     sources += found.sources
     if found.handler is not None:
-        return _worker_spec(name, found.handler.file or folder / sources[-1], total_bytes(folder), found, sources)
+        file = found.handler.file or folder / sources[-1]
+        return _as_triton_says(place, _worker_spec(name, file, total_bytes(folder), found, sources))
     file = _model_file(place, found.config)  # 7
     found = replace(found, warnings=(*found.warnings, *_idle(workers)))
-    return _spec(name, file, within, found, sources)
+    return _as_triton_says(place, _spec(name, file, within, found, sources))
+
+
+def _as_triton_says(place: ModelFolder, spec: ModelSpec) -> ModelSpec:
+    """Add the version, and what a config.pbtxt says besides."""
+    config, version = place.config, place.version
+    is_python = spec.handler is not None and spec.handler.dialect == PYTHON
+    warnings = warnings_of(place.name, config, is_python=is_python)
+    return replace(
+        spec,
+        version=version.name if version is not None and spec.file.is_relative_to(version) else UNVERSIONED,
+        triton=config.triton,
+        scheduling=config.scheduling,
+        warmup=config.warmup or (),
+        warnings=(*spec.warnings, *warnings, *unserved_versions(place.name, place.path, config.versions)),
+    )
 
 
 def _describe_file(name: str, file: Path, within: Path) -> ModelSpec:
@@ -130,7 +149,9 @@ def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
     return ModelSpec(name, "fake", file, file.stat().st_size, sources=("fake.json",))
 
 
-def _config(name: str, folder: Path, within: Path) -> tuple[ModelConfig, WorkerConfig, tuple[str, ...]]:
+def _config(
+    name: str, folder: Path, within: Path, environ: Mapping[str, str]
+) -> tuple[ModelConfig, WorkerConfig, tuple[str, ...]]:
     config, workers, sources = ModelConfig(), WorkerConfig(), []
     if (file := folder / "wharf.toml").exists():
         check_readable(file, within)
@@ -138,7 +159,7 @@ def _config(name: str, folder: Path, within: Path) -> tuple[ModelConfig, WorkerC
         sources.append(file.name)
     if (file := folder / "config.pbtxt").exists():
         check_readable(file, within)
-        config = config.over(read_config_pbtxt(name, file))
+        config = config.over(read_config_pbtxt(name, file, config.device or environ.get("WHARF_DEVICE", "cpu")))
         sources.append(file.name)
     return config, workers, tuple(sources)
 
@@ -147,7 +168,7 @@ def _model_file(folder: ModelFolder, config: ModelConfig) -> Path:
     if config.file is not None:
         return folder.named(config.file)
     found = model_files(folder.path)
-    version = latest_version(folder.path)
+    version = folder.version
     if not found and version is not None:
         version = descend(version)
         check_readable(version, folder.within)

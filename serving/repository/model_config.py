@@ -11,6 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from serving.errors import InvalidArtifactError
+from serving.repository.scheduling import Scheduling
+from serving.repository.versions import VersionPolicy
+from serving.repository.warmup import WarmupSample
 from serving.tensors import TensorSpec
 
 
@@ -18,7 +21,8 @@ from serving.tensors import TensorSpec
 class ModelConfig:
     """Format, file (a path below the model's folder) and what the backend may want to know.
 
-    `triton` is the whole of a config.pbtxt as JSON would have it, for models of Triton's Python backend.
+    `triton` is the whole of a config.pbtxt as JSON would have it; `idle` are its fields that nobody acts on, and
+    `idle_in_python` those where the model is one of Triton's Python backend.
     """
 
     format: str | None = None
@@ -29,6 +33,11 @@ class ModelConfig:
     inputs: tuple[TensorSpec, ...] | None = None
     outputs: tuple[TensorSpec, ...] | None = None
     triton: Mapping[str, Any] | None = None
+    scheduling: Scheduling | None = None
+    versions: VersionPolicy | None = None
+    warmup: tuple[WarmupSample, ...] | None = None
+    idle: tuple[str, ...] | None = None
+    idle_in_python: tuple[str, ...] | None = None
 
     def over(self, other: ModelConfig) -> ModelConfig:
         """Return this configuration, filled from `other` where it leaves something open."""

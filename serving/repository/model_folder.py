@@ -14,10 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from serving.errors import InvalidArtifactError
-from serving.repository.folders import check_readable, latest_version, listing
+from serving.repository.folders import check_readable, listing, model_file
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.limits import quoted
 from serving.repository.model_config import ModelConfig
+from serving.repository.versions import served_version
 from serving.repository.worker_config import WorkerConfig
 
 _REQUIREMENTS = "requirements.txt"
@@ -48,6 +49,11 @@ class ModelFolder:
     workers: WorkerConfig = field(default_factory=WorkerConfig)
     environ: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def version(self) -> Path | None:
+        """The folder of the version to serve, None where there are none; raises for one that is not there."""
+        return served_version(self.name, self.path, self.config.versions)
+
     def find(self, relative: str) -> Path | None:
         """Return the file `relative`, None where there is none or the name leads out of the folder.
 
@@ -61,11 +67,11 @@ class ModelFolder:
         return path
 
     def named(self, wanted: str) -> Path:
-        """Return the file that a configuration names, in the folder or in its highest version.
+        """Return the file that a configuration names, in the folder or in the version that is served.
 
         Raises `InvalidArtifactError` for one that is missing or outside the folder.
         """
-        for base in (self.path, latest_version(self.path)):
+        for base in (self.path, self.version):
             if base is None:
                 continue
             found = base / wanted
@@ -73,6 +79,7 @@ class ModelFolder:
                 raise InvalidArtifactError(
                     f"Model '{self.name}' names the file {quoted(wanted)}, outside its folder: name one inside."
                 )
+            found = model_file(found) or found  # Triton's folder x.onnx/model.onnx
             if os.path.isfile(found):  # noqa: PTH113  false, not an error, for a name that is too long
                 check_readable(found, self.within)
                 return found

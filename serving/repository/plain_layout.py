@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving.repository.folders import check_readable, latest_version, model_files, plain_files, vendored, visible
+from serving.repository.folders import check_readable, model_files, plain_files, vendored, visible
 from serving.repository.formats import check_whole
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.plain_files import HUGGING_FACE, hugging_face_weights, is_preferred, plain_dialect
@@ -65,5 +65,5 @@ def _hugging_face(folder: ModelFolder, said: dict[str, Any]) -> Found | None:
 
 
 def _in_version(folder: ModelFolder, list_files: Callable[[Path], list[Path]]) -> list[Path]:
-    version = latest_version(folder.path)
+    version = folder.version
     return list_files(version) if version else []

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.repository.folders import HANDLER_FILES, latest_version, vendored
+from serving.repository.folders import HANDLER_FILES, vendored
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.python_files import look
 
@@ -46,7 +46,7 @@ def find_triton(folder: ModelFolder, file: Path | None = None, *, is_named: bool
 
 
 def _script(folder: ModelFolder) -> Path | None:
-    version = latest_version(folder.path)
+    version = folder.version
     places = [version.name] if version else []
     return next((found for each in (*places, ".") if (found := folder.find(f"{each}/{_MODEL_FILE}"))), None)
 

@@ -50,7 +50,8 @@ class Request:
 
     `body` may be a view of shared memory (bodies from 64 KiB on): it stays valid as long as it is referenced, and what
     is written to it stays here. `tensors` maps names to numpy arrays, views likewise. `about` is what a client of the
-    Open Inference protocol said besides: id, parameters, outputs, priority, timeout_us, sequence_id, flags.
+    Open Inference protocol said besides: id, parameters, outputs, priority, timeout_us, sequence_id, flags; `stream` is
+    "tensors" where chunks are to be `answer_frames`.
     """
 
     body: Body = b""

@@ -142,10 +142,9 @@ def test_the_platform_chooses_the_port_and_a_second_server_is_told(start_server:
 
 
 def test_settings_without_effect_are_said_and_stop_nothing(start_server: StartServer) -> None:
-    """WHARF_GRPC_PORT is reserved, a misspelt name is a mistake; a name is a host too."""
-    server = start_server(WHARF_GRPC_PORT="9001", WHARF_MEMORY_BUGDET="1", WHARF_HOST="localhost")
+    """A misspelt name is a mistake; a name is a host too."""
+    server = start_server(WHARF_MEMORY_BUGDET="1", WHARF_HOST="localhost")
 
-    assert "name=WHARF_GRPC_PORT reason='this version has no gRPC server'" in server.log()
     assert "WHARF_MEMORY_BUGDET does not exist and has no effect: did you mean WHARF_MEMORY_BUDGET?" in server.log()
     assert server.url.startswith("http://localhost:")
     assert server.stop() == 0
@@ -199,7 +198,7 @@ def test_every_line_of_a_json_log_is_json(start_server: StartServer, http_server
         WHARF_LOG_FORMAT="json",
         WHARF_HTTP_SERVER=http_server,
         WHARF_TYPO="1",
-        WHARF_GRPC_PORT="1",
+        WHARF_GRPC_PORT="0",
         WHARF_LOG_LEVEL="info",
     )
     make_fake(server.root, "a")

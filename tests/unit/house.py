@@ -11,13 +11,16 @@ from pathlib import Path
 
 from serving import memory
 from serving.backends.base import Footprint, InProcessBackend, InProcessModel, LoadedModel
+from serving.backends.batched import BatchedModel
 from serving.backends.fake import FakeBackend
+from serving.cores import CoreBudget
 from serving.eviction import Candidate
 from serving.journal import Journal
 from serving.ledger import Ledger
 from serving.manager import ModelManager
 from serving.metrics import Metrics
 from serving.repository.layouts import ModelSpec
+from serving.repository.scheduling import Scheduling
 from serving.repository.source import ModelSource
 from serving.repository.store import Store
 from serving.residents import Limits
@@ -94,6 +97,7 @@ class TestBackend(InProcessBackend):
         self.loads: Counter[str] = Counter()
         self.closed: list[str] = []
         self.hosts: dict[str, Host] = {}
+        self.schedulers: dict[str, tuple[Scheduling, CoreBudget]] = {}
         self.runtime: Array | None = None
         self.runtime_bytes = 0
 
@@ -114,8 +118,8 @@ class TestBackend(InProcessBackend):
         said = self._inner.footprint(spec)
         return Footprint(said.peak_bytes + self.peak_bytes.get(spec.name, 0), said.resident_bytes)
 
-    def load(self, spec: ModelSpec) -> _Model:
-        """Pass the gate, crash or load."""
+    def load(self, spec: ModelSpec) -> LoadedModel:
+        """Pass the gate, crash or load; behind a batcher where one is set."""
         with self._lock:
             self.loads[spec.name] += 1
         if spec.name in self.gates:
@@ -125,6 +129,8 @@ class TestBackend(InProcessBackend):
         model = _Model(self._inner.load(spec), self, spec.name)
         if spec.name in self.extra_bytes:
             model.extra = _ones(self.extra_bytes[spec.name])
+        if spec.name in self.schedulers:
+            return BatchedModel(spec.name, model, *self.schedulers[spec.name])
         return model
 
 

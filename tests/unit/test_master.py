@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from serving.errors import BadRequestError
-from serving.master import _exit_code, _hangup_handling, _hold_port, _shown
+from serving.master import _check_grpc, _exit_code, _hangup_handling, _hold_port, _shown
+from serving.settings import SettingError, Settings
 
 
 def test_a_free_port_is_found_and_stays_ours() -> None:
@@ -38,6 +39,31 @@ def test_a_port_in_use_is_refused_also_by_a_server_that_shares(is_shared: bool) 
         port = other.getsockname()[1]
         with pytest.raises(BadRequestError, match=rf"Port {port} of 127\.0\.0\.1 cannot be bound \(Address already"):
             _hold_port("127.0.0.1", port)
+
+
+def test_a_port_for_grpc_in_use_is_told_at_start() -> None:
+    """By the setting that changes it; also where it is the HTTP port itself."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        settings = Settings.from_env({"WHARF_HOST": "127.0.0.1", "WHARF_GRPC_PORT": str(port)})
+        with pytest.raises(BadRequestError, match=rf"Port {port} of .* set WHARF_GRPC_PORT"):
+            _check_grpc(settings, 1)
+    with pytest.raises(SettingError, match="which is the HTTP port"):
+        _check_grpc(settings, port)
+    _check_grpc(settings, 1)
+    _check_grpc(Settings.from_env({}), 1)
+
+
+def test_grpc_without_its_libraries_is_told_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to install."""
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [each for each in sys.meta_path if "editable" not in repr(each).lower()])
+    for name in [each for each in sys.modules if each.partition(".")[0] in ("grpc", "tritonclient")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SettingError, match="grpc and tritonclient cannot be imported: install wharf's extra `triton`"):
+        _check_grpc(Settings.from_env({"WHARF_GRPC_PORT": "0"}), 1)
 
 
 def test_a_port_that_was_left_a_moment_ago_is_free() -> None:

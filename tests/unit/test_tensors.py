@@ -112,3 +112,16 @@ def test_a_model_batches_when_the_first_dimension_of_every_input_is_free(
     """One input that does not spoils it, and so does one that does not tell."""
     assert Signature((TensorSpec("a", "FP32", dims),), ()).is_batched is is_batched
     assert Signature((*PAIR.inputs, TensorSpec("c", "FP32", dims)), ()).is_batched is is_batched
+
+
+def test_an_optional_input_may_be_missing() -> None:
+    """What came is checked as ever; who sends too little learns what may be left out."""
+    signature = Signature((TensorSpec("a", "FP32", (-1, 2)), TensorSpec("b", is_optional=True)), ())
+    row = np.ones((1, 2), np.float32)
+    assert list(signature.check({"a": row})) == ["a"]
+    assert list(signature.check({"b": row, "a": row})) == ["a", "b"]
+    assert signature.accepts(["a"])
+    with pytest.raises(BadRequestError, match=r"\['b'\] may be left out"):
+        signature.check({"b": row})
+    with pytest.raises(BadRequestError):
+        signature.check({"a": row, "c": row})

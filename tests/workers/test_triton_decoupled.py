@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from serving.workers import answer_frames
 from tests.workers.triton_models import OK, Load, ask, error_of, executing, lines, load
 
 __all__ = ["load"]
@@ -48,6 +49,22 @@ def test_several_responses_are_lines_of_json(load: Load) -> None:
         }
         for index in range(3)
     ]
+
+
+def test_who_asks_for_tensors_gets_frames(load: Load) -> None:
+    """Alone as chunks, in a batch whole; an error is a frame too."""
+    asked, again = ask(x=[3]), ask(x=[2])
+    asked.about = again.about = {"stream": "tensors"}
+    handler = load(REPEAT, DECOUPLED)
+    (reply,) = handler.call([asked])
+    assert reply.chunks is not None
+    found = [list(answer_frames.read(chunk)) for chunk in reply.chunks]
+    assert [tensors["y"].tolist() for ((_, tensors),) in found] == [[0], [1], [2]]
+    whole = handler.call([asked, again])[1]
+    assert (whole.chunks, [tensors["y"].tolist() for _, tensors in answer_frames.read(whole.body)]) == (
+        None,
+        [[0], [1]],
+    )
 
 
 def test_no_response_is_an_empty_answer(load: Load) -> None:

@@ -4,7 +4,7 @@
 former in an interpreter of its own and throws that away; here it is this very worker, so that what it imports stays.
 `execute` gets the requests of a batch and returns as many responses; a response with an error fails its own request
 only. A decoupled model returns None and sends instead, from whatever thread: one response is a normal answer, any other
-number is streamed as it comes, a line of JSON each.
+number is streamed as it comes, a line of JSON each, or an `answer_frames` frame for who asks for tensors.
 
 It knows neither the channel nor HTTP; `main` calls it in the worker. The classes that the model sees are those of
 `compat/triton_python_backend_utils`.
@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from serving.workers import answer_frames
 from serving.workers.handler import HandlerError, Launch, Reply, Request
 
 _COMPAT = str(Path(__file__).absolute().parent.parent / "compat")
@@ -168,14 +169,15 @@ class TritonPythonHandler:
         if not self._is_decoupled:
             answers = self._checked(self._execute(self._incoming(requests, mailboxes)), mailboxes)
             return [
-                self._collect(mailbox, is_alone=False) if answer is None else self._reply(answer)
-                for answer, mailbox in zip(answers, mailboxes)  # noqa: B905  Python 3.9
+                self._collect(request, mailbox, is_alone=False) if answer is None else self._reply(answer)
+                for request, answer, mailbox in zip(requests, answers, mailboxes)  # noqa: B905  Python 3.9
             ]
         if self._busy is not None:
             self._busy.join()  # the last call's answers were complete, its `execute` may not have returned
         self._busy = threading.Thread(target=self._execute_decoupled, args=(requests, mailboxes), daemon=True)
         self._busy.start()
-        return [self._collect(mailbox, is_alone=len(mailboxes) == 1) for mailbox in mailboxes]
+        is_alone = len(requests) == 1
+        return [self._collect(*each, is_alone=is_alone) for each in zip(requests, mailboxes)]  # noqa: B905
 
     def close(self) -> None:
         """Run the model's `finalize`; what it raises goes to the log, as with Triton."""
@@ -260,7 +262,7 @@ class TritonPythonHandler:
             for mailbox in mailboxes:
                 mailbox.post(error, True)
 
-    def _collect(self, mailbox: Any, is_alone: bool) -> Reply:
+    def _collect(self, request: Request, mailbox: Any, is_alone: bool) -> Reply:
         """Make a reply of what comes: nothing or one response is a normal one, more are a stream.
 
         Of several requests only one could be streamed: their lines are sent whole.
@@ -271,10 +273,10 @@ class TritonPythonHandler:
         second, is_last = mailbox.get()
         if is_last and (second is None or isinstance(second, self._utils._sender.Abandoned)):
             return self._reply(first)
-        lines = _Lines(self._line, mailbox, [(first, False), (second, is_last)])
-        if not is_alone:
-            return Reply(b"".join(lines), headers={"Content-Type": _NDJSON})
-        return Reply(headers={"Content-Type": _NDJSON}, chunks=lines)
+        wants_tensors = request.about.get("stream") == "tensors"
+        headers = {"Content-Type": answer_frames.TYPE if wants_tensors else _NDJSON}
+        lines = _Lines(self._frame if wants_tensors else self._line, mailbox, [(first, False), (second, is_last)])
+        return Reply(headers=headers, chunks=lines) if is_alone else Reply(b"".join(lines), headers=headers)
 
     def _reply(self, answer: Any) -> Reply:
         if answer is None:
@@ -306,6 +308,12 @@ class TritonPythonHandler:
 
     def _arrays(self, answer: Any) -> dict[str, Any]:
         return {each.name(): self._utils._tensor.wire_array(each) for each in answer.output_tensors()}
+
+    def _frame(self, answer: Any) -> bytes:
+        message, _ = self._fault(answer)
+        if message:
+            return answer_frames.write_error(message)
+        return answer_frames.write(self._arrays(answer), _loads(answer.parameters()))
 
     def _line(self, answer: Any) -> bytes:
         message, _ = self._fault(answer)

@@ -218,3 +218,26 @@ def test_the_footprint_of_trees_is_a_multiple_of_their_file(tmp_path: Path) -> N
     dense = backend.footprint(ModelSpec("m", "onnx", tmp_path / "gone.onnx", size))
     assert (forest.resident_bytes, forest.peak_bytes) == (46 << 20, 131 << 20)
     assert (dense.resident_bytes, dense.peak_bytes) == (int(size * 1.02) + (1 << 20), 23 << 20)
+
+
+# --- inputs that may be left out
+
+
+def test_an_input_with_a_default_may_be_left_out_where_it_is_configured(tmp_path: Path) -> None:
+    """Without a configuration it is the model's own business."""
+    default = onnx.helper.make_tensor("b", FLOAT, [1, 3], [1.0, 1.0, 1.0])
+    shapes = {"a": (FLOAT, ["batch", 3]), "b": (FLOAT, [1, 3])}
+    file = graph(tmp_path, [node("Add", "a b", "y")], shapes, {"y": (FLOAT, [None, 3])}, initializer=[default])
+    assert [spec.name for spec in load(file).signature.inputs] == ["a"]
+    spec = TensorSpec("b", "FP32", (1, 3), is_optional=True)
+    model = load(file, inputs=(TensorSpec("a", "FP32", (-1, 3)), spec))
+    assert model.signature.inputs[1] == spec
+    for given, wanted in ({"a": ONES}, 2 * ONES), ({"a": ONES, "b": 2 * ONES[:1]}, 3 * ONES):
+        np.testing.assert_array_equal(model.run(model.signature.check(given))["y"], wanted)
+
+
+def test_an_input_that_only_the_configuration_calls_optional_is_a_bad_request(tmp_path: Path) -> None:
+    """With the name, not the runtime's words."""
+    model = load(adder(tmp_path), inputs=(TensorSpec("b", "FP32", (-1, 3), is_optional=True),))
+    with pytest.raises(BadRequestError, match="Input 'b' of model 'm' is optional in its configuration"):
+        model.run(model.signature.check({"a": ONES}))

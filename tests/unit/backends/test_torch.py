@@ -510,3 +510,43 @@ def test_the_footprint_of_a_program_needs_no_file() -> None:
     """It is a matter of its size alone."""
     footprint = TorchBackend("cpu", 2).footprint(ModelSpec("m", "torch_export", Path("gone.pt2"), 100 << 20))
     assert 104 << 20 < footprint.resident_bytes < footprint.peak_bytes < 150 << 20
+
+
+# --- inputs that may be left out
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("INPUT__0", "INPUT__1"), ("left", "right")])
+def test_a_configured_optional_input_may_be_left_out_where_the_script_agrees(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    """However its name meets the argument; what the script demands is a bad request without it."""
+    file = scripted(tmp_path, "def forward(self, x, y: Optional[Tensor] = None):\n    return x if y is None else x - y")
+    first, second = names
+    inputs = [TensorSpec(name, "FP32", (-1, 3), is_optional=True) for name in names]
+    model = load(file, *inputs)
+    np.testing.assert_array_equal(model.run({first: ONES})["output"], ONES)
+    np.testing.assert_array_equal(model.run({first: ONES, second: ONES})["output"], 0 * ONES)
+    with pytest.raises(BadRequestError, match=f"Input '{first}' of model 'm' is optional in its configuration"):
+        model.run({second: ONES})
+
+
+def test_an_exported_program_demands_its_inputs(tmp_path: Path) -> None:
+    """Whatever the configuration calls optional."""
+    model = load(linear(tmp_path), TensorSpec("input", "FP32", (-1, 3), is_optional=True))
+    with pytest.raises(BadRequestError, match="Input 'input' of model 'm' is optional"):
+        model.run({})
+
+
+@pytest.mark.parametrize("names", [("OUTPUT__1",), ("OUTPUT__2", "OUTPUT__0")])
+def test_numbered_outputs_choose_by_position(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Some of them, in any order, as Triton has it."""
+    file = scripted(tmp_path, "def forward(self, x):\n    return 0 * x, x, 2 * x")
+    answers = load(file, outputs=names).run({"x": ONES})
+    assert {name: float(array[0, 0]) for name, array in answers.items()} == {name: int(name[-1]) for name in names}
+
+
+def test_a_numbered_output_that_the_script_has_not_fails(tmp_path: Path) -> None:
+    """With both counts."""
+    model = load(scripted(tmp_path, "def forward(self, x):\n    return x, x"), outputs=("OUTPUT__2",))
+    with pytest.raises(ModelFailedError, match="returns 2 outputs and its configuration names 1"):
+        model.run({"x": ONES})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from serving.codecs.media import Decoded, decode, encode
 from serving.errors import BadRequestError, NotAcceptableError, UnsupportedMediaTypeError
-from serving.tensors import Array
+from serving.tensors import Array, Signature, TensorSpec
 from tests.unit.codecs.signatures import PAIR, ROWS, TEXT, UNTOLD, signature
 
 X = np.array([[1, 2, 3, 4]], np.float32)
@@ -206,3 +208,45 @@ def test_outputs_of_no_wire_type_are_a_406(kind: str, accept: str) -> None:
     """Dates and complex numbers have no data type here; a NaT once made half a JSON document."""
     with pytest.raises(NotAcceptableError, match=r"Output 'y' has values of type"):
         encode({"y": np.array([1, "NaT"] if kind != "complex64" else [1], kind)}, accept)
+
+
+# -- inputs that may be left out
+
+OPTIONAL = Signature((TensorSpec("a", "FP32", (-1, 2)), TensorSpec("b", "INT64", (-1,), is_optional=True)), ())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": [[1, 2]]}',
+        b'{"instances": [{"a": [1, 2]}]}',
+        b'{"instances": [[1, 2]]}',
+        b'{"inputs": {"a": [[1, 2]]}}',
+        b'{"inputs": [{"name": "a", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}',
+    ],
+)
+def test_an_optional_input_may_be_left_out_of_json(body: bytes) -> None:
+    """In every form; where there are no names, the one that is demanded is meant."""
+    assert {name: array.tolist() for name, array in decode(body, None, OPTIONAL).tensors.items()} == {"a": [[1, 2]]}
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_an_optional_input_may_be_left_out_of_an_archive(names: list[str]) -> None:
+    """Of numpy's; it is read where it is there."""
+    stream = io.BytesIO()
+    arrays: dict[str, Any] = {"a": np.ones((1, 2), np.float32), "b": np.ones(1, np.int64)}
+    chosen: dict[str, Any] = {name: arrays[name] for name in names}
+    np.savez(stream, **chosen)
+    assert list(decode(stream.getvalue(), "application/x-npz", OPTIONAL).tensors) == names
+
+
+@pytest.mark.parametrize("names", [[], ["b"], ["a", "c"], ["a", "b", "c"]])
+def test_what_is_not_optional_has_to_be_there(names: list[str]) -> None:
+    """And what is unknown must not."""
+    stream = io.BytesIO()
+    arrays: dict[str, Any] = {name: np.ones((1, 2)) for name in names}
+    np.savez(stream, **arrays)
+    with pytest.raises(BadRequestError):
+        decode(stream.getvalue(), "application/x-npz", OPTIONAL)
+    with pytest.raises(BadRequestError):
+        decode(orjson.dumps({"inputs": {name: [[1, 2]] for name in names}}), None, OPTIONAL)

@@ -12,6 +12,7 @@ import pytest
 
 from serving.errors import BadRequestError
 from serving.http.sagemaker import check_name
+from serving.repository.scheduling import Scheduling
 from tests.unit.house import others
 from tests.unit.http.front import BODY, Front, front_of
 from tests.unit.http.wsgi import Answer, call, environ_of
@@ -289,6 +290,22 @@ def test_a_run_that_finds_no_core_in_time_is_503(front: Front) -> None:
         until(lambda: front.cores.waiting == 1)
         assert waiting.result(5).status == 503
     assert front.house.in_flight("quick") == 0
+
+
+def test_a_model_with_a_batcher_answers_as_the_others_do(front: Front) -> None:
+    """Many at once, each its own rows; loading, errors of the request and unloading are the same."""
+    front.house.make("batched")
+    front.house.backend.schedulers["batched"] = (Scheduling(4, True, max_queue_delay_us=500), front.cores)
+
+    with others() as pool:
+        bodies = [b'{"instances": [[%d.0]]}' % number for number in range(8)]
+        answers = list(pool.map(lambda body: front.ask("POST", "/models/batched/invoke", body), bodies))
+    assert [each.json()["predictions"] for each in answers] == [[[4.0 * number]] for number in range(8)]
+
+    refused = front.ask("POST", "/models/batched/invoke", b'{"instances": [[1], [1], [1], [1], [1]]}')
+    assert (refused.status, "batch-size must be <= 4" in refused.json()["error"]) == (400, True)
+    assert front.ask("DELETE", "/models/batched").status == 200
+    assert front.house.backend.closed == ["batched"]
 
 
 @pytest.mark.parametrize(("config", "status"), [({"fail_run": "no"}, 424), ({"fail_load": "no"}, 500)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving.errors import InvalidArtifactError
-from serving.repository import config_pbtxt
-from serving.repository.config_pbtxt import read_config_pbtxt
+from serving.repository import triton_schema
+from serving.repository.config_pbtxt import read_config_pbtxt, warnings_of
 from serving.repository.model_config import ModelConfig
 from serving.tensors import TensorSpec
 
@@ -20,6 +19,12 @@ def read(tmp_path: Path, text: str) -> ModelConfig:
     file = tmp_path / "config.pbtxt"
     file.write_text(text)
     return read_config_pbtxt(tmp_path.name, file)
+
+
+def warned(tmp_path: Path, text: str, *, is_python: bool = False) -> str:
+    """Return the fields that the one warning names."""
+    sentences = warnings_of("m", read(tmp_path, text), is_python=is_python)
+    return "".join(sentences).removeprefix("config.pbtxt of 'm' sets ").split(", which this")[0]
 
 
 def test_what_people_write_is_read(tmp_path: Path) -> None:
@@ -34,7 +39,8 @@ def test_what_people_write_is_read(tmp_path: Path) -> None:
     """
     inputs = (TensorSpec("x", "FP32", (-1, 3, -1, 224)), TensorSpec("s", "BYTES", (-1, 1)))
     outputs = (TensorSpec("y", "INT64", (-1,)),)
-    assert read(tmp_path, text) == ModelConfig("onnx", "net.onnx", inputs=inputs, outputs=outputs)
+    found = read(tmp_path, text)
+    assert (found.format, found.file, found.inputs, found.outputs) == ("onnx", "net.onnx", inputs, outputs)
 
 
 def test_without_a_batch_size_dims_are_literal(tmp_path: Path) -> None:
@@ -74,7 +80,7 @@ def test_backend_and_platform_give_the_format(tmp_path: Path, text: str, format_
         ("model_transaction_policy { decoupled: true }", "decoupled"),
         ("model_repository_agents { agents [{ name: 'checksum' }] }", "model_repository_agents"),
         ("batch_input [{ kind: BATCH_ELEMENT_COUNT }]", "batch_input"),
-        ('input { name: "x" data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }', "reshape for 'x'"),
+        ('input { name: "x" data_type: TYPE_FP32 dims: 1 is_shape_tensor: true }', "is_shape_tensor for 'x'"),
         ('input { name: "x" data_type: TYPE_BF16 dims: 1 }', "TYPE_BF16"),
         ('input { name: "x" dims: 1 }', "TYPE_INVALID"),
         ('input { name: "x" data_type: 99 dims: 1 }', "TYPE_99"),
@@ -83,6 +89,31 @@ def test_backend_and_platform_give_the_format(tmp_path: Path, text: str, format_
         ('input { name: "x" data_type: TYPE_FP32 dims: 0 }', "dims"),
         ('input [{ name: "x" data_type: TYPE_FP32 dims: 1 }, { name: "x" data_type: TYPE_FP32 dims: 1 }]', "twice"),
         ('max_batch_size: -1 input { name: "x" data_type: TYPE_FP32 dims: 1 }', "max_batch_size"),
+        ("dynamic_batching { preferred_batch_size: 8 } max_batch_size: 4", "preferred_batch_size 8"),
+        ("dynamic_batching { preferred_batch_size: 0 } max_batch_size: 4", "preferred_batch_size 0"),
+        ("dynamic_batching { max_queue_delay_microseconds: 90000000000 }", "max_queue_delay_microseconds"),
+        ("dynamic_batching { priority_levels: 2 default_priority_level: 3 }", "default_priority_level 3"),
+        ("dynamic_batching { priority_levels: 2 }", "default_priority_level 0"),
+        ("dynamic_batching { priority_levels: 99999999 default_priority_level: 3 }", "priority_levels 99999999"),
+        (
+            "dynamic_batching { priority_levels: 1 default_priority_level: 1 priority_queue_policy { key: 2 } }",
+            "priority_queue_policy 2",
+        ),
+        (
+            "dynamic_batching { preserve_ordering: true priority_levels: 2 default_priority_level: 1 }",
+            "priority_levels",
+        ),
+        ("dynamic_batching { preserve_ordering: true default_queue_policy { timeout_action: DELAY } }", "DELAY"),
+        ("instance_group { count: -1 }", "instance_group.count -1"),
+        ("instance_group { count: 100000 }", "instance_group.count 100000"),
+        ("instance_group { kind: KIND_CPU gpus: 0 }", "instance_group.gpus"),
+        ('parameters { key: "NUM_THREADS" value { string_value: "many" } }', "parameters.NUM_THREADS 'many'"),
+        ('parameters { key: "DISABLE_OPTIMIZED_EXECUTION" }', "DISABLE_OPTIMIZED_EXECUTION"),
+        ("version_policy { specific { } }", "version_policy"),
+        (
+            "response_cache { enable: true } backend: 'python' model_transaction_policy { decoupled: true }",
+            "response_cache",
+        ),
         ("frobnicate: 1", "frobnicate"),
         ('name: "x', "cannot be parsed"),
         ("\x00", "cannot be parsed"),
@@ -102,18 +133,43 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         read_config_pbtxt("m", tmp_path / "config.pbtxt")
 
 
-def test_fields_that_are_not_acted_on_are_warned_about_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """By name, once a model, however often it is loaded."""
+def test_fields_that_are_not_acted_on_are_warned_about_by_name(tmp_path: Path) -> None:
+    """In one sentence; what is acted on, or is so anyway, is not in it."""
     text = """
-    dynamic_batching { } instance_group [{ count: 2 }] parameters { key: "k" value { string_value: "v" } }
-    input { name: "x" data_type: TYPE_FP32 dims: 1 optional: true }
+    max_batch_size: 4 dynamic_batching { } instance_group [{ count: 2 host_policy: "p" }]
+    parameters [{ key: "k" value { string_value: "v" } }, { key: "INFERENCE_MODE" value { string_value: "true" } }]
+    input { name: "x" data_type: TYPE_FP32 dims: [1, 1, 1] optional: true allow_ragged_batch: true format: FORMAT_NCHW }
+    optimization { priority: PRIORITY_MAX } metric_tags { key: "a" value: "b" } model_metrics { }
+    cc_model_filenames { key: "7.5" value: "b" } response_cache { enable: true }
     model_transaction_policy { decoupled: false }
     """
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            read(tmp_path, text)
-    (record,) = caplog.records
-    assert f"'{tmp_path.name}' sets dynamic_batching, input.optional, instance_group, parameters" in record.getMessage()
+    assert warned(tmp_path, text) == (
+        "cc_model_filenames, input.allow_ragged_batch, input.format, instance_group.host_policy, metric_tags, "
+        "model_metrics, optimization, parameters.k, response_cache"
+    )
+
+
+def test_a_gpu_is_warned_about_where_there_is_none(tmp_path: Path) -> None:
+    """And CPU instances stay on the CPU of a server with one."""
+    text = "instance_group { kind: KIND_GPU gpus: 0 }"
+    assert warned(tmp_path, text) == "instance_group.gpus, instance_group.kind"
+    assert read_config_pbtxt("m", tmp_path / "config.pbtxt", "cuda").idle == ("instance_group.gpus",)
+    (tmp_path / "config.pbtxt").write_text("instance_group { kind: KIND_CPU }")
+    assert read_config_pbtxt("m", tmp_path / "config.pbtxt", "cuda").device == "cpu"
+    assert read_config_pbtxt("m", tmp_path / "config.pbtxt").device is None
+
+
+@pytest.mark.parametrize("name", ["intra_op_thread_count", "INTRA_OP_THREAD_COUNT", "NUM_THREADS"])
+def test_parameters_of_triton_s_backends_set_what_we_have(tmp_path: Path, name: str) -> None:
+    """Threads, by three names, and plain graphs; 0 threads are the runtime's choice."""
+    plain = 'parameters { key: "DISABLE_OPTIMIZED_EXECUTION" value { string_value: "true" } }'
+    threads = f'parameters {{ key: "{name}" value {{ string_value: "3" }} }}'
+    found = read(tmp_path, plain + threads)
+    assert (found.threads, found.optimize, found.idle) == (3, False, ())
+    found = read(tmp_path, (plain + threads).replace("true", "false").replace("3", "0"))
+    assert (found.threads, found.optimize) == (None, None)
+    found = read(tmp_path, 'backend: "python"' + plain + threads)
+    assert (found.threads, found.optimize, found.idle_in_python) == (None, None, ())
 
 
 PYTHON = """
@@ -145,11 +201,9 @@ def test_the_json_is_what_protobuf_writes_but_for_large_integers(tmp_path: Path)
     """Protobuf's own JSON has integers of 64 bits as strings; Triton's has not."""
     from google.protobuf import json_format
 
-    file = tmp_path / "config.pbtxt"
-    file.write_text(
+    message = triton_schema.parse(
         PYTHON + "version_policy { specific { versions: [1, 9007199254740993] } } model_warmup { name: 'w' }"
     )
-    message = config_pbtxt._parse(file)
     wanted = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -157,7 +211,7 @@ def test_the_json_is_what_protobuf_writes_but_for_large_integers(tmp_path: Path)
     wanted["dynamic_batching"]["max_queue_delay_microseconds"] = 5_000_000_000
     wanted["dynamic_batching"]["default_priority_level"] = wanted["dynamic_batching"]["priority_levels"] = 0
     wanted["version_policy"]["specific"]["versions"] = [1, 9007199254740993]
-    assert config_pbtxt.as_json(message) == wanted
+    assert triton_schema.as_json(message) == wanted
 
 
 def test_what_is_not_set_is_not_there(tmp_path: Path) -> None:
@@ -167,10 +221,12 @@ def test_what_is_not_set_is_not_there(tmp_path: Path) -> None:
     assert not {"dynamic_batching", "model_transaction_policy", "version_policy"} & found.keys()
 
 
-def test_other_backends_have_no_use_for_the_json(tmp_path: Path) -> None:
-    """Their configuration is in the fields of ours; without a backend the folder may still hold Triton's Python."""
-    assert read(tmp_path, 'backend: "onnxruntime"').triton is None
-    assert read(tmp_path, "max_batch_size: 8").triton is not None
+def test_every_model_has_the_json_with_its_name(tmp_path: Path) -> None:
+    """The configuration's own, or the one that the model is called by."""
+    for text, name in (('backend: "onnxruntime"', tmp_path.name), ('name: "own"', "own")):
+        found = read(tmp_path, text).triton
+        assert found is not None
+        assert found["name"] == name
 
 
 def test_a_python_model_needs_no_inputs(tmp_path: Path) -> None:
@@ -179,38 +235,32 @@ def test_a_python_model_needs_no_inputs(tmp_path: Path) -> None:
     assert (found.inputs, found.outputs, found.file) == (None, None, None)
 
 
-def test_a_python_models_own_fields_are_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_python_models_own_fields_are_used(tmp_path: Path) -> None:
     """Instances, batching, parameters and decoupled are no reason for a warning."""
-    read(tmp_path, PYTHON)
-    assert not caplog.records
+    assert warned(tmp_path, PYTHON, is_python=True) == ""
 
 
-def test_what_a_python_model_sets_in_vain_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_python_model_sets_in_vain_is_warned_about(tmp_path: Path) -> None:
     """Down to the fields of the batcher and of the groups."""
     text = """
-    backend: "python" optimization { }
+    backend: "python" optimization { } max_batch_size: 4
     dynamic_batching { preferred_batch_size: [4] preserve_ordering: true }
     instance_group [{ count: 1 kind: KIND_GPU gpus: [0] }]
     """
-    with caplog.at_level(logging.WARNING):
-        read(tmp_path, text)
-    (record,) = caplog.records
-    wanted = (
+    assert warned(tmp_path, text, is_python=True) == (
         "dynamic_batching.preferred_batch_size, dynamic_batching.preserve_ordering, instance_group.gpus, "
-        "instance_group.kind, optimization,"
+        "instance_group.kind, optimization"
     )
-    assert wanted in record.getMessage()
 
 
-def test_nothing_is_warned_about_where_all_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_warned_about_where_all_is_used(tmp_path: Path) -> None:
     """A plain configuration is silent."""
-    read(tmp_path, 'name: "m" backend: "pytorch" input { name: "x" data_type: TYPE_FP32 dims: 1 }')
-    assert not caplog.records
+    assert not warned(tmp_path, 'name: "m" backend: "pytorch" input { name: "x" data_type: TYPE_FP32 dims: 1 }')
 
 
 def test_without_tritonclient_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only whoever brings a config.pbtxt needs it."""
-    config_pbtxt._schema.cache_clear()
+    triton_schema.load_schema.cache_clear()
     monkeypatch.setitem(sys.modules, "tritonclient", None)
     with pytest.raises(InvalidArtifactError, match=r"pip install wharf-serving\[triton\].*wharf\.toml"):
         read(tmp_path, "")

@@ -1,0 +1,155 @@
+"""Protobuf to questions and from answers: what clients other than the vendor's send, and what contradicts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.codecs.v2 import Wanted
+from serving.errors import BadRequestError
+from serving.grpc import messages
+from serving.inference import Answer
+
+pb = pytest.importorskip("tritonclient.grpc.service_pb2")
+
+# A datatype, the field that it is typed in, values.
+TYPED: list[tuple[str, str, list[Any]]] = [
+    ("BOOL", "bool_contents", [True, False]),
+    ("INT8", "int_contents", [-128, 127]),
+    ("INT32", "int_contents", [-5, 5]),
+    ("INT64", "int64_contents", [-(2**63), 1]),
+    ("UINT16", "uint_contents", [65535, 0]),
+    ("UINT64", "uint64_contents", [2**64 - 1, 0]),
+    ("FP32", "fp32_contents", [0.5, -0.5]),
+    ("FP64", "fp64_contents", [0.1, -0.1]),
+    ("BYTES", "bytes_contents", [b"\xff", b""]),
+]
+
+
+def request(datatype: str = "FP32", shape: tuple[int, ...] = (2,), raw: bytes | None = None, **contents: Any) -> Any:
+    """A request of one input."""
+    made = pb.ModelInferRequest(model_name="m", id="7")
+    made.inputs.add(name="x", datatype=datatype, shape=shape)
+    for field, values in contents.items():
+        getattr(made.inputs[0].contents, field).extend(values)
+    if raw is not None:
+        made.raw_input_contents.append(raw)
+    return made
+
+
+@pytest.mark.parametrize(("datatype", "field", "values"), TYPED)
+def test_typed_contents_become_arrays(datatype: str, field: str, values: list[Any]) -> None:
+    """Each datatype from the field that the protocol has for it."""
+    question, length = messages.read(request(datatype, (2,), None, **{field: values}))
+    found, array = question.inputs["x"]
+    assert (found, array.tolist()) == (datatype, values)
+    assert length > 0
+
+
+def test_raw_contents_are_seen_in_place() -> None:
+    """The array is a view of the message's bytes, whose number is what admission counts."""
+    question, length = messages.read(request(raw=np.array([1, 2], np.float32).tobytes()))
+    array = question.inputs["x"][1]
+    assert (array.tolist(), length, question.id) == ([1, 2], 8, "7")
+    assert not array.flags.owndata
+
+
+def _with(made: Any, change: Callable[[Any], object]) -> Any:
+    change(made)
+    return made
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "fewer raw contents than inputs": (
+        _with(request(raw=b"12345678"), lambda made: made.inputs.add(name="y", datatype="FP32", shape=[1])),
+        "expected 2 raw_input_contents for model 'm', got 1",
+    ),
+    "raw and typed at once": (
+        request(raw=b"12345678", fp32_contents=[1, 2]),
+        "contents field must not be specified when using raw_input_contents for 'x'",
+    ),
+    "too few raw bytes": (request(raw=b"1234"), "unexpected size for input 'x', expecting 8 bytes, got 4"),
+    "too few elements": (request(fp32_contents=[1]), "expecting 2 in fp32_contents, got 1"),
+    "another type's field": (request("INT64", int_contents=[1, 2]), "expecting 2 in int64_contents, got 0"),
+    "no typed field": (request("FP16"), "FP16 has no typed contents: send raw_input_contents"),
+    "values out of range": (request("INT8", int_contents=[1, 300]), "values that INT8 does not hold"),
+    "no datatype": (request("FP33"), "has datatype 'FP33': one of BOOL"),
+    "a negative dimension": (request(shape=(-1,), raw=b""), "dimensions are 0 to 2\\*\\*31 - 1"),
+    "a great rank": (request(shape=(1,) * 65, raw=b"1234"), "has the shape"),
+    "shared memory": (
+        _with(
+            request(raw=b"12345678"),
+            lambda made: (
+                made.inputs[0].parameters["shared_memory_region"].MergeFrom(pb.InferParameter(string_param="r"))
+            ),
+        ),
+        "shared memory is off over gRPC: send",
+    ),
+    "a reserved parameter": (
+        _with(request(), lambda made: made.parameters["triton_x"].MergeFrom(pb.InferParameter(bool_param=True))),
+        "reserved for Triton usage: 'triton_x'",
+    ),
+    "a negative priority": (
+        _with(request(), lambda made: made.parameters["priority"].MergeFrom(pb.InferParameter(int64_param=-1))),
+        "parameter 'priority' is -1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_requests_that_contradict_themselves_are_told(case: str) -> None:
+    """The input or the parameter by name."""
+    made, text = WRONG[case]
+    with pytest.raises(BadRequestError, match=text):
+        messages.read(made)
+
+
+def test_outputs_may_ask_for_classes_and_not_for_shared_memory() -> None:
+    """At most a million classes."""
+    made = request(fp32_contents=[1, 2])
+    made.outputs.add(name="y").parameters["classification"].int64_param = 3
+    assert messages.read(made)[0].outputs == [Wanted("y", is_binary=True, classes=3)]
+    made.outputs[0].parameters["classification"].int64_param = 10**6 + 1
+    with pytest.raises(BadRequestError, match="at most 1000000"):
+        messages.read(made)
+    made.outputs[0].parameters["shared_memory_region"].string_param = "r"
+    with pytest.raises(BadRequestError, match="shared memory is off"):
+        messages.read(made)
+
+
+def test_parameters_keep_their_types_both_ways() -> None:
+    """What gRPC has no type for travels as JSON; a value that is none is None."""
+    given = {"b": True, "i": -1, "f": 0.5, "s": "text", "l": [1], "n": 2**80}
+    entries = pb.ModelInferResponse().parameters
+    messages.write_parameters(entries, given)
+    assert messages.read_parameters(entries) == given | {"l": "[1]", "n": str(2**80)}
+    empty = pb.ModelInferRequest()
+    empty.parameters["x"].MergeFrom(pb.InferParameter())
+    assert messages.read_parameters(empty.parameters) == {"x": None}
+
+
+def test_the_marker_of_streams_is_no_parameter_of_the_model() -> None:
+    """And priority and timeout are the question's own."""
+    made = request(fp32_contents=[1, 2])
+    made.parameters[messages.WANTS_FINAL].bool_param = True
+    made.parameters["priority"].uint64_param = 2
+    made.parameters["timeout"].int64_param = 5
+    question, _ = messages.read(made)
+    assert messages.WANTS_FINAL not in question.parameters
+    assert (question.priority, question.timeout_us) == (2, 5)
+
+
+def test_an_answer_is_written_raw() -> None:
+    """Names, datatypes and shapes beside the bytes."""
+    texts = np.array([b"ab"], np.object_)
+    answer = Answer("m", "1", "7", {"y": np.ones((1, 2), np.float32), "t": texts}, {"p": 1})
+    written = messages.write(answer)
+    assert [(each.name, each.datatype, list(each.shape)) for each in written.outputs] == [
+        ("y", "FP32", [1, 2]),
+        ("t", "BYTES", [1]),
+    ]
+    assert list(written.raw_output_contents) == [np.ones(2, np.float32).tobytes(), b"\x02\x00\x00\x00ab"]
+    assert (written.model_version, written.id, written.parameters["p"].int64_param) == ("1", "7", 1)

@@ -1,0 +1,71 @@
+"""One version of a model is served, and whoever wants more is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.errors import InvalidArtifactError
+from serving.repository.layouts import ModelSpec, describe
+from tests.unit.repository.written import TRITON, write
+
+pytest.importorskip("tritonclient")
+
+THREE = ("1/model.onnx", "2/model.onnx", "10/model.onnx", "011/model.onnx", "x/model.onnx")
+
+
+def described(folder: Path, policy: str, *names: str) -> ModelSpec:
+    return describe("m", write(folder, *(names or THREE), config_pbtxt=policy and f"version_policy {{ {policy} }}"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "version", "left_out"),
+    [
+        ("", "10", ""),
+        ("latest { }", "10", ""),
+        ("latest { num_versions: 1 }", "10", ""),
+        ("latest { num_versions: 2 }", "10", "2 are not"),
+        ("latest { num_versions: 9 }", "10", "1, 2 are not"),
+        ("all { }", "10", "1, 2 are not"),
+        ("specific { versions: 2 }", "2", ""),
+        ("specific { versions: [2, 1] }", "2", "1 are not"),
+    ],
+)
+def test_the_highest_version_of_the_policy_is_served(tmp_path: Path, policy: str, version: str, left_out: str) -> None:
+    """Names that are no numbers or start with 0 are no versions; the others that it wants are warned about by name."""
+    spec = described(tmp_path, policy)
+    assert (spec.version, spec.file) == (version, tmp_path / version / "model.onnx")
+    assert len(spec.warnings) == bool(left_out)
+    assert all(left_out in warning and "version_policy" in warning for warning in spec.warnings)
+
+
+@pytest.mark.parametrize("versions", ["3", "[1, 3]", "-1", "11"])
+def test_a_version_that_is_not_there_is_refused(tmp_path: Path, versions: str) -> None:
+    """By the field and the number."""
+    with pytest.raises(InvalidArtifactError, match=rf"version_policy specific {versions.strip('[]').split()[-1]}\b"):
+        described(tmp_path, f"specific {{ versions: {versions} }}")
+
+
+def test_a_model_without_versions_is_version_1(tmp_path: Path) -> None:
+    """And no other."""
+    assert described(tmp_path, "specific { versions: 1 }", "model.onnx").version == "1"
+    with pytest.raises(InvalidArtifactError, match="version_policy specific 2"):
+        described(tmp_path, "specific { versions: 2 }", "model.onnx")
+
+
+def test_python_and_named_files_follow_the_policy(tmp_path: Path) -> None:
+    """Whoever handles them."""
+    folder = write(tmp_path / "p", "3/x", config_pbtxt='backend: "python" version_policy { specific { versions: 2 } }')
+    for version in ("2", "3"):
+        write(folder, **{f"{version}__model_py": TRITON})
+    assert (describe("p", folder).version, describe("p", folder).file) == ("2", folder / "2" / "model.py")
+    policy = 'default_model_filename: "net.onnx" version_policy { specific { versions: 1 } }'
+    folder = write(tmp_path / "f", "1/net.onnx", "2/net.onnx", config_pbtxt=policy)
+    assert (describe("f", folder).version, describe("f", folder).file) == ("1", folder / "1" / "net.onnx")
+
+
+def test_a_named_folder_holds_the_model(tmp_path: Path) -> None:
+    """ONNX with weights beside it, as Triton lays it out."""
+    folder = write(tmp_path, "1/net.onnx/model.onnx", config_pbtxt='default_model_filename: "net.onnx"')
+    assert describe("m", folder).file == folder / "1" / "net.onnx" / "model.onnx"
