@@ -134,7 +134,7 @@ def test_what_is_said_besides(target: Target, same: Same, flavour: str, more: st
 def test_compression(target: Target, same: Same, http_flavour: str, algorithm: str, way: str) -> None:
     """Of requests, of answers, of both."""
     ways = ["request", "response"] if way == "both" else [way]
-    more = {f"{each}_compression_algorithm": algorithm for each in ways}
+    more: dict[str, Any] = {f"{each}_compression_algorithm": algorithm for each in ways}
     same(infer(target, http_flavour, "add_sub", BOTH, **more))
 
 
