@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,24 @@ def infer(
     """Infer once."""
     wanted = None if outputs is None else [make_output(flavour, each) for each in outputs]
     return call(target, flavour, "infer", model, [make_input(flavour, each) for each in inputs], outputs=wanted, **more)
+
+
+def index_of(target: Target, flavour: str, name: str) -> Any:
+    """Return what the index says of one model."""
+    found = call(target, flavour, "get_model_repository_index")
+    entries = found if flavour.startswith("http") else found["models"]
+    return [each for each in entries if each["name"] == name]
+
+
+def unload(target: Target, flavour: str, name: str) -> Any:
+    """Unload and wait until the index says so: an unload is answered before it is done."""
+    answer = call(target, flavour, "unload_model", name)
+    pause = threading.Event()
+    for _ in range(300):
+        if all(each.get("state", "UNAVAILABLE") == "UNAVAILABLE" for each in index_of(target, flavour, name)):
+            return answer
+        pause.wait(0.05)
+    raise AssertionError(f"{name} was not unloaded within 15 s: {index_of(target, flavour, name)}")
 
 
 def make_input(flavour: str, each: Input) -> Any:

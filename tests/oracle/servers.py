@@ -20,7 +20,7 @@ from tests.server import RunningServer
 
 REPOSITORY = Path(__file__).parent / "repository"
 # They must not load: tests of their own ask them to.
-UNLOADED = {"broken_config", "fails_to_start", "misnamed", "spare"}
+UNLOADED = {"broken_config", "fails_to_start", "misnamed", "reloaded", "spare"}
 _GRPC = re.compile(r"event=grpc_listening\b.* address=(\S+)")
 
 

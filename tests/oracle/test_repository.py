@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.oracle.clients import Input, call, infer
+from tests.oracle.clients import Input, call, index_of, infer, unload
 from tests.oracle.conftest import Same
 from tests.oracle.servers import REPOSITORY, Target
 
@@ -28,24 +27,6 @@ CONFIG = {
     "output": [_tensor("OUTPUT0"), _tensor("OUTPUT1")],
 }
 OTHER_CODE = (REPOSITORY / "add_sub/1/model.py").read_text().replace("left + right", "left * right").encode()
-
-
-def index_of(target: Target, flavour: str, name: str) -> Any:
-    """Return what the index says of one model."""
-    found = call(target, flavour, "get_model_repository_index")
-    entries = found if flavour.startswith("http") else found["models"]
-    return [each for each in entries if each["name"] == name]
-
-
-def unload(target: Target, flavour: str, name: str) -> Any:
-    """Unload and wait until the index says so: an unload is answered before it is done."""
-    answer = call(target, flavour, "unload_model", name)
-    pause = threading.Event()
-    for _ in range(300):
-        if all(each.get("state", "UNAVAILABLE") == "UNAVAILABLE" for each in index_of(target, flavour, name)):
-            return answer
-        pause.wait(0.05)
-    raise AssertionError(f"{name} was not unloaded within 15 s: {index_of(target, flavour, name)}")
 
 
 def test_a_model_is_loaded_used_and_unloaded(target: Target, same: Same, flavour: str) -> None:
@@ -117,9 +98,11 @@ def test_files_may_not_leave_the_folder(target: Target, same: Same, flavour: str
 @pytest.mark.parametrize("config", ["{", "[]", "{}", '{"max_batch_size": "x"}', '{"unknown_field": 1}'])
 def test_a_configuration_that_cannot_be_used(target: Target, same: Same, flavour: str, config: str) -> None:
     """It is refused and the model is as it was."""
-    call(target, flavour, "load_model", "counted")
-    answer = call(target, flavour, "load_model", "counted", config=config)
-    same({"load": answer, "ready": call(target, flavour, "is_model_ready", "counted")})
+    call(target, flavour, "load_model", "spare")
+    answer = call(target, flavour, "load_model", "spare", config=config)
+    seen = {"load": answer, "ready": call(target, flavour, "is_model_ready", "spare")}
+    unload(target, flavour, "spare")
+    same(seen)
 
 
 @pytest.mark.parametrize("model", ["nope", "broken_config", "misnamed"])
@@ -129,7 +112,7 @@ def test_what_cannot_be_polled(target: Target, same: Same, flavour: str, model: 
 
 
 def test_a_model_that_fails_to_start(target: Target, same: Same, flavour: str) -> None:
-    """The reason is in the answer and in the index; the server is not ready until the model is unloaded."""
+    """The reason is in the answer and in the index; the server is not ready until a load of it succeeds."""
     seen = {"load": call(target, flavour, "load_model", "fails_to_start")}
     seen["index"] = index_of(target, flavour, "fails_to_start")
     seen["infer"] = infer(target, flavour, "fails_to_start", [Input("IN", np.zeros(1, np.int32))])
@@ -138,6 +121,16 @@ def test_a_model_that_fails_to_start(target: Target, same: Same, flavour: str) -
     seen["unload"] = call(target, flavour, "unload_model", "fails_to_start")
     seen["index after"] = index_of(target, flavour, "fails_to_start")
     seen["server ready after"] = call(target, flavour, "is_server_ready")
+    call(
+        target,
+        flavour,
+        "load_model",
+        "fails_to_start",
+        config=json.dumps(CONFIG),
+        files={"file:1/model.py": OTHER_CODE},
+    )
+    unload(target, flavour, "fails_to_start")
+    seen["server ready after a load that did not fail"] = call(target, flavour, "is_server_ready")
     same(seen)
 
 
