@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
 from typing import Any, cast
+
+import orjson
 
 from serving.backends.base import HandlerModel, LoadedModel
 from serving.codecs import binary, json, v2
@@ -40,7 +42,7 @@ from serving.repository.source import ModelSource
 from serving.residents import Resident
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
-from serving.workers.handler import Request
+from serving.workers.handler import Reply, Request
 
 
 @dataclass(slots=True)
@@ -90,19 +92,26 @@ class Inference:
 
         Raises `ModelNotFoundError`, `BadRequestError` with Triton's text, and what the model raises.
         """
-        started = perf_counter_ns()
         with self._held(name, version) as (model, spec):
-            counters = self.statistics.of(spec.name, spec.version)
-            try:
-                tensors, rows = self._checked(question, model, spec)
-                outputs, spent = self._run(tensors, question, model, started)
-                chosen = choose(outputs, question, spec, model.signature)
-            except ServingError as error:
-                is_rejected = isinstance(error, (BadRequestError, UnavailableError))
-                counters.failed(perf_counter_ns() - started, is_rejected=is_rejected)
-                raise
-            counters.succeeded(perf_counter_ns() - started, spent, rows)
-            return Answer(spec.name, spec.version, question.id, chosen)
+            return self._answer(question, model, spec)
+
+    def infer_held(self, resident: Resident, question: Question) -> Answer:
+        """Answer a request of a model that the caller holds ready, under the name that it is held by."""
+        return self._answer(question, resident.model, _spec(resident))
+
+    def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec) -> Answer:
+        started = perf_counter_ns()
+        counters = self.statistics.of(spec.name, spec.version)
+        try:
+            tensors, rows = self._checked(question, model, spec)
+            outputs, spent = self._run(tensors, question, model, started)
+            chosen = choose(outputs, question, spec, model.signature)
+        except ServingError as error:
+            is_rejected = isinstance(error, (BadRequestError, UnavailableError))
+            counters.failed(perf_counter_ns() - started, is_rejected=is_rejected)
+            raise
+        counters.succeeded(perf_counter_ns() - started, spent, rows)
+        return Answer(spec.name, spec.version, question.id, chosen)
 
     def stream(self, name: str, version: str, question: Question) -> Iterator[Answer]:
         """Yield what a model answers, none to many times; closing it tells a decoupled model that the client left."""
@@ -133,7 +142,7 @@ class Inference:
             finally:
                 getattr(reply.chunks, "close", lambda: None)()
         elif reply.status >= 400:
-            raise ModelFailedError(_error_text(bytes(reply.body)))
+            raise _failure(reply)
 
     def signature(self, name: str, version: str = "") -> Signature:
         """Return the model's inputs and outputs; loads it where that may be."""
@@ -163,7 +172,7 @@ class Inference:
                 getattr(reply.chunks, "close", lambda: None)()
                 raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
             if reply.tensors is None:
-                raise ModelFailedError(_error_text(bytes(reply.body)))
+                raise _failure(reply)
             spent = reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
             return reply.tensors, spent
         with self._cores.lease(model.threads, left_s):
@@ -185,8 +194,12 @@ class Inference:
                 raise ModelNotFoundError(f"Request for unknown model: '{name}' version {version} is not found")
             yield resident.model, spec
 
+    def _is_unloaded(self, name: str) -> bool:
+        """Say whether the repository extension unloaded it, and nobody loaded it since."""
+        return name in self._unloaded and self._manager.peek(name) is None
+
     def _refuse_unloaded(self, name: str) -> None:
-        if name in self._unloaded:
+        if self._is_unloaded(name):
             raise ModelNotFoundError(f"Request for unknown model: '{name}' has no available versions")
 
     # ---- what is there ----------------------------------------------------------------------------------------------
@@ -203,7 +216,7 @@ class Inference:
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Say whether a request for `name` would be served: it is loaded, or (standalone) loads when asked for."""
-        if name in self._unloaded:
+        if self._is_unloaded(name):
             return False
         resident = self._manager.peek(name)
         if resident is not None:
@@ -324,9 +337,26 @@ def streamed(line: bytes) -> Tensors:
     }
 
 
+# What a model's own code says with a status of its own; any other status is a failure of the model.
+_KINDS: dict[int, type[ServingError]] = {
+    400: BadRequestError,
+    404: ModelNotFoundError,
+    501: UnsupportedError,
+    503: UnavailableError,
+    507: InsufficientMemoryError,
+}
+
+
+def _failure(reply: Reply) -> ServingError:
+    """Return the error that a reply without tensors is."""
+    return _KINDS.get(reply.status, ModelFailedError)(_error_text(bytes(reply.body)))
+
+
 def _error_text(body: bytes) -> str:
     text = body.decode("utf-8", "replace")
-    return text.removeprefix('{"error": "').removesuffix('"}') or "The model answered nothing."
+    with suppress(ValueError, KeyError, TypeError):  # a model's own words
+        text = str(orjson.loads(body)["error"])
+    return text or "The model answered nothing."
 
 
 def _spec(resident: Resident) -> ModelSpec:

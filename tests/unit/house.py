@@ -152,8 +152,9 @@ class House:
         self.journal = Journal(self.journal_path)
         self.store = Store(folder / "cache", 1 << 30)
         self.evicted: list[Candidate] = []
+        self.source = ModelSource(self.root, self.store, allow_fake=True)
         self.manager = ModelManager(
-            ModelSource(self.root, self.store, allow_fake=True),
+            self.source,
             {"fake": self.backend},
             self.ledger,
             self.metrics,
