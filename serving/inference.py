@@ -97,7 +97,8 @@ class Inference:
 
     def infer_held(self, resident: Resident, question: Question) -> Answer:
         """Answer a request of a model that the caller holds ready, under the name that it is held by."""
-        return self._answer(question, resident.model, _spec(resident))
+        spec = _spec(resident)
+        return self._answer(question, resident.model, spec)
 
     def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec) -> Answer:
         started = perf_counter_ns()
