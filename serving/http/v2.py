@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 
@@ -222,9 +221,9 @@ def _model(parts: list[str]) -> tuple[str, str]:
 
 
 def _decoded(name: str) -> str:
-    """Return a name of the path, which WSGI hands over as latin-1, percent-decoded or not."""
+    """Return a name of the path, which WSGI hands over percent-decoded, its bytes as latin-1."""
     try:
-        return unquote(name.encode("latin-1").decode(), errors="strict")
+        return name.encode("latin-1").decode()
     except UnicodeError:
         raise ModelNotFoundError(f"Request for unknown model: {ascii(name[:80])} is not found") from None
 
