@@ -20,7 +20,7 @@ from tests.models import MIB, make_fake
 from tests.server import RunningServer
 
 BATCH = 20
-EXAMPLES = 100
+EXAMPLES = 60
 # Too busy, no room, not served here. 500 is what Triton says of a body that does not parse and of a model that failed.
 DELIBERATE = {501, 503, 507}
 PARSE_OR_MODEL = re.compile(
@@ -91,8 +91,10 @@ encodings = st.sampled_from([None, None, None, "gzip", "deflate", "br", "identit
 
 
 def _packed(body: bytes, encoding: str | None, cut: int) -> bytes:
-    pack = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding or "")
-    return body if pack is None else (pack(body)[: -cut or None])
+    if encoding not in ("gzip", "deflate"):
+        return body
+    packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    return packed[: -cut or None]
 
 
 requests = st.tuples(routes, bodies, lengths, encodings, st.sampled_from([0, 0, 0, 1, 9]), st.booleans())
@@ -120,6 +122,8 @@ def test_malformed_v2_requests_get_a_deliberate_answer(start_server: StartServer
     """Never a 5xx but deliberate ones, never a traceback, and the server lives."""
     server = start_server(WHARF_HTTP_SERVER=http_server, WHARF_ACCESS_LOG="off")
     _fakes(server)
+    # Granian drops a connection whose body nobody read: each request has its own.
+    client = httpx.Client(base_url=server.url, timeout=20, limits=httpx.Limits(max_keepalive_connections=0))
 
     @settings(
         max_examples=EXAMPLES // (1 if http_server == "granian" else 4),
@@ -129,7 +133,7 @@ def test_malformed_v2_requests_get_a_deliberate_answer(start_server: StartServer
     @given(st.lists(requests, min_size=BATCH, max_size=BATCH))
     def ask(batch: list[Any]) -> None:
         for request in batch:
-            answer = _ask(server.client, request)
+            answer = _ask(client, request)
             if answer.status_code >= 500 and answer.status_code not in DELIBERATE:
                 assert answer.status_code == 500, (request, answer.text)
                 assert PARSE_OR_MODEL.search(answer.json()["error"]), (request, answer.text)
@@ -137,6 +141,7 @@ def test_malformed_v2_requests_get_a_deliberate_answer(start_server: StartServer
             assert "Internal error" not in answer.text, request
 
     ask()
+    client.close()
     assert server.client.get("/v2/health/ready").status_code == 200
     assert "internal_error" not in server.log()
 
