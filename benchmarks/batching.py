@@ -1,8 +1,8 @@
 """What the dynamic batcher gives: requests a second with many clients, and what it costs one client.
 
 Two sample models in ONNX Runtime, each as it is and with a config.pbtxt that asks for dynamic batching; one server on
-core 0, the load on the last core, one image or text a request, interleaved rounds. A cell is a fixed number of requests,
-as a window of time would cut batches of seconds. Prints, for each number of clients, batched over unbatched throughput
+core 0, the load on the last core, one image or text a request, interleaved rounds. A cell is a number of requests:
+a window of time would cut through batches. Prints, for each number of clients, batched over unbatched throughput
 of the same round, and p99 of one client. Usage: python benchmarks/batching.py [models] [--rounds 5] [--requests 128]
 """
 
@@ -104,9 +104,7 @@ def print_cells(name: str, cells: dict[tuple[str, int], list[Cell]]) -> None:
         pairs = list(zip(cells[f"{name}_on", count], cells[f"{name}_off", count], strict=True))
         ratios = [on.requests_per_s / off.requests_per_s for on, off in pairs]
         spread = f"({min(ratios):.2f}-{max(ratios):.2f})"
-        print(
-            f"{name}: batching at {count} clients: {statistics.median(ratios):.2f} times the requests a second {spread}"
-        )
+        print(f"{name}: batching at {count} clients: {statistics.median(ratios):.2f} times the throughput {spread}")
     p99 = statistics.median(on.p99_ms / off.p99_ms for on, off in pairs_at_one(name, cells))
     print(f"{name}: batching at 1 client: {p99:.2f} times the p99")
 
