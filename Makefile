@@ -62,7 +62,12 @@ check: $(STAMP)-dev ## Format, lint, types, floors, Dockerfiles, shell scripts
 
 .PHONY: test
 test: cover ## Run every test but those of the images: first `cover`, then the tests of whole servers
-	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers
+	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --ignore tests/oracle
+
+# SERVER: triton, wharf or both. RECORD=--record with SERVER=triton writes down anew what a real tritonserver answers.
+.PHONY: test-oracle
+test-oracle: $(STAMP)-dev .oracle/.stamp ## Ask a real tritonserver and ours the same by tritonclient and compare (SERVER=wharf for ours alone)
+	$(BIN)/python -m pytest tests/oracle --server $(or $(SERVER),both) $(RECORD)
 
 .PHONY: cover
 cover: install-dev models ## Run the tests of rooms, state machines and workers; hold branch coverage to its gate (pyproject.toml)
@@ -97,7 +102,7 @@ test-image/cpu: $(STAMP)-dev ## Build an image and test it in a real Docker engi
 .PHONY: clean
 clean: ## Remove what was built or installed here; stop and remove the private Docker engine
 	scripts/engine purge
-	rm -rf .venv dist build models *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .oracle dist build models *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # --- stamps -----------------------------------------------------------------------------------------------------------
 
@@ -127,6 +132,12 @@ $(STAMP)-samples: requirements/samples.txt requirements/build.txt pyproject.toml
 $(STAMP)-dev: requirements/dev.txt requirements/build.txt pyproject.toml | .venv/bin/python
 	$(call install,dev)
 	@touch $(STAMP)-serve $(STAMP)-samples
+
+.oracle/.stamp: requirements/oracle.txt | .venv/bin/python
+	@echo "Installing a real tritonserver into .oracle"
+	@$(BIN)/python -m venv .oracle/venv
+	@.oracle/venv/bin/python -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements/oracle.txt
+	@touch $@
 
 # By itself and without its needs, which are locked: see requirements/torch-deps.in.
 $(STAMP)-torch: $(STAMP)-dev

@@ -15,6 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--url` and `--model-root` point the contract suite at a running server with fake models allowed."""
     parser.addoption("--url", help="a running server; without it the suite starts its own")
     parser.addoption("--model-root", help="the folder here that is mounted at /opt/ml/models there")
+    parser.addoption("--server", choices=["triton", "wharf", "both"], default="both", help="whom tests/oracle asks")
+    parser.addoption("--record", action="store_true", help="write down what tritonserver answers (tests/oracle)")
 
 
 StartServer = Callable[..., RunningServer]
