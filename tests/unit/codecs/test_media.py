@@ -9,7 +9,7 @@ import pytest
 
 from serving.codecs.media import Decoded, decode, encode
 from serving.errors import BadRequestError, NotAcceptableError, UnsupportedMediaTypeError
-from serving.tensors import Array
+from serving.tensors import Array, Signature, TensorSpec
 from tests.unit.codecs.signatures import PAIR, ROWS, TEXT, UNTOLD, signature
 
 X = np.array([[1, 2, 3, 4]], np.float32)
@@ -206,3 +206,12 @@ def test_outputs_of_no_wire_type_are_a_406(kind: str, accept: str) -> None:
     """Dates and complex numbers have no data type here; a NaT once made half a JSON document."""
     with pytest.raises(NotAcceptableError, match=r"Output 'y' has values of type"):
         encode({"y": np.array([1, "NaT"] if kind != "complex64" else [1], kind)}, accept)
+
+
+def test_v2_json_under_octet_stream_is_json_even_where_its_length_would_fit() -> None:
+    """Chance must not make numbers of text; what only begins like it stays raw."""
+    anything = Signature((TensorSpec("x", "UINT8", (-1,)),), ())
+    text = b'{"inputs": [{"name": "x", "datatype": "UINT8", "shape": [2], "data": [1, 2]}]}'
+
+    assert decode(text, "application/octet-stream", anything).tensors["x"].tolist() == [1, 2]
+    assert decode(b'{"id": \x00', "application/octet-stream", anything).tensors["x"].size == 8
