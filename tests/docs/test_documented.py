@@ -62,8 +62,9 @@ def test_every_v2_route_is_in_the_table_and_is_there(method: str, path: str, tmp
     front.house.manager.load("quick", str(front.house.root / "quick"))
     shown = path.replace("{name}", "quick")
 
-    assert front.ask({"GET": "POST", "POST": "GET"}[method], shown).status == 405
-    assert front.ask(method, shown).status in (200, 500)  # 500: an empty body is no request
+    assert front.ask("DELETE", shown).status == 405
+    # 500: an empty body is no request. 501: shared memory is off.
+    assert front.ask(method, shown).status in (200, 500, 501)
 
 
 def test_the_v2_table_has_every_last_word_of_the_room() -> None:
