@@ -298,14 +298,14 @@ class Batcher(Generic[Item, Answer]):
     def _wait(self, job: Job[Item, Answer]) -> list[Job[Item, Answer]] | None:
         """Wait for the turn to lead a batch, which is returned, or for the answer."""
         assert job.event is not None
+        looked = job.arrived  # what came due since then is due now, however late this thread is
         while True:
-            now = self._clock()
-            left_s = self._line.next_look(job, now) - now
-            if job.event.wait(None if left_s == math.inf else left_s):
+            left_s = self._line.next_look(job, looked) - self._clock()
+            if job.event.wait(None if left_s == math.inf else max(0.0, left_s)):
                 return None if job.is_over else job.batch
             with self._lock:
                 if not job.event.is_set():
-                    now = self._clock()
+                    looked = now = self._clock()
                     self._dispatch(now)  # which takes it out of the line when its time is over
                     if now >= job.deadline and not job.event.is_set():  # in a run that somebody else leads
                         job.error = UnavailableError(

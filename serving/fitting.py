@@ -6,6 +6,8 @@ question, a signature and a spec; `inference` calls them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from serving.codecs import v2
 from serving.codecs.v2 import Question
 from serving.errors import BadRequestError
@@ -23,15 +25,19 @@ _BATCH_NOTE = (
 def fit(question: Question, signature: Signature, spec: ModelSpec) -> tuple[Tensors, int]:
     """Return the inputs in the model's order, and how many rows they are; raise with Triton's texts.
 
-    1. A name that the model has not. 2. One that is missing. 3. The datatype. 4. The shape. 5. The batch.
+    1. A name that the model has not, of an input or of an output. 2. One that is missing. 3. The datatype.
+    4. The shape. 5. The batch.
     """
     about = f"[request id: {question.id or '<id_unknown>'}] "
     # A model that tells nothing of its inputs takes what comes; its own code says what is wrong.
     known = {each.name: each for each in signature.inputs if each.dtype is not None or each.dims is not None}
     for name in question.inputs:
         if known and name not in known:
-            raise BadRequestError(f"{about}unexpected inference input '{name}' for model '{spec.name}'")
-    missing = [name for name in known if name not in question.inputs]
+            raise BadRequestError(f"unexpected inference input '{name}' for model '{spec.name}'")
+    if any(each.dtype is not None for each in signature.outputs):
+        _refuse_outputs(question, {each.name for each in signature.outputs}, spec.name)
+    optional = _optional(spec)
+    missing = [name for name in known if name not in question.inputs and name not in optional]
     if missing:
         raise BadRequestError(
             f"{about}expected {len(known)} inputs but got {len(question.inputs)} inputs for model '{spec.name}'. "
@@ -39,13 +45,32 @@ def fit(question: Question, signature: Signature, spec: ModelSpec) -> tuple[Tens
             "required input(s)."
         )
     most = spec.scheduling.max_batch_size if spec.scheduling else 0
-    for name, each in known.items():
-        _check(about, spec.name, each, question.inputs[name], note=_BATCH_NOTE if most else "")
-    tensors = {name: question.inputs[name][1] for name in known or question.inputs}
-    rows = rows_of(tensors) if most else 1
-    if most and rows > most:
-        raise BadRequestError(f"{about}inference request batch-size must be <= {most} for '{spec.name}'")
+    sent = [name for name in known or question.inputs if name in question.inputs]
+    for name in filter(known.get, sent):
+        _check(about, spec.name, known[name], question.inputs[name], note=_BATCH_NOTE if most else "")
+    tensors = {name: question.inputs[name][1] for name in sent}
+    rows = _batch(about, tensors, spec.name, most) if most else 1
     return tensors, max(1, rows)
+
+
+def _refuse_outputs(question: Question, known: Collection[str], model: str) -> None:
+    for want in question.outputs:
+        if want.name not in known:
+            raise BadRequestError(f"unexpected inference output '{want.name}' for model '{model}'")
+
+
+def _optional(spec: ModelSpec) -> set[str]:
+    return {each["name"] for each in (spec.triton or {}).get("input", ()) if each.get("optional")}
+
+
+def _batch(about: str, tensors: Tensors, model: str, most: int) -> int:
+    rows = rows_of(tensors)
+    if rows > most:
+        raise BadRequestError(f"{about}inference request batch-size must be <= {most} for '{model}'")
+    for name, array in tensors.items():
+        if array.shape[:1] != (rows,):
+            raise BadRequestError(f"{about}input '{name}' batch size does not match other inputs for '{model}'")
+    return rows
 
 
 def _check(about: str, model: str, wanted: TensorSpec, found: tuple[str, Array], note: str) -> None:
@@ -80,13 +105,9 @@ def choose(outputs: Tensors, question: Question, spec: ModelSpec, signature: Sig
     """Return the outputs that were asked for, in that order; classes in their place where those were asked for."""
     if not question.outputs:
         return outputs
+    _refuse_outputs(question, outputs, spec.name)
     chosen: Tensors = {}
     for want in question.outputs:
-        if want.name not in outputs:
-            raise BadRequestError(
-                f"[request id: {question.id or '<id_unknown>'}] unexpected inference output '{want.name}' for model "
-                f"'{spec.name}'"
-            )
         array = outputs[want.name]
         if want.classes:
             labels = next((getattr(s, "labels", None) for s in signature.outputs if s.name == want.name), None)

@@ -13,10 +13,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
 from typing import Any, cast
+
+import orjson
 
 from serving.backends.base import HandlerModel, LoadedModel
 from serving.codecs import binary, json, v2
@@ -46,7 +48,7 @@ from serving.shared_memory import Regions
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
 from serving.workers import answer_frames
-from serving.workers.handler import Body, Request
+from serving.workers.handler import Body, Reply, Request
 
 log = logging.getLogger("wharf.inference")
 
@@ -102,22 +104,30 @@ class Inference:
 
         Raises `ModelNotFoundError`, `BadRequestError` with Triton's text, and what the model raises.
         """
-        started = perf_counter_ns()
         deadline = monotonic() + self._timeout_s if deadline is None else deadline
         with self._held(name, version) as (model, spec):
-            counters = self.statistics.of(spec.name, spec.version)
-            try:
-                tensors, rows = self._checked(question, model, spec)
-                outputs, spent = self._run(tensors, question, model, started, deadline)
-                chosen = choose(outputs, question, spec, model.signature)
-            except ServingError as error:
-                is_rejected = isinstance(error, (BadRequestError, UnavailableError))
-                counters.failed(perf_counter_ns() - started, is_rejected=is_rejected)
-                raise
-            counters.succeeded(perf_counter_ns() - started, spent, rows)
-            if self.traces.take(spec.name):
-                _trace(spec, question, started, spent)
-            return Answer(spec.name, spec.version, question.id, chosen)
+            return self._answer(question, model, spec, deadline)
+
+    def infer_held(self, resident: Resident, question: Question) -> Answer:
+        """Answer a request of a model that the caller holds ready, under the name that it is held by."""
+        spec = _spec(resident)
+        return self._answer(question, resident.model, spec, monotonic() + self._timeout_s)
+
+    def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec, deadline: float) -> Answer:
+        started = perf_counter_ns()
+        counters = self.statistics.of(spec.name, spec.version)
+        try:
+            tensors, rows = self._checked(question, model, spec)
+            outputs, spent = self._run(tensors, question, model, started, deadline)
+            chosen = choose(outputs, question, spec, model.signature)
+        except ServingError as error:
+            is_rejected = isinstance(error, (BadRequestError, UnavailableError))
+            counters.failed(perf_counter_ns() - started, is_rejected=is_rejected)
+            raise
+        counters.succeeded(perf_counter_ns() - started, spent, rows)
+        if self.traces.take(spec.name):
+            _trace(spec, question, started, spent)
+        return Answer(spec.name, spec.version, question.id, chosen)
 
     def stream(self, name: str, version: str, question: Question) -> Iterator[Answer]:
         """Yield what a model answers, none to many times; closing it tells a decoupled model that the client left."""
@@ -152,7 +162,7 @@ class Inference:
             finally:
                 getattr(reply.chunks, "close", lambda: None)()
         elif reply.status >= 400:
-            raise ModelFailedError(_error_text(bytes(reply.body)))
+            raise _failure(reply)
         else:  # of a batch, whose answers are sent whole
             yield from streamed(reply.body)
 
@@ -206,7 +216,7 @@ class Inference:
                 getattr(reply.chunks, "close", lambda: None)()
                 raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
             if reply.tensors is None:
-                raise ModelFailedError(_error_text(bytes(reply.body)))
+                raise _failure(reply)
             spent = reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
             return reply.tensors, spent
         with self._cores.lease(model.threads, max(0.0, deadline - monotonic())):
@@ -228,8 +238,12 @@ class Inference:
                 raise ModelNotFoundError(f"Request for unknown model: '{name}' version {version} is not found")
             yield resident.model, spec
 
+    def _is_unloaded(self, name: str) -> bool:
+        """Say whether the repository extension unloaded it, and nobody loaded it since."""
+        return name in self._unloaded and self._manager.peek(name) is None
+
     def _refuse_unloaded(self, name: str) -> None:
-        if name in self._unloaded:
+        if self._is_unloaded(name):
             raise ModelNotFoundError(f"Request for unknown model: '{name}' has no available versions")
 
     # ---- what is there ----------------------------------------------------------------------------------------------
@@ -252,7 +266,7 @@ class Inference:
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Say whether a request for `name` would be served: it is loaded, or (standalone) loads when asked for."""
-        if name in self._unloaded:
+        if self._is_unloaded(name):
             return False
         resident = self._manager.peek(name)
         if resident is not None:
@@ -392,9 +406,26 @@ def streamed(frames: Body) -> Iterator[tuple[Tensors, dict[str, Any]]]:
         raise ModelFailedError(f"The model's worker sent an answer that is none: {error}") from None
 
 
+# What a model's own code says with a status of its own; any other status is a failure of the model.
+_KINDS: dict[int, type[ServingError]] = {
+    400: BadRequestError,
+    404: ModelNotFoundError,
+    501: UnsupportedError,
+    503: UnavailableError,
+    507: InsufficientMemoryError,
+}
+
+
+def _failure(reply: Reply) -> ServingError:
+    """Return the error that a reply without tensors is."""
+    return _KINDS.get(reply.status, ModelFailedError)(_error_text(bytes(reply.body)))
+
+
 def _error_text(body: bytes) -> str:
     text = body.decode("utf-8", "replace")
-    return text.removeprefix('{"error": "').removesuffix('"}') or "The model answered nothing."
+    with suppress(ValueError, KeyError, TypeError):  # a model's own words
+        text = str(orjson.loads(body)["error"])
+    return text or "The model answered nothing."
 
 
 def _spec(resident: Resident) -> ModelSpec:

@@ -98,15 +98,6 @@ class Server:
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
-        routes = SageMakerRoutes(
-            self.manager,
-            cores,
-            Bodies(admission),
-            InvokeSettings(settings.request_timeout_s, settings.default_accept),
-            self._default_model,
-        )
-        request_id = RequestIds()
-        admin = make_admin(self.manager, self.metrics, guard, self._available, request_id)
         self.statistics = Statistics()
         self.inference = Inference(
             *(self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available),
@@ -115,8 +106,18 @@ class Server:
         self._ensembles.members = self.inference
         logs.add_filter(self.inference.logging)
         self.metrics.more = lambda: triton_families(self.statistics)
+        routes = SageMakerRoutes(
+            self.manager,
+            cores,
+            Bodies(admission),
+            self.inference,
+            InvokeSettings(settings.request_timeout_s, settings.default_accept),
+            self._default_model,
+        )
+        request_id = RequestIds()
+        admin = make_admin(self.manager, self.metrics, guard, self._available, request_id)
         gate = Gate(MANAGEMENT_THREADS)
-        v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard)
+        v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard, self._healthy.is_set)
         access_log = logs.AccessLog(settings.access_log, settings.log_format)
         self.app = App(
             *(routes, admin, gate, guard, request_id, self.metrics, access_log),
@@ -150,6 +151,7 @@ class Server:
 
     def close(self) -> bool:
         """Drain and unload within the shutdown limit; return whether all of it ended."""
+        self._healthy.clear()
         deadline = monotonic() + self.settings.shutdown_timeout_s
         is_clean = self._grpc is None or self._grpc.stop(self.settings.shutdown_timeout_s)
         is_clean = self.manager.close(max(0.0, deadline - monotonic())) and is_clean

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from serving.backends.base import Footprint
-from serving.errors import InvalidArtifactError, ModelFailedError, ServingError
+from serving.errors import InvalidArtifactError, ModelFailedError, ModelNotFoundError, ServingError
 from serving.repository.ensemble_steps import Step, read_steps
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Signature, Tensors
@@ -119,6 +119,8 @@ class EnsembleBackend:
         for name in dict.fromkeys(each.model for each in steps):
             try:
                 self.members.prepare(name)
+            except ModelNotFoundError as error:  # not the ensemble's own name
+                raise InvalidArtifactError(f"in ensemble '{spec.name}', {error.message}") from None
             except ServingError as error:
                 raise type(error)(f"in ensemble '{spec.name}', {error.message}") from None
         return EnsembleModel(spec, steps, self.members, self._timeout_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from serving.codecs import json
-from serving.codecs.v2 import ParseError, Question
+from serving.codecs.v2 import ParseError, Question, checked
 from serving.errors import BadRequestError
 from serving.tensors import Array, Signature, Tensors, TensorSpec
 
@@ -31,6 +31,7 @@ def read(body: bytes, signature: Signature) -> Question:
             question.parameters |= value
         else:
             question.parameters[key] = value
+    checked(question.parameters)
     return question
 
 
@@ -49,8 +50,10 @@ def _array(name: str, value: Any, spec: TensorSpec) -> Array:
     dims = spec.dims or (-1,)
     if dims.count(-1) > 1:  # the batch is one
         dims = (1, *dims[1:])
+    if dims.count(-1) > 1:
+        return array
     try:
-        return array.reshape(dims if dims.count(-1) <= 1 else array.shape)
+        return array.reshape(dims)
     except ValueError:
         raise BadRequestError(
             f"input '{name}' has {array.size} values and the model wants the shape {list(dims)}: send as many."

@@ -42,6 +42,14 @@ _REPR.maxlist, _REPR.maxstring = 16, 60
 _KEY = re.compile(rb'"\s*:')
 
 
+class OpenInferenceError(BadRequestError):
+    """A V2 body that says more than tensors: `document` is for who can act on it (`v2`), the message for others."""
+
+    def __init__(self, message: str, document: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.document = document
+
+
 class NotJsonError(BadRequestError):
     """The body does not parse; `media` asks for this when raw bytes may be JSON."""
 
@@ -50,7 +58,8 @@ def read(body: bytes, signature: Signature) -> tuple[Tensors, str]:
     """Turn a JSON body into tensors by name, and its form: `instances`, `inputs`, `v2` or `bare`.
 
     Types are those of `signature`; shapes and names are left to its check. Raises `BadRequestError` with the line and
-    column of a syntax error, or the input and index of a value that does not fit.
+    column of a syntax error, or the input and index of a value that does not fit; `OpenInferenceError` for a V2 body
+    that wants more than its tensors read.
     """
     document = load(body)
     if type(document) is not dict:
@@ -119,7 +128,10 @@ def _named(columns: dict[str, Any], signature: Signature) -> Tensors:
 def _read_inputs(document: dict[str, Any], signature: Signature) -> tuple[Tensors, str]:
     value = document["inputs"]
     if type(value) is list and value and type(value[0]) is dict and "name" in value[0]:
-        _refuse_neighbours(document, "inputs", "id")
+        if len(document) > 1 or any(type(item) is dict and "parameters" in item for item in value):
+            raise OpenInferenceError(
+                "The body has V2 tensors with an id, outputs or parameters: here, V2 alone.", document
+            )
         return _read_v2(value, signature), "v2"
     _refuse_neighbours(document, "inputs")
     return (_named(value, signature) if type(value) is dict else _one(value, signature)), "inputs"

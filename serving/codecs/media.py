@@ -6,6 +6,7 @@ of `json`, `tabular` and `binary`; what the model wants comes in as its `Signatu
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ _UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 
 def _read_raw(body: bytes, signature: Signature) -> tuple[Tensors, str]:
     """Read raw bytes; a body that does not fit and is JSON is read as that: AWS clients send JSON under this type."""
+    if _V2_START.match(body):  # no number of any type has these bytes by chance, and its length may fit
+        with contextlib.suppress(json.NotJsonError):
+            return json.read(body, signature)
     try:
         return binary.read_raw(body, signature), "instances"
     except BadRequestError:
@@ -106,6 +110,7 @@ def _read_raw(body: bytes, signature: Signature) -> tuple[Tensors, str]:
 
 
 _JSON_START = re.compile(rb"\s*[\[{]")
+_V2_START = re.compile(rb'\s*\{\s*"(?:inputs|outputs|id|parameters)"\s*:')
 
 
 def _rows(read: Callable[[bytes, Signature], Tensors]) -> _Reader:

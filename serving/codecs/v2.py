@@ -24,7 +24,12 @@ from serving.tensors import DTYPES, Array
 
 # More classes than any network has (Triton's own limit).
 _CLASSES_MAX = 1_000_000
+_NOTHING = memoryview(b"")
 _LENGTH = struct.Struct("<I")
+HEADER_LENGTH = "Inference-Header-Content-Length"
+BINARY = "application/octet-stream"
+VENDOR = "application/vnd.sagemaker-triton.binary+json;json-header-size="
+"""SageMaker's clients of Triton put the size of the JSON into the content type."""
 _RESERVED = frozenset(
     ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
 )
@@ -87,9 +92,28 @@ def read(body: bytes, header_bytes: int | None, memory: Memory | None = None) ->
         raise ParseError(f"failed to parse the request JSON buffer: {fault.message}") from None
     if not isinstance(document, dict):
         raise ParseError("failed to parse the request JSON buffer: The document is no object.")
+    return read_document(document, memoryview(body)[len(head) :], memory)
+
+
+def read_document(document: dict[str, Any], rest: memoryview = _NOTHING, memory: Memory | None = None) -> Question:
+    """Read a request whose JSON is parsed; binary inputs are in `rest`. Raises as `read` does."""
     question = _question(document)
-    _Inputs(memoryview(body)[len(head) :], memory).fill(question, _items(document, "inputs"))
+    _Inputs(rest, memory).fill(question, _items(document, "inputs"))
     return question
+
+
+def header_length(text: str | None, body_bytes: int) -> int | None:
+    """Return the size of the JSON that a header gives, None without one; raises `BadRequestError` (Triton's text)."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= body_bytes):
+        raise BadRequestError(f"inference header size should be in range (0, {body_bytes}), got: {text[:40]}")
+    return int(text)
+
+
+def vendor_header_length(content_type: str, body_bytes: int) -> int:
+    """Return the size of the JSON that SageMaker's vendor type gives; raises as `header_length` does."""
+    return header_length(content_type[len(VENDOR) :].strip(), body_bytes) or 0
 
 
 def _question(document: dict[str, Any]) -> Question:
@@ -97,13 +121,22 @@ def _question(document: dict[str, Any]) -> Question:
     question = Question(id=_text(document, "id"), is_binary=bool(parameters.get("binary_data_output", False)))
     question.priority = _count(parameters, "priority")
     question.timeout_us = _count(parameters, "timeout")
-    for name in parameters:
-        if name.startswith("triton_"):
-            raise BadRequestError(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
-    question.parameters = parameters
+    question.parameters = checked(parameters)
     if "outputs" in document:
         question.outputs = [_wanted(each, question.is_binary) for each in _items(document, "outputs")]
     return question
+
+
+def checked(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's parameters: scalars, none of a reserved name; raises `BadRequestError` (Triton's texts)."""
+    for name, value in parameters.items():
+        if name.startswith("triton_"):
+            raise BadRequestError(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
+        if not isinstance(value, (str, int, float)):
+            raise BadRequestError(
+                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', 'string', or 'double'."
+            )
+    return parameters
 
 
 def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,6 +212,8 @@ class _Inputs:
                 raise BadRequestError(
                     f"inference input '{name}' has datatype '{datatype}': one of {', '.join(DTYPES)}."
                 )
+            if name in question.inputs:
+                raise BadRequestError(f"input '{name}' already exists in request")
             question.inputs[name] = (datatype, self._array(name, datatype, _shape(item), item))
         if self._rest:
             raise BadRequestError(
@@ -214,8 +249,11 @@ def _shape(item: Mapping[str, Any]) -> list[int]:
         shape = shape.tolist()
     if not isinstance(shape, list) or any(type(dim) is not int for dim in shape):
         raise ParseError("Unable to parse 'shape': attempt to access JSON non-array as array")
-    if len(shape) > json.MAX_RANK or any(not 0 <= dim < 2**31 for dim in shape):
-        raise BadRequestError(f"input '{item.get('name')}' has the shape {shape[:8]}: dimensions are 0 to 2**31 - 1.")
+    # The product of what is not 0 as well: numpy refuses an empty array of such a shape.
+    if len(shape) > json.MAX_RANK or min(shape, default=0) < 0 or math.prod(filter(None, shape)) >= 2**31:
+        raise BadRequestError(
+            f"input '{item.get('name')}' has the shape {shape[:8]}: dimensions, and their product, are 0 to 2**31 - 1."
+        )
     return shape
 
 
@@ -238,6 +276,8 @@ def from_bytes(name: str, datatype: str, shape: list[int], data: memoryview) -> 
         raise BadRequestError(
             f"unexpected size for input '{name}', expecting {count * dtype.itemsize} bytes, got {len(data)}"
         )
+    if datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
+        raise BadRequestError(f"input '{name}' is BOOL and has bytes other than 0 and 1: send only those.")
     return np.frombuffer(data, dtype.newbyteorder("<"), count).reshape(shape).astype(dtype, copy=False)
 
 
@@ -300,7 +340,10 @@ def write(
 
 def classified(array: Array, classes: int, labels: tuple[str, ...] | None, *, has_batch: bool) -> Array:
     """Return the best `classes` of each row as BYTES `value:index[:label]`, the best first (Triton's extension)."""
-    rows = array.reshape(len(array), -1) if has_batch else array.reshape(1, -1)
+    if array.dtype.kind not in "biuf":
+        raise BadRequestError("class result not available for output due to unsupported type 'BYTES'")
+    has_batch = has_batch and array.ndim > 0
+    rows = array.reshape(array.shape[0], math.prod(array.shape[1:])) if has_batch else array.reshape(1, array.size)
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :classes]
     texts = np.empty(best.shape, object)
     for row, column in np.ndindex(*best.shape):

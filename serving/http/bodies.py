@@ -73,6 +73,10 @@ class Bodies:
             raise self._admission.too_large(f"over {self._admission.max_body_bytes} bytes unpacked")
         if not reader.eof:
             raise BadRequestError(f"The {encoding} body is cut short: send all of it.")
+        if reader.unused_data:
+            raise BadRequestError(
+                f"{len(reader.unused_data)} bytes follow the {encoding} body: send it as one stream and nothing else."
+            )
         return found
 
 
@@ -81,7 +85,7 @@ def content_length(environ: Environ) -> int | None:
     text = environ.get("CONTENT_LENGTH")
     if not text:
         return None if "HTTP_TRANSFER_ENCODING" in environ else 0
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise BadRequestError(f"Content-Length {ascii(text[:40])} is not a number of bytes.")
     return int(text)
 

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from serving.backends.base import HandlerModel, LoadedModel
+from serving.codecs import json, v2
 from serving.codecs.media import decode, encode
 from serving.contract import (
     CUSTOM_ATTRIBUTES,
@@ -36,8 +37,11 @@ from serving.errors import (
 from serving.http.bodies import Bodies
 from serving.http.handed import Stream, headers_of, request_of
 from serving.http.replies import JSON, Environ, Headers, Reply
+from serving.inference import Answer, Inference
 from serving.logs import about
 from serving.manager import Lease, ModelManager
+from serving.residents import Resident
+from serving.tensors import Tensors
 
 
 @dataclass(slots=True)
@@ -82,17 +86,19 @@ def check_name(name: str) -> str:
 class SageMakerRoutes:
     """The hot half of the contract."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the composition root is the one caller
         self,
         manager: ModelManager,
         cores: CoreBudget,
         bodies: Bodies,
+        inference: Inference,
         settings: InvokeSettings,
         default_model: Callable[[], str],
     ) -> None:
         self._manager = manager
         self._cores = cores
         self._bodies = bodies
+        self._inference = inference
         self._settings = settings
         self._default_model = default_model
 
@@ -128,12 +134,9 @@ class SageMakerRoutes:
             lease = self._manager.ready(name)
             with lease as resident:
                 call.is_hit = lease.is_hit
-                model = resident.model
-                if model.is_outside:
-                    reply = self._hand_over(call, body, lease, cast("HandlerModel", model), admitted_bytes)
-                    is_streaming = isinstance(reply[2], Stream)
-                    return reply
-                answer, content_type = self._run(call, body, model)
+                reply = self._invoke(call, body, lease, resident, admitted_bytes)
+                is_streaming = isinstance(reply[2], Stream)
+                return reply
         except MemoryError:
             raise InsufficientMemoryError(
                 f"Model '{name}' ran out of memory on this request: send less at once."
@@ -141,24 +144,51 @@ class SageMakerRoutes:
         finally:
             if not is_streaming:
                 self._bodies.leave(admitted_bytes)
-        return 200, _headers(environ, content_type), answer
 
-    def _run(self, call: Call, body: bytes, model: LoadedModel) -> tuple[bytes, str]:
+    def _invoke(self, call: Call, body: bytes, lease: Lease, resident: Resident, admitted_bytes: int) -> Reply:
+        """Answer by the shortest way: people's own code, or tensors here; V2's way where the body asks for it."""
+        model = resident.model
+        try:
+            if (call.environ.get("CONTENT_TYPE") or "").startswith(v2.VENDOR) and _reads_tensors(model):
+                return self._vendor(call, body, resident)
+            if model.is_outside:
+                return self._hand_over(call, body, lease, resident, admitted_bytes)
+            answer, content_type = self._run(call, body, resident)
+        except json.OpenInferenceError as found:
+            return self._open(call, resident, v2.read_document(found.document))
+        return 200, _headers(call.environ, content_type), answer
+
+    def _vendor(self, call: Call, body: bytes, resident: Resident) -> Reply:
+        """Answer a body of SageMaker's vendor type for Triton."""
+        header = v2.vendor_header_length(call.environ["CONTENT_TYPE"], len(body))
+        return self._open(call, resident, v2.read(body, header))
+
+    def _open(self, call: Call, resident: Resident, question: v2.Question) -> Reply:
+        """Answer in V2's form: in the vendor type where an output is binary, else in JSON."""
+        started = perf_counter()
+        answer: Answer = self._inference.infer_held(resident, question)
+        call.model_s = perf_counter() - started
+        content, header = v2.write(answer.head, answer.outputs, question)
+        return 200, _headers(call.environ, JSON[1] if header is None else f"{v2.VENDOR}{header}"), content
+
+    def _run(self, call: Call, body: bytes, resident: Resident) -> tuple[bytes, str]:
+        model: LoadedModel = resident.model
         with self._cores.lease(model.threads, self._left_s(call), call.model):
             # Inside, as a hostile body may decode to far more than it weighs: never more than cores at once.
             decoded = decode(body, call.environ.get("CONTENT_TYPE"), model.signature)
             started = perf_counter()
             outputs = model.run(decoded.tensors)
             call.model_s = perf_counter() - started
-        return encode(outputs, self._accept(call.environ), decoded.form)
+        return self._write(call, outputs, decoded.form, resident)
 
     def _hand_over(
-        self, call: Call, body: bytes, lease: Lease, model: HandlerModel, admitted_bytes: int
+        self, call: Call, body: bytes, lease: Lease, resident: Resident, admitted_bytes: int
     ) -> tuple[int, Headers, bytes | Stream]:
         """Give a request to people's own code, as it came or decoded, whichever it takes.
 
         A reply in chunks keeps its lease and its place until its end.
         """
+        model = cast("HandlerModel", resident.model)
         request, form = request_of(call.environ, body), "instances"
         if not model.takes_bodies:
             with self._cores.lease(1, self._left_s(call), call.model):
@@ -168,7 +198,7 @@ class SageMakerRoutes:
         reply = model.invoke(request, monotonic() + self._left_s(call))
         call.model_s = perf_counter() - started
         if reply.tensors is not None:
-            answer, content_type = encode(reply.tensors, self._accept(call.environ), form)
+            answer, content_type = self._write(call, reply.tensors, form, resident)
             return reply.status, [*_headers(call.environ, content_type), *headers_of(reply)], answer
         if reply.chunks is None:
             return reply.status, headers_of(reply), bytes(reply.body)
@@ -176,12 +206,23 @@ class SageMakerRoutes:
         stream.when_over(lambda: self._bodies.leave(admitted_bytes))
         return reply.status, headers_of(reply), stream
 
+    def _write(self, call: Call, outputs: Tensors, form: str, resident: Resident) -> tuple[bytes, str]:
+        accept = self._accept(call.environ)
+        if form == "v2" and accept == JSON[1] and resident.artifact is not None:
+            head = {"model_name": call.model, "model_version": resident.artifact.spec.version}
+            return v2.write(head, outputs, v2.Question())[0], JSON[1]
+        return encode(outputs, accept, form)
+
     def _accept(self, environ: Environ) -> str:
         accept = environ.get("HTTP_ACCEPT")
         return self._settings.default_accept if not accept or accept == "*/*" else str(accept)
 
     def _left_s(self, call: Call) -> float:
         return max(0.0, self._settings.request_timeout_s - (perf_counter() - call.started))
+
+
+def _reads_tensors(model: LoadedModel) -> bool:
+    return not (model.is_outside and cast("HandlerModel", model).takes_bodies)
 
 
 def _headers(environ: Environ, content_type: str) -> Headers:

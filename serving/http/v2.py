@@ -12,20 +12,21 @@ import zlib
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 
 from serving import __version__
 from serving.codecs import generate, v2
-from serving.codecs.v2 import ParseError
+from serving.codecs.v2 import BINARY, HEADER_LENGTH, ParseError, header_length
 from serving.errors import (
     BadRequestError,
+    InsufficientMemoryError,
     MethodNotAllowedError,
     ModelFailedError,
     ModelNotFoundError,
     RouteNotFoundError,
     ServingError,
+    UnsupportedError,
 )
 from serving.http.admin import Guard
 from serving.http.admission import Gate
@@ -35,11 +36,6 @@ from serving.http.replies import JSON, Environ, Reply, error_reply
 from serving.http.sagemaker import Call, check_name
 from serving.http.v2_settings import find_setting
 from serving.inference import Answer, Inference
-
-HEADER_LENGTH = "Inference-Header-Content-Length"
-BINARY = "application/octet-stream"
-VENDOR = "application/vnd.sagemaker-triton.binary+json;json-header-size="
-"""SageMaker's clients of Triton put the size of the JSON into the content type."""
 
 EXTENSIONS = [
     "classification",
@@ -61,11 +57,19 @@ _SSE = ("Content-Type", "text/event-stream; charset=utf-8")
 class V2Routes:
     """Everything below `/v2`."""
 
-    def __init__(self, inference: Inference, bodies: Bodies, gate: Gate, guard: Guard) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        bodies: Bodies,
+        gate: Gate,
+        guard: Guard,
+        is_healthy: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._inference = inference
         self._bodies = bodies
         self._gate = gate
         self._guard = guard
+        self._is_healthy = is_healthy
 
     def answer(self, call: Call) -> Reply:
         """Answer one request below `/v2`, errors included."""
@@ -95,18 +99,17 @@ class V2Routes:
                 self._guard.check(call.environ)
             with self._gate:
                 return _document(change(self._inference, self._body_object(call.environ)))
-        _allow(method, "GET")
-        return self._server(parts)
+        return self._server(method, parts)
 
     # ---- the server and its models ----------------------------------------------------------------------------------
 
-    @staticmethod
-    def _server(parts: list[str]) -> Reply:
+    def _server(self, method: str, parts: list[str]) -> Reply:
+        if parts not in ([], ["health", "live"], ["health", "ready"]):
+            raise RouteNotFoundError("Not Found")
+        _allow(method, "GET")
         if not parts:
             return 200, [JSON], orjson.dumps({"name": "wharf", "version": __version__, "extensions": EXTENSIONS})
-        if parts in (["health", "live"], ["health", "ready"]):
-            return 200, [], b""
-        raise RouteNotFoundError("Not Found")
+        return 200 if parts[1] == "live" or self._is_healthy() else 400, [], b""
 
     def _about(self, parts: list[str]) -> Reply:
         what = parts.pop() if parts and parts[-1] in ("ready", "config", "stats") else ""
@@ -124,6 +127,8 @@ class V2Routes:
 
     def _repository(self, environ: Environ, parts: list[str]) -> Reply:
         said = self._body_object(environ)
+        if parts[1:2] == ["models"]:
+            raise UnsupportedError("Repositories have no names here: leave it out of the path.")
         if parts == ["index"]:
             return _document(self._inference.index(only_ready=bool(said.get("ready", False))))
         if len(parts) < 3 or parts[0] != "models" or parts[-1] not in ("load", "unload"):
@@ -165,6 +170,10 @@ class V2Routes:
             reply = Stream(_chain(first, events), lambda: self._bodies.leave(admitted_bytes))
             is_streaming = True
             return 200, [_SSE], reply
+        except MemoryError:
+            raise InsufficientMemoryError(
+                f"Model '{name}' ran out of memory on this request: send less at once."
+            ) from None
         finally:
             if not is_streaming:
                 self._bodies.leave(admitted_bytes)
@@ -204,21 +213,6 @@ def v2_error(error: BaseException, request_id: str) -> Reply:
     return status, headers, body
 
 
-def header_length(text: str | None, body_bytes: int) -> int | None:
-    """Return the size of the JSON that a header gives, None without one; raises `BadRequestError` (Triton's text)."""
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and int(text) <= body_bytes):
-        raise BadRequestError(f"inference header size should be in range (0, {body_bytes}), got: {text[:40]}")
-    return int(text)
-
-
-def vendor_header_length(content_type: str, body_bytes: int) -> int:
-    """Return the size of the JSON that SageMaker's vendor type gives."""
-    size = header_length(content_type[len(VENDOR) :].strip(), body_bytes)
-    return size if size is not None else body_bytes
-
-
 def _allow(method: str, allowed: str) -> None:
     if method != allowed:
         raise MethodNotAllowedError("Method Not Allowed", allowed)
@@ -235,9 +229,9 @@ def _model(parts: list[str]) -> tuple[str, str]:
 
 
 def _decoded(name: str) -> str:
-    """Return a name of the path, which WSGI hands over as latin-1, percent-decoded or not."""
+    """Return a name of the path, which WSGI hands over percent-decoded, its bytes as latin-1."""
     try:
-        return unquote(name.encode("latin-1").decode(), errors="strict")
+        return name.encode("latin-1").decode()
     except UnicodeError:
         raise ModelNotFoundError(f"Request for unknown model: {ascii(name[:80])} is not found") from None
 

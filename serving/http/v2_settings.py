@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from serving.errors import BadRequestError, UnsupportedError
+from serving.errors import BadRequestError, MethodNotAllowedError, UnsupportedError
 from serving.inference import Inference
 
 _Route = Callable[[Inference, dict[str, Any]], object]
@@ -17,22 +17,30 @@ _SYSTEM, _CUDA = "systemsharedmemory", "cudasharedmemory"
 
 
 def find_setting(method: str, parts: list[str]) -> _Route | None:
-    """Return what a path below `/v2` does, None where it is none of these routes."""
-    if parts[-2:] == ["trace", "setting"] and method in ("GET", "POST"):
+    """Return what a path below `/v2` does, None where it is none of these routes; raises `MethodNotAllowedError`."""
+    if parts[-2:] == ["trace", "setting"]:
+        _allow(method, "GET, POST")
         model = "/".join(parts[1:-2]) if parts[0] == "models" else ""
         return _get_trace(model) if method == "GET" else _set_trace(model)
-    if parts == ["logging"] and method in ("GET", "POST"):
+    if parts == ["logging"]:
+        _allow(method, "GET, POST")
         return _get_logging if method == "GET" else _set_logging
     if parts[:1] in ([_SYSTEM], [_CUDA]):
         return _memory(method, parts)
     return None
 
 
+def _allow(method: str, allowed: str) -> None:
+    if method not in allowed.split(", "):
+        raise MethodNotAllowedError("Method Not Allowed", allowed)
+
+
 def _memory(method: str, parts: list[str]) -> _Route | None:
     """`[region/NAME/]status`, `region/NAME/register`, `[region/NAME/]unregister`."""
-    verb = {"GET": ("status",), "POST": ("register", "unregister")}.get(method, ())
-    if parts[-1] not in verb or (len(parts) != 2 and parts[1] != "region"):
+    method_of = {"status": "GET", "register": "POST", "unregister": "POST"}
+    if parts[-1] not in method_of or (len(parts) != 2 and parts[1] != "region"):
         return None
+    _allow(method, method_of[parts[-1]])
     if parts[0] == _CUDA:
         return _no_cuda
     name = "/".join(parts[2:-1])

@@ -23,6 +23,7 @@ from serving.repository.versions import read_policy
 from serving.repository.warmup import read_warmup
 
 PYTHON = "triton_python"
+ENSEMBLE = "ensemble"
 
 # Triton's `platform`, or its `backend`; None leaves torch's two formats to the file.
 _FORMATS = {
@@ -32,6 +33,7 @@ _FORMATS = {
     "pytorch": None,
     "torch_aoti": "torch_export",
     "python": PYTHON,
+    "ensemble": ENSEMBLE,
 }
 
 # What is acted on, here or in a room beside this one, which looks into it.
@@ -44,11 +46,11 @@ _USED_IN_ROOMS = (
     "instance_group",
     "parameters",
     "model_warmup",
+    "ensemble_scheduling",
 )
 _USED = frozenset((*_USED_ITSELF, *_USED_IN_ROOMS))
 
 _REFUSED = {
-    "ensemble_scheduling": "it is an ensemble of other models; serve them one by one",
     "sequence_batching": "it keeps state between requests, which this version cannot; send the state along",
     "batch_input": "its inputs are made by Triton's batcher; give the model plain inputs",
     "batch_output": "its outputs are split by Triton's batcher; give the model plain outputs",
@@ -107,6 +109,13 @@ def _check_fields(model: str, config: Any, *, is_python: bool) -> None:
             f"config.pbtxt of '{model}' sets decoupled: that is for the Python backend (backend: \"python\"), others "
             "answer a request once."
         )
+    if config.HasField("ensemble_scheduling"):
+        for name in ("instance_group", "optimization", "model_warmup", "default_model_filename"):
+            if name in set_fields(config):
+                raise InvalidArtifactError(
+                    f"config.pbtxt of the ensemble '{model}' sets {name}: an ensemble only calls its members, set it "
+                    "there."
+                )
     if config.response_cache.enable and config.model_transaction_policy.decoupled:
         raise InvalidArtifactError(
             f"config.pbtxt of '{model}' sets response_cache and decoupled, which exclude each other: leave one out."
@@ -131,4 +140,11 @@ def _format(config: Any) -> str | None:
                 f"config.pbtxt asks for the platform or backend '{value}', which this version does not serve: served "
                 f"are {', '.join(_FORMATS)}."
             )
-    return _FORMATS.get(config.platform) or _FORMATS.get(config.backend)
+    found = ENSEMBLE if config.HasField("ensemble_scheduling") else None
+    found = _FORMATS.get(config.platform) or _FORMATS.get(config.backend) or found
+    if (found == ENSEMBLE) != config.HasField("ensemble_scheduling"):
+        raise InvalidArtifactError(
+            "config.pbtxt sets one of platform 'ensemble' and ensemble_scheduling without the other: an ensemble has "
+            "both, and no other platform or backend."
+        )
+    return found

@@ -21,7 +21,8 @@ from types import MappingProxyType
 from typing import Any
 
 from serving.errors import InvalidArtifactError
-from serving.repository.config_pbtxt import PYTHON, read_config_pbtxt, warnings_of
+from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, read_config_pbtxt, warnings_of
+from serving.repository.ensemble_steps import read_steps
 from serving.repository.folders import (
     check_readable,
     descend,
@@ -107,6 +108,8 @@ def describe(
         return _fake(name, folder / "fake.json", allow_fake)
     config, workers, sources = _config(name, folder, within, environ)
     place = ModelFolder(name, folder, within, config, workers, environ)
+    if config.format == ENSEMBLE:
+        return _ensemble(place, config)
     found = find_handler(place) or Found(config)  # 2 to 6
     sources += found.sources
     if found.handler is not None:
@@ -115,6 +118,16 @@ def describe(
     file = _model_file(place, found.config)  # 7
     found = replace(found, warnings=(*found.warnings, *_idle(workers)))
     return _as_triton_says(place, _spec(name, file, within, found, sources))
+
+
+def _ensemble(place: ModelFolder, config: ModelConfig) -> ModelSpec:
+    """Return an ensemble, whose members are other models; its steps are looked at here, who they name at the load."""
+    file = place.path / "config.pbtxt"
+    inputs, outputs = config.inputs or (), config.outputs or ()
+    scheduling = (config.triton or {}).get("ensemble_scheduling") or {}
+    read_steps(place.name, scheduling, [each.name for each in inputs], [each.name for each in outputs])
+    spec = ModelSpec(place.name, ENSEMBLE, file, file.stat().st_size, inputs, outputs, sources=(file.name,))
+    return _as_triton_says(place, spec)
 
 
 def _as_triton_says(place: ModelFolder, spec: ModelSpec) -> ModelSpec:

@@ -13,6 +13,7 @@ from serving.repository.wharf_toml import _KEYS as KEYS
 from serving.repository.wharf_toml import DIALECTS
 from serving.settings import Settings
 from tests.docs.pages import BRING, PAGES, README, ROOT
+from tests.unit.http.front import Front
 
 ALL_TEXT = {page: page.read_text() for page in PAGES}
 SETTINGS = {name for each in fields(Settings) for name, _ in each.metadata["sources"]} | {"WHARF_URL"}
@@ -23,6 +24,7 @@ FLASK_ROUTES = re.findall(r'@app\.(get|post|delete)\("([^"]+)"\)', (ROOT / "serv
 HOT_ROUTES = [("get", "/ping"), ("get", "/models"), ("post", "/invocations"), ("post", "/models/{name}/invoke")]
 # Flask knows some of the hot ones too.
 ROUTES = sorted({*HOT_ROUTES, *FLASK_ROUTES})
+V2_ROUTES = re.findall(r"`(GET|POST) (/v2[^`]*)`", README.read_text())
 ROOMS = sorted(path.stem for path in (ROOT / "serving").rglob("*.py") if path.stem != "__init__")
 WORKERS = "".join(
     path.read_text() for path in (*ROOT.glob("serving/workers/*.py"), ROOT / "serving/backends/worker.py")
@@ -41,7 +43,7 @@ def test_every_route_is_in_the_contract_table(method: str, path: str) -> None:
 
 def test_there_are_as_many_routes_in_the_table_as_in_the_code() -> None:
     """A row without a route would be a promise."""
-    rows = re.findall(r"^\| `(?:GET|POST|DELETE) /", ALL_TEXT[README], re.MULTILINE)
+    rows = re.findall(r"^\| `(?:GET|POST|DELETE) /(?!v2)", ALL_TEXT[README], re.MULTILINE)
 
     assert len(rows) == len(ROUTES)
 
@@ -51,6 +53,31 @@ def test_the_routes_that_the_app_answers_itself_are_known_here() -> None:
     paths = set(re.findall(r'path == "(/\w+)"', (ROOT / "serving/http/app.py").read_text()))
 
     assert paths == {"/ping", "/invocations", "/models"}
+
+
+@pytest.mark.parametrize(("method", "path"), V2_ROUTES)
+def test_every_v2_route_is_in_the_table_and_is_there(method: str, path: str, tmp_path: Path) -> None:
+    """Asked with the other method it says 405, which a path that is not there does not."""
+    front = Front(tmp_path)
+    front.house.manager.load("quick", str(front.house.root / "quick"))
+    shown = path.replace("{name}", "quick")
+
+    assert front.ask("DELETE", shown).status == 405
+    # 500: an empty body is no request. 501: shared memory is off.
+    assert front.ask(method, shown).status in (200, 500, 501)
+
+
+def test_the_v2_table_has_every_last_word_of_the_room() -> None:
+    """A route that is added to the code is added to the table."""
+    code = (ROOT / "serving/http/v2.py").read_text()
+    words = set(re.findall(r'"([a-z_]+)"', " ".join(re.findall(r"parts\S* (?:not )?(?:in|==) .*", code))))
+
+    assert {"infer", "generate_stream", "ready", "stats", "unload", "index"} <= words
+    assert words <= set(re.findall(r"[a-z_]+", " ".join(path for _, path in V2_ROUTES))) | {
+        "trace",
+        "setting",
+        "versions",
+    }
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

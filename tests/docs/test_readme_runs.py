@@ -18,7 +18,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clone(tmp_path_factory.mktemp("clone"))
 
 
-@pytest.mark.parametrize("session", sessions(README), ids=["first steps", "eviction"])
+@pytest.mark.parametrize("session", sessions(README), ids=["first steps", "eviction", "triton"])
 def test_the_console_sessions_print_what_the_readme_says(session: Session, clone: Path, tmp_path: Path) -> None:
     """Every command, in order, against one server a session, with the variables of its `make serve` line."""
     env = {name: value for name, value in session.variables.items() if name != "PORT"}
@@ -30,7 +30,7 @@ def test_the_console_sessions_print_what_the_readme_says(session: Session, clone
 
 def test_the_eviction_that_the_readme_explains_is_of_iris(clone: Path, tmp_path: Path) -> None:
     """Iris goes, and only iris: the figures of the budget still fit the models."""
-    session = sessions(README)[-1]
+    session = sessions(README)[1]
     env = {"WHARF_MEMORY_BUDGET": session.variables["WHARF_MEMORY_BUDGET"]}
     with RunningServer(clone / "models", tmp_path / "server.log", env) as server:
         for command, _ in session.steps:

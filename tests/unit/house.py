@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +25,7 @@ from serving.repository.source import ModelSource
 from serving.repository.store import Store
 from serving.residents import Limits
 from serving.tensors import Array, Signature, Tensors
+from serving.workers.handler import Reply, Request
 from serving.workers.plan import Host
 from tests.models import make_fake
 
@@ -80,6 +81,16 @@ class _Model(InProcessModel):
         self._inner.close()
 
 
+class _Outside(_Model):
+    """A model whose requests are answered by a function of the test, as a worker's code would."""
+
+    is_outside = True
+
+    def invoke(self, request: Request, deadline: float) -> Reply:
+        assert deadline > 0
+        return self._backend.outside[self._name](request)
+
+
 class TestBackend(InProcessBackend):
     """`FakeBackend` with gates before loads, failures on closing, crashes, and memory beyond its prediction."""
 
@@ -96,6 +107,7 @@ class TestBackend(InProcessBackend):
         self.peak_bytes: dict[str, int] = {}
         self.loads: Counter[str] = Counter()
         self.closed: list[str] = []
+        self.outside: dict[str, Callable[[Request], Reply]] = {}
         self.hosts: dict[str, Host] = {}
         self.schedulers: dict[str, tuple[Scheduling, CoreBudget]] = {}
         self.runtime: Array | None = None
@@ -126,7 +138,8 @@ class TestBackend(InProcessBackend):
             self.gates[spec.name].pass_through()
         if spec.name in self.crashes:
             raise self.crashes[spec.name]
-        model = _Model(self._inner.load(spec), self, spec.name)
+        kind = _Outside if spec.name in self.outside else _Model
+        model = kind(self._inner.load(spec), self, spec.name)
         if spec.name in self.extra_bytes:
             model.extra = _ones(self.extra_bytes[spec.name])
         if spec.name in self.schedulers:

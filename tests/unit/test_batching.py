@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -448,6 +449,20 @@ def test_a_request_that_waits_for_company_goes_when_its_delay_is_over() -> None:
         assert Place(pool, max_queue_delay_us=20_000).batcher.submit("a") == "A"
 
         assert time.monotonic() - started >= 0.02
+
+
+def test_a_thread_that_comes_late_to_its_own_wait_does_not_wait_for_ever() -> None:
+    """On a busy machine the delay may be over before the thread looks for the first time."""
+
+    def run(batch: list[Job[str, str]]) -> None:
+        batch[0].answer = "A"
+
+    seconds = itertools.count()
+    batcher: Batcher[str, str] = Batcher(
+        "m", Scheduling(8, True, max_queue_delay_us=500_000), run, lambda: float(next(seconds))
+    )
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(batcher.submit, "a").result(10) == "A"
 
 
 def test_the_request_that_fills_a_batch_sends_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from serving.backends.base import Footprint
 from serving.errors import InsufficientMemoryError, ModelNotFoundError, UnavailableError
-from serving.loader import _believed
+from serving.loader import _believed, _warn
 from serving.residents import Resident
 from tests.unit.house import OVERHEAD_BYTES, House, others
 
@@ -77,3 +77,11 @@ def test_a_measurement_is_believed_when_nothing_else_moved(grown: int, is_alone:
 def test_a_small_model_is_not_measured() -> None:
     """The kernel's counting is coarser than it is."""
     assert _believed(50 * MIB, Footprint(MIB, MIB), is_alone=True) == MIB
+
+
+def test_what_a_configuration_sets_in_vain_is_said_once_a_model(caplog: pytest.LogCaptureFixture) -> None:
+    """However often it is loaded; another model's is another."""
+    for name in ("first-of-two", "first-of-two", "second-of-two"):
+        _warn(name, "it sets x in vain")
+    assert len(caplog.records) == 2
+    assert "event=configuration model=first-of-two" in caplog.text

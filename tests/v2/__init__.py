@@ -1,0 +1,1 @@
+"""Triton's own clients, unmodified, against real servers."""

@@ -365,6 +365,7 @@ assert reply.tensors["SUM"].tolist() == [2, 2]
 handler.close()
 ours = {{name for name in sys.modules if name.startswith("serving")}}
 assert ours == {{"serving", "serving.workers", "serving.workers.handler", "serving.workers.dialects",
-                "serving.workers.dialects.triton_python"}}, ours
+                "serving.workers.dialects.triton_python",
+                "serving.workers.answer_frames", "serving.workers.tensor_frames"}}, ours
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

@@ -44,7 +44,7 @@ def refusal(document: Any, wanted: Signature = ROWS) -> str:
         ({"inputs": [1, 2, 3, 4]}, "inputs"),
         ({"inputs": {"x": [[1, 2, 3, 4]]}}, "inputs"),
         ({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}, "v2"),
-        ({"id": "7", "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [[1, 2, 3, 4]]}]}, "v2"),
+        ({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [[1, 2, 3, 4]]}]}, "v2"),
         ([[1, 2, 3, 4]], "bare"),
         ([1, 2, 3, 4], "bare"),
         ({"x": [[1, 2, 3, 4]]}, "bare"),
@@ -142,7 +142,7 @@ def test_an_array_without_names_is_refused_for_several_inputs() -> None:
         ({"data": None}, "'x' has null at the top and wants FP32"),
         ({"name": "y"}, "has inputs ['y'] and the model wants ['x']"),
         ({"name": 1}, "A V2 input is"),
-        ({"parameters": {}}, "wants exactly the keys"),
+        ({"extra": {}}, "wants exactly the keys"),
     ],
 )
 def test_a_wrong_v2_tensor_is_told_what_is_wrong(change: dict[str, Any], said: str) -> None:

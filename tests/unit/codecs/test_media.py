@@ -250,3 +250,12 @@ def test_what_is_not_optional_has_to_be_there(names: list[str]) -> None:
         decode(stream.getvalue(), "application/x-npz", OPTIONAL)
     with pytest.raises(BadRequestError):
         decode(orjson.dumps({"inputs": {name: [[1, 2]] for name in names}}), None, OPTIONAL)
+
+
+def test_v2_json_under_octet_stream_is_json_even_where_its_length_would_fit() -> None:
+    """Chance must not make numbers of text; what only begins like it stays raw."""
+    anything = Signature((TensorSpec("x", "UINT8", (-1,)),), ())
+    text = b'{"inputs": [{"name": "x", "datatype": "UINT8", "shape": [2], "data": [1, 2]}]}'
+
+    assert decode(text, "application/octet-stream", anything).tensors["x"].tolist() == [1, 2]
+    assert decode(b'{"id": \x00', "application/octet-stream", anything).tensors["x"].size == 8

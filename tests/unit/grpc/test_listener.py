@@ -13,7 +13,7 @@ from serving.server import Server
 from serving.settings import Settings
 
 
-def server(tmp_path: Path, port: int) -> Server:
+def server(tmp_path: Path, port: int, **more: str) -> Server:
     """Build a whole server process's rooms here."""
     environ = {
         "WHARF_MODEL_ROOT": str(tmp_path),
@@ -21,6 +21,7 @@ def server(tmp_path: Path, port: int) -> Server:
         "SAGEMAKER_BASE_DIR": str(tmp_path / "opt-ml"),
         "WHARF_HOST": "127.0.0.1",
         "WHARF_GRPC_PORT": str(port),
+        **more,
     }
     return Server(Settings.from_env(environ), None, environ)
 

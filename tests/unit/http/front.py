@@ -14,7 +14,10 @@ from serving.http.app import App
 from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
+from serving.http.v2 import V2Routes
+from serving.inference import Inference
 from serving.logs import AccessLog
+from serving.statistics import Statistics
 from tests.unit.house import House
 from tests.unit.http.wsgi import Answer, ask, call, environ_of
 
@@ -44,14 +47,18 @@ class Front:
         self.lines = folder / "access.log"
         fd = os.open(self.lines, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         guard, request_id = Guard(token), RequestIds()
+        source = self.house.source
+        self.inference = Inference(self.house.manager, source, self.cores, Statistics(), 0.2, source.available)
+        bodies = Bodies(self.admission)
         routes = SageMakerRoutes(
-            self.house.manager, self.cores, Bodies(self.admission), InvokeSettings(0.2, accept), default_model
+            self.house.manager, self.cores, bodies, self.inference, InvokeSettings(0.2, accept), default_model
         )
         admin = make_admin(self.house.manager, self.house.metrics, guard, lambda: [{"modelName": "quick"}], request_id)
         self.gate = Gate(4)
         self.app = App(
             *(routes, admin, self.gate, guard, request_id, self.house.metrics, AccessLog("all", "json", fd)),
             lambda: self.is_healthy,
+            V2Routes(self.inference, bodies, self.gate, guard, lambda: self.is_healthy),
         )
 
     def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:

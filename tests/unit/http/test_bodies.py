@@ -1,0 +1,106 @@
+"""Bodies: their declared length, their encodings, and what is wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from typing import Any
+
+import pytest
+
+from serving.errors import BadRequestError, PayloadTooLargeError, UnsupportedError
+from serving.http.admission import Admission
+from serving.http.bodies import Bodies, content_length
+
+BODIES = Bodies(Admission(2, 1000, 2000))
+
+
+@pytest.mark.parametrize(
+    ("environ", "length"),
+    [({}, 0), ({"CONTENT_LENGTH": ""}, 0), ({"CONTENT_LENGTH": "7"}, 7), ({"HTTP_TRANSFER_ENCODING": "chunked"}, None)],
+)
+def test_a_length_is_what_was_declared(environ: dict[str, Any], length: int | None) -> None:
+    """A chunked body has none."""
+    assert content_length(environ) == length
+
+
+@pytest.mark.parametrize("text", ["-1", "x", "1.5", "٣", "9" * 5000])
+def test_a_length_that_is_no_number_of_bytes_is_refused(text: str) -> None:
+    """Also one that no machine could count."""
+    with pytest.raises(BadRequestError, match="is not a number of bytes"):
+        content_length({"CONTENT_LENGTH": text})
+
+
+def test_a_body_that_is_cut_short_is_refused() -> None:
+    """A model must not see half of it."""
+    with pytest.raises(BadRequestError, match="ended after 3 of 5 bytes"):
+        BODIES.read({"CONTENT_LENGTH": "5", "wsgi.input": io.BytesIO(b"abc")})
+
+
+def test_a_chunked_body_is_read_to_its_end_or_to_the_limit() -> None:
+    """One byte past it is enough to know."""
+    environ = {"wsgi.input_terminated": True}
+
+    assert BODIES.read(environ | {"wsgi.input": io.BytesIO(b"abc")}) == b"abc"
+    assert BODIES.read({"wsgi.input": io.BytesIO(b"abc")}) == b""
+    with pytest.raises(PayloadTooLargeError, match="over 1000 bytes"):
+        BODIES.read(environ | {"wsgi.input": io.BytesIO(b"a" * 2000)})
+
+
+class _Broken:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self, _count: int) -> bytes:
+        raise self.error
+
+
+def test_a_body_that_cannot_be_read_says_so() -> None:
+    """A client that is gone; memory that is gone stays what it is."""
+    with pytest.raises(BadRequestError, match="cannot be read \\(OSError\\)"):
+        BODIES.read({"CONTENT_LENGTH": "5", "wsgi.input": _Broken(OSError())})
+    with pytest.raises(MemoryError):
+        BODIES.read({"CONTENT_LENGTH": "5", "wsgi.input": _Broken(MemoryError())})
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (b"abc", ""),
+        (b"abc", " Identity "),
+        (gzip.compress(b"abc"), "GZIP"),
+        (zlib.compress(b"abc"), "deflate"),
+        (gzip.compress(b"a" * 1000), "gzip"),
+    ],
+)
+def test_a_body_is_unpacked_as_it_says(body: bytes, encoding: str) -> None:
+    """Up to the size that a body may have."""
+    assert BODIES.decoded(body, encoding) in (b"abc", b"a" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"abc", "is not gzip"),
+        (b"", "cut short"),
+        (gzip.compress(b"abc")[:-4], "cut short"),
+        (gzip.compress(b"abc") + b"more", "4 bytes follow the gzip body"),
+    ],
+)
+def test_a_packed_body_that_is_broken_is_refused(body: bytes, said: str) -> None:
+    """Never half of it."""
+    with pytest.raises(BadRequestError, match=said):
+        BODIES.decoded(body, "gzip")
+
+
+def test_a_bomb_goes_off_at_the_limit() -> None:
+    """A hundred megabytes of nothing take a hundred kilobytes."""
+    with pytest.raises(PayloadTooLargeError, match="over 1000 bytes unpacked"):
+        BODIES.decoded(gzip.compress(bytes(100 << 20), 1), "gzip")
+
+
+def test_other_encodings_are_refused_in_tritons_words() -> None:
+    """501, as Triton says it."""
+    with pytest.raises(UnsupportedError, match="Unsupported compression type"):
+        BODIES.decoded(b"", "br")

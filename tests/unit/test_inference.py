@@ -1,0 +1,357 @@
+"""The engine of Triton's language: infer, stream, describe, load, unload, count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.codecs.v2 import Question, Wanted
+from serving.cores import CoreBudget
+from serving.errors import (
+    BadRequestError,
+    InsufficientMemoryError,
+    LoadFailedError,
+    ModelFailedError,
+    ModelNotFoundError,
+    ServingError,
+    UnavailableError,
+    UnsupportedError,
+)
+from serving.inference import Answer, Inference, streamed
+from serving.residents import Resident
+from serving.statistics import Spent, Statistics
+from serving.workers import answer_frames
+from serving.workers.handler import Reply, Request
+from tests.unit.house import House
+
+
+class Engine:
+    """An engine over a house."""
+
+    def __init__(self, folder: Path, *, is_platform: bool = False, budget_bytes: int = 1 << 30) -> None:
+        self.house = House(folder, is_platform=is_platform, budget_bytes=budget_bytes)
+        source = self.house.source
+        self.inference = Inference(self.house.manager, source, CoreBudget(2), Statistics(), 5, source.available)
+
+    def outside(self, answer: Callable[[Request], Reply], name: str = "far") -> str:
+        """Make a model that a function answers."""
+        self.house.make(name)
+        self.house.backend.outside[name] = answer
+        return name
+
+    def infer(self, name: str = "m", version: str = "", **changes: Any) -> Answer:
+        """One row of two numbers."""
+        return self.inference.infer(name, version, ask(**changes))
+
+    def refusal(self, kind: type[ServingError], *of: str, **changes: Any) -> str:
+        """The sentence that a request is refused with."""
+        with pytest.raises(kind) as caught:
+            self.infer(*of, **changes)
+        return caught.value.message
+
+
+def ask(**changes: Any) -> Question:
+    """A question of one input."""
+    return Question(**({"inputs": {"x": ("FP32", np.array([[1, 2]], np.float32))}} | changes))
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    """With a model `m` that answers four times its input."""
+    engine = Engine(tmp_path)
+    engine.house.make("m")
+    return engine
+
+
+def counts(engine: Engine, name: str = "m") -> dict[str, int]:
+    """Successes and failures."""
+    (found,) = engine.inference.stats(name)
+    return {what: found["inference_stats"][what]["count"] for what in ("success", "fail")}
+
+
+# ---- infer -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_loads_its_model_and_is_counted(engine: Engine) -> None:
+    """Standalone mode."""
+    answer = engine.infer(id="7", outputs=[Wanted("y")])
+
+    assert answer.head == {"id": "7", "model_name": "m", "model_version": "1"}
+    assert answer.outputs["y"].tolist() == [[4, 8]]
+    assert counts(engine) == {"success": 1, "fail": 0}
+
+
+def test_answers_parameters_are_part_of_its_head() -> None:
+    """Between version and outputs."""
+    assert list(Answer("m", "1", "", {}, {"a": 1}).head) == ["model_name", "model_version", "parameters"]
+
+
+def test_raw_bytes_become_the_one_input(engine: Engine) -> None:
+    """In the shape of the signature."""
+    engine.house.make("fixed", dims=[2])
+
+    raw = np.array([1, 2], "<f4").tobytes()
+    assert engine.inference.infer("fixed", "", Question(raw=raw)).outputs["y"].tolist() == [[4, 8]]
+
+
+def test_unknown_models_and_versions_are_told_in_tritons_words(engine: Engine) -> None:
+    """404 all of them."""
+    assert engine.refusal(ModelNotFoundError, "nope") == "Request for unknown model: 'nope' is not found"
+    assert engine.refusal(ModelNotFoundError, "m", "9") == "Request for unknown model: 'm' version 9 is not found"
+    assert engine.infer("m", "1").version == engine.infer("m", "-1").version == "1"
+
+
+def test_a_request_that_does_not_fit_is_counted_as_a_failure(engine: Engine) -> None:
+    """As rejected: it never ran."""
+    assert "expected 1 inputs but got 0 inputs" in engine.refusal(BadRequestError, inputs={})
+    assert counts(engine) == {"success": 0, "fail": 1}
+    assert engine.inference.statistics.of("m", "1").rejected == 1
+
+
+def test_a_resident_without_files_is_not_ready(engine: Engine) -> None:
+    """503, in Triton's words."""
+    with pytest.raises(UnavailableError, match="'m' is not at ready state"):
+        engine.inference.infer_held(Resident("m", "/m"), ask())
+
+
+def test_a_held_model_answers_without_being_looked_up(engine: Engine) -> None:
+    """As SageMaker's routes do it."""
+    with engine.house.manager.ready("m") as resident:
+        assert engine.inference.infer_held(resident, ask()).outputs["y"].tolist() == [[4, 8]]
+
+
+# ---- people's code ---------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_gets_what_the_client_said_besides(engine: Engine) -> None:
+    """Only what is there."""
+    heard: list[dict[str, Any]] = []
+
+    def answer(request: Request) -> Reply:
+        heard.append(request.about)
+        return Reply(tensors={"y": np.zeros((1, 1))}, spent=Spent(1, 2, 3, 4))
+
+    said = {"own": 1, "sequence_id": 5, "sequence_start": True, "sequence_end": True, "timeout": 9}
+    engine.infer(engine.outside(answer), id="7", parameters=said, outputs=[Wanted("y")], priority=2, timeout_us=9)
+    engine.infer("far")
+
+    assert heard == [
+        {
+            **{"id": "7", "parameters": {"own": 1}, "outputs": ["y"], "priority": 2},
+            **{"timeout_us": 9, "sequence_id": 5, "flags": 3},
+        },
+        {},
+    ]
+    assert engine.inference.stats("far")[0]["inference_stats"]["compute_infer"] == {"count": 2, "ns": 6}
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "said"),
+    [
+        (Reply(b'{"error": "ValueError: \\"no\\""}', 424), ModelFailedError, 'ValueError: "no"'),
+        (Reply(b'{"error": "a"}', 400), BadRequestError, "a"),
+        (Reply(b"gone", 404), ModelNotFoundError, "gone"),
+        (Reply(b"3", 501), UnsupportedError, "3"),
+        (Reply(b"busy", 503), UnavailableError, "busy"),
+        (Reply(b"{}", 507), InsufficientMemoryError, "{}"),
+        (Reply(b"", 418), ModelFailedError, "The model answered nothing."),
+    ],
+)
+def test_a_workers_error_keeps_its_kind_and_its_words(
+    engine: Engine, reply: Reply, kind: type[ServingError], said: str
+) -> None:
+    """Whole or streamed."""
+    engine.outside(lambda _: reply)
+
+    assert engine.refusal(kind, "far") == said
+    with pytest.raises(kind):
+        list(engine.inference.stream("far", "", ask()))
+
+
+def test_a_decoupled_model_is_refused_where_one_answer_is_wanted(engine: Engine) -> None:
+    """Whether its stream can be closed or not."""
+    chunks = [lines([]), iter([b""])]
+    engine.outside(lambda _: Reply(chunks=chunks.pop()))
+
+    assert "decoupled transaction policy" in engine.refusal(UnsupportedError, "far")
+    assert "decoupled transaction policy" in engine.refusal(UnsupportedError, "far")
+
+
+def test_a_model_that_reads_bodies_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With where to go instead."""
+    engine.outside(lambda _: Reply())
+    with engine.house.manager.ready("far") as resident:
+        monkeypatch.setattr(type(resident.model), "takes_bodies", True)
+
+    assert "call /models/far/invoke" in engine.refusal(UnsupportedError, "far")
+
+
+def lines(closed: list[str], *last: bytes) -> Iterator[bytes]:
+    """Two frames of a stream, and more."""
+    try:
+        for value in (1, 2):
+            yield answer_frames.write({"y": np.array([value])}, {})
+        yield from last
+    finally:
+        closed.append("closed")
+
+
+def test_a_stream_yields_each_answer_and_is_counted_at_its_end(engine: Engine) -> None:
+    """One success, however many answers."""
+    engine.outside(lambda _: Reply(chunks=lines([])))
+    found = [each.outputs["y"].tolist() for each in engine.inference.stream("far", "", ask())]
+
+    assert found == [[1], [2]]
+    assert counts(engine, "far") == {"success": 1, "fail": 0}
+
+
+def test_a_stream_that_is_left_closes_the_models_own(engine: Engine) -> None:
+    """The model hears that nobody listens."""
+    closed: list[str] = []
+    engine.outside(lambda _: Reply(chunks=lines(closed)))
+    answers = engine.inference.stream("far", "", ask())
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]  # a generator
+
+    assert closed == ["closed"]
+    assert engine.house.in_flight("far") == 0
+
+
+def test_an_error_within_a_stream_ends_it(engine: Engine) -> None:
+    """After what came before it."""
+    engine.outside(lambda _: Reply(chunks=lines([], answer_frames.write_error("too far"))))
+    answers = engine.inference.stream("far", "", ask())
+
+    assert len([next(answers), next(answers)]) == 2
+    with pytest.raises(ModelFailedError, match="too far"):
+        next(answers)
+    assert counts(engine, "far") == {"success": 0, "fail": 1}
+
+
+def test_one_answer_and_none_are_streams_too(engine: Engine) -> None:
+    """In process, whole, or nothing at all."""
+    engine.outside(lambda _: Reply(tensors={"y": np.array([3])}), "whole")
+    engine.outside(lambda _: Reply(), "nothing")
+
+    assert [len(list(engine.inference.stream(name, "", ask()))) for name in ("m", "whole", "nothing")] == [1, 1, 0]
+
+
+def test_frames_become_tensors_and_parameters() -> None:
+    """By name, type and shape, bit by bit."""
+    frames = answer_frames.write({"y": np.array([[1], [2]], np.int8)}, {"last": True})
+    ((found, parameters),) = streamed(frames)
+
+    assert (found["y"].dtype, found["y"].tolist(), parameters) == (np.dtype(np.int8), [[1], [2]], {"last": True})
+
+
+def test_a_frame_that_is_none_is_the_workers_failure() -> None:
+    """In words."""
+    with pytest.raises(ModelFailedError, match="an answer that is none"):
+        list(streamed(b"nonsense"))
+
+
+# ---- what is there ---------------------------------------------------------------------------------------------------
+
+
+def test_a_model_says_what_it_is(engine: Engine) -> None:
+    """Metadata, configuration, signature."""
+    assert engine.inference.metadata("m")["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, -1]}]
+    assert engine.inference.config("m")["backend"] == "fake"
+    assert engine.inference.signature("m").inputs[0].name == "x"
+
+
+def test_readiness_is_whether_a_request_would_be_served(engine: Engine) -> None:
+    """Standalone: what is there loads when asked for."""
+    ready = engine.inference.is_ready
+
+    assert [ready("m"), ready("m", "1"), ready("m", "2"), ready("nope")] == [True, True, False, False]
+    engine.infer()
+    assert [ready("m"), ready("m", "1"), ready("m", "2")] == [True, True, False]
+    engine.inference.unload("m")
+    assert ready("m") is False
+
+
+def test_in_platform_mode_only_what_is_loaded_is_ready(tmp_path: Path) -> None:
+    """Nothing loads by itself."""
+    engine = Engine(tmp_path, is_platform=True)
+    url = engine.house.make("m")
+
+    assert engine.inference.is_ready("m") is False
+    engine.house.manager.load("m", url)
+    assert engine.inference.is_ready("m") is True
+
+
+def test_statistics_of_an_unknown_model_are_refused_and_of_an_idle_one_zero(engine: Engine) -> None:
+    """400, in Triton's words."""
+    with pytest.raises(BadRequestError, match="requested model 'nope' is not available"):
+        engine.inference.stats("nope")
+    engine.house.use("m")
+    assert engine.inference.stats("m")[0]["inference_count"] == 0
+    assert [each["name"] for each in engine.inference.stats()] == ["m"]
+
+
+def test_the_index_has_every_model_with_its_state(engine: Engine) -> None:
+    """A name alone for what was never loaded."""
+    for name in ("never", "gone", "bad"):
+        engine.house.make(name, **({"fail_load": "no good"} if name == "bad" else {}))
+    engine.infer()
+    engine.inference.load("gone", {})
+    engine.inference.unload("gone")
+    with pytest.raises(LoadFailedError, match=r"^load failed for model 'bad': .*no good"):
+        engine.inference.load("bad", {})
+    rows = {row.pop("name"): row for row in engine.inference.index()}
+
+    assert rows["never"] == {}
+    assert rows["m"] == {"version": "1", "state": "READY"}
+    assert rows["gone"] == {"version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
+    assert "no good" in rows["bad"]["reason"]
+    assert [row["name"] for row in engine.inference.index(only_ready=True)] == ["m"]
+
+
+# ---- the repository extension ----------------------------------------------------------------------------------------
+
+
+def test_an_unloaded_model_is_not_loaded_by_a_mere_request(engine: Engine) -> None:
+    """Until somebody loads it, by whichever route."""
+    url = engine.house.load("m")
+    engine.inference.unload("m")
+
+    assert engine.refusal(ModelNotFoundError, "m") == "Request for unknown model: 'm' has no available versions"
+    engine.house.manager.load("m", url)
+    assert engine.infer().version == "1"
+    engine.inference.unload("m")
+    engine.inference.load("m", {})
+    assert engine.infer().version == "1"
+
+
+def test_a_second_load_loads_anew(engine: Engine) -> None:
+    """As Triton reloads a model whose files changed."""
+    engine.inference.load("m", {})
+    engine.house.make("m", scale=2)
+    engine.inference.load("m", {})
+
+    assert engine.infer().outputs["y"].tolist() == [[2, 4]]
+
+
+def test_unloading_what_is_not_there_is_no_error(engine: Engine) -> None:
+    """As with Triton; its name is free for later."""
+    engine.inference.unload("later")
+    engine.house.make("later")
+
+    assert engine.infer("later").version == "1"
+
+
+def test_a_load_that_cannot_be_says_why(tmp_path: Path) -> None:
+    """A missing model, no memory, parameters that nobody acts on."""
+    engine = Engine(tmp_path, budget_bytes=1 << 20)
+    engine.house.make("big", bytes=2 << 20)
+    with pytest.raises(LoadFailedError, match="failed to load 'nope', failed to poll from model repository: "):
+        engine.inference.load("nope", {})
+    with pytest.raises(InsufficientMemoryError):
+        engine.inference.load("big", {})
+    with pytest.raises(UnsupportedError, match=r"has the parameters \['config'\]"):
+        engine.inference.load("big", {"config": "{}"})
