@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -89,10 +89,6 @@ class WorkerModel:
         is lost, hangs until `deadline` (of the monotonic clock) or is not free, and what the handler says of the body.
         """
         return self._pool.submit(request, deadline)
-
-    def invoke_all(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
-        """Have a batch answered in one call of one worker; raises what `invoke` raises, for all of them."""
-        return self._pool.submit_all(requests, deadline)
 
     def held_bytes(self) -> int:
         """Return what its workers added to the machine's memory, in bytes."""

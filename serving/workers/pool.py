@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 
 from serving.errors import ServingError, UnavailableError
@@ -111,18 +110,11 @@ class Pool:
             self.host.correct(self.held_bytes())
 
     def submit(self, request: Request, deadline: float) -> Reply:
-        """Have a request answered before `deadline` (of the monotonic clock), with others where the model batches.
+        """Have a request answered before `deadline` (of the monotonic clock).
 
         A reply's `chunks` hold the worker until they are read to the end or closed. Raises `UnavailableError` (503)
         when no worker is free in time, the line is full or the worker is lost, and what the handler's error means.
         """
-        return self._submit([request], deadline, may_gather=self.plan.launch.batch_size > 1)[0]
-
-    def submit_all(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
-        """Have a batch that is made already answered in one call; as `submit`, and never beside it."""
-        return self._submit(requests, deadline, may_gather=False)
-
-    def _submit(self, requests: Sequence[Request], deadline: float, *, may_gather: bool) -> list[Reply]:
         # As long in line at most, and as long with a worker: one that gets a late request is not slow for that.
         wait_s = min(deadline - time.monotonic(), self.plan.predict_timeout_s)
         job: _Job | None = None
@@ -131,18 +123,18 @@ class Pool:
                 raise self._busy()
             instance = self._idle.pop() if self._idle and not self._leaders else None
             if instance is None:
-                job = self._queue(requests[0])
+                job = self._queue(request)
         if job is not None:
             if not job.is_done.wait(wait_s) and self._leave(job):
                 raise self._busy()
             if job.error is not None:
                 raise job.error
             if job.reply is not None:
-                return [job.reply]
+                return job.reply
             instance = job.instance
         assert instance is not None
-        batch = [job or _Job(requests[0]), *(_Job(each) for each in requests[1:])]
-        if may_gather:
+        batch = [job or _Job(request)]
+        if self.plan.launch.batch_size > 1:
             batch += self._gather()
         return self._run(instance, batch, time.monotonic() + wait_s)
 
@@ -235,8 +227,8 @@ class Pool:
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
-    def _run(self, instance: Instance, batch: list[_Job], deadline: float) -> list[Reply]:
-        """Have a batch answered and hand out the answers; return all."""
+    def _run(self, instance: Instance, batch: list[_Job], deadline: float) -> Reply:
+        """Have a batch answered and hand out the answers; return the first."""
         is_held = False
         error: ServingError = UnavailableError(f"Model '{self.plan.launch.name}' failed on another request of a batch.")
         try:
@@ -247,7 +239,7 @@ class Pool:
             if replies[0].chunks is not None:
                 is_held = True
                 replies[0].chunks = Held(replies[0].chunks, lambda: self._release(instance))
-            return replies
+            return replies[0]
         except ServingError as failure:
             error = failure
             if not instance.process.exited.is_set():  # an answer too, if no good one
