@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serving.backends.base import Backend, Footprint, LoadedModel
+from serving.backends.base import Backend, LoadedModel
+from serving.backends.wrapping import WrappedBackend
 from serving.batching import Batcher, Job
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, InsufficientMemoryError, ModelFailedError
@@ -179,31 +180,16 @@ class BatchedModel:
         return shares
 
 
-class BatchingBackend:
+class BatchingBackend(WrappedBackend):
     """A backend of this process, with a batcher before each model that has one configured."""
 
-    is_outside = False
-
     def __init__(self, inner: Backend, cores: CoreBudget) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._cores = cores
-        self.name = inner.name
-
-    def outside_bytes(self) -> int:
-        """Return what the runtime holds outside this process, in bytes."""
-        return self._inner.outside_bytes()
-
-    def prepare(self) -> bool:
-        """Import the runtime if it is not yet; return whether this call did."""
-        return self._inner.prepare()
-
-    def footprint(self, spec: ModelSpec) -> Footprint:
-        """Predict as the backend does."""
-        return self._inner.footprint(spec)
 
     def load(self, spec: ModelSpec) -> LoadedModel:
         """Make the model ready; put a batcher before it if its configuration has one."""
-        model = self._inner.load(spec)
+        model = self.inner.load(spec)
         scheduling = spec.scheduling
         if scheduling is None or not is_scheduled(scheduling):
             return model

@@ -1,6 +1,6 @@
 """A backend and a model around another: everything is passed on, for those who change one thing at this seam.
 
-`reshaped` and `warmed` derive from these. Nothing here acts by itself.
+`reshaped`, `warmed` and `batched` derive from these. Nothing here acts by itself.
 """
 
 from __future__ import annotations
