@@ -2,7 +2,8 @@
 
 Runs in the zygote, so that a model that prints a hundred thousand lines takes no time from the server. Nothing is
 dropped and nothing piles up: while our standard error does not take more (`is_blocked`), the zygote does not read the
-pipes, and the models that print wait. Never waits itself. Knows no process but its number.
+pipes, and the models that print wait. The same holds for a model that prints so much that the log would take a core
+from those who answer (`rest_s`). Never waits itself. Knows no process but its number.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from dataclasses import dataclass
 
 from serving.logs import quoted, timestamp, write_line
 
-_READ_BYTES = 64 << 10
+_READ_BYTES = 16 << 10
 # A line without an end is cut here: one log record of most collectors (16-256 KiB) and then some.
 _LINE_MAX_BYTES = 16 << 10
 # What a pipe can hold (fs.pipe-max-size), in reads, and then some: who writes on and on is not read to the end.
-_DRAIN_READS = 32
+_DRAIN_READS = 128
 # What a pipe that poll calls writable surely takes without blocking (pipe(7)).
 _PIPE_BUF = 4096
+# The log's part of one core in the long run: two models' requests on two cores notice none of it (tests/people).
+_SHARE = 0.2
+# CPU seconds that it may take at once, some two thousand lines: nothing that people read is held up.
+_BURST_S = 0.01
 
 
 @dataclass
@@ -39,6 +44,16 @@ class Relay:
         self._output_fd = output_fd
         self._sources: dict[int, _Source] = {}
         self._pending = b""
+        self._credit_s = _BURST_S
+        self._credited_at = time.monotonic()
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds for which no pipe should be read, 0 mostly: what was read took too much of a core."""
+        now = time.monotonic()
+        self._credit_s = min(_BURST_S, self._credit_s + _SHARE * (now - self._credited_at))
+        self._credited_at = now
+        return max(0.0, -self._credit_s / _SHARE)
 
     @property
     def is_blocked(self) -> bool:
@@ -56,6 +71,13 @@ class Relay:
 
     def pump(self, number: int) -> bool:
         """Relay what one pipe holds now; return False at its end."""
+        started = time.process_time()
+        try:
+            return self._pump(number)
+        finally:
+            self._credit_s -= time.process_time() - started
+
+    def _pump(self, number: int) -> bool:
         try:
             data = os.read(number, _READ_BYTES)
         except BlockingIOError:

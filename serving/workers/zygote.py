@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import math
 import os
 import resource
 import select
@@ -73,6 +74,7 @@ class Zygote:
         self._relay = Relay(is_json=self._is_json)
         self._poll = select.poll()
         self._is_held_back = False
+        self._is_blocked = False
         self._pid = os.getpid()
         self._total_processes = 0
         self._next_tick = 0.0
@@ -93,7 +95,9 @@ class Zygote:
 
     def _turn(self, wake_read: int) -> None:
         wait_s = _LOOK_AGAIN_S if self._is_ending else _TICK_S
-        ready = {number for number, _ in self._poll.poll(int(wait_s * 1000) if self._children else None)}
+        if self._is_held_back and not self._is_blocked:
+            wait_s = min(wait_s, self._relay.rest_s)
+        ready = {number for number, _ in self._poll.poll(math.ceil(wait_s * 1000) if self._children else None)}
         if self._channel.fileno() in ready:
             ready.discard(self._channel.fileno())
             while self._channel.has_input():
@@ -102,7 +106,7 @@ class Zygote:
             ready.discard(wake_read)
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_read, 4096)
-        for number in () if self._is_held_back else ready:
+        for number in () if self._is_held_back else ready - {_STDERR}:
             if not self._relay.pump(number):
                 self._close_pipe(number)
         self._reap()
@@ -112,18 +116,21 @@ class Zygote:
         self._hold_back()
 
     def _hold_back(self) -> None:
-        """Read no pipe while nobody takes what was read, and go on once somebody does."""
+        """Read no pipe while nobody takes what was read or the log has had its share, and go on after that."""
         self._relay.flush()
-        if self._relay.is_blocked and not self._is_held_back:
-            self._is_held_back = True
+        if self._is_blocked != self._relay.is_blocked:
+            self._is_blocked = self._relay.is_blocked
+            if self._is_blocked:
+                self._poll.register(_STDERR, select.POLLOUT)
+            else:
+                self._poll.unregister(_STDERR)
+        if self._is_held_back != (self._is_blocked or self._relay.rest_s > 0):
+            self._is_held_back = not self._is_held_back
             for number in self._relay.pipes:
-                self._poll.unregister(number)
-            self._poll.register(_STDERR, select.POLLOUT)
-        elif self._is_held_back and not self._relay.is_blocked:
-            self._is_held_back = False
-            self._poll.unregister(_STDERR)
-            for number in self._relay.pipes:
-                self._poll.register(number, select.POLLIN)
+                if self._is_held_back:
+                    self._poll.unregister(number)
+                else:
+                    self._poll.register(number, select.POLLIN)
 
     def _close_pipe(self, number: int) -> None:
         if not self._is_held_back:

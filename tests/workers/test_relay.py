@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import select
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from serving.workers.relay import Relay
+from tests.waiting import until
 
 
 class Pipes:
@@ -26,7 +28,8 @@ class Pipes:
 
     def say(self, data: bytes) -> None:
         assert os.write(self.printer, data) == len(data)
-        self.relay.pump(self.source)
+        while select.select([self.source], [], [], 0)[0]:
+            self.relay.pump(self.source)
 
     def read(self) -> list[str]:
         data = b""
@@ -200,3 +203,24 @@ def test_what_a_stray_writes_on_and_on_does_not_hold_the_relay(pipes: Pipes) -> 
     os.write(pipes.printer, b"y\n")
     pipes.relay.drain(42)
     assert reads < 100
+
+
+def test_a_model_that_prints_on_and_on_rests(pipes: Pipes) -> None:
+    """The log takes a part of one core in the long run, however much there is to write; then it goes on."""
+    spent = -time.process_time()
+    while not pipes.relay.rest_s:
+        os.write(pipes.printer, b"a line\n" * 1000)
+        pipes.relay.pump(pipes.source)
+        pipes.all_texts()
+    spent += time.process_time()
+    assert 0 < pipes.relay.rest_s < 10 * spent
+
+    until(lambda: pipes.relay.rest_s == 0)
+    pipes.say(b"the next\n")
+    assert pipes.all_texts() == ['"the next"']
+
+
+def test_what_people_read_is_relayed_without_a_rest(pipes: Pipes) -> None:
+    """A hundred lines at once are nothing."""
+    pipes.say(b"a line\n" * 100)
+    assert pipes.relay.rest_s == 0
