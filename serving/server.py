@@ -26,6 +26,7 @@ from serving.backends.reshaped import ReshapedBackend
 from serving.backends.torch import TorchBackend
 from serving.backends.warmed import WarmedBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
+from serving.catalog import Catalog
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
@@ -100,7 +101,9 @@ class Server:
         guard = Guard(None if settings.is_platform else settings.admin_token)
         self.statistics = Statistics()
         self.inference = Inference(
-            *(self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available),
+            self.manager,
+            Catalog(self.manager, self.source, self.statistics),
+            *(cores, self.statistics, settings.request_timeout_s),
             Regions(is_on=settings.shared_memory),
         )
         self._ensembles.members = self.inference

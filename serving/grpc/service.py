@@ -57,7 +57,7 @@ class Service:
         return self.calls.answered(
             context,
             lambda: pb.ModelReadyResponse(
-                ready=self._inference.is_ready(self._house.check_name(request.name), request.version)
+                ready=self._inference.catalog.is_ready(self._house.check_name(request.name), request.version)
             ),
         )
 
@@ -81,7 +81,7 @@ class Service:
         """Return the statistics of a model, of all without a name."""
 
         def stats() -> Any:
-            found = {"model_stats": self._inference.stats(request.name, request.version)}
+            found = {"model_stats": self._inference.catalog.stats(request.name, request.version)}
             return json_format.ParseDict(found, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
 
         return self.calls.answered(context, stats)
@@ -100,7 +100,7 @@ class Service:
 
         def index() -> Any:
             self._authorize(context)
-            return pb.RepositoryIndexResponse(models=self._inference.index(only_ready=request.ready))
+            return pb.RepositoryIndexResponse(models=self._inference.catalog.index(only_ready=request.ready))
 
         return self.calls.answered(context, index)
 
@@ -110,7 +110,7 @@ class Service:
         def load() -> Any:
             self._authorize(context)
             name = self._house.check_name(request.model_name)
-            self._inference.load(name, messages.read_parameters(request.parameters))
+            self._inference.catalog.load(name, messages.read_parameters(request.parameters))
             return pb.RepositoryModelLoadResponse()
 
         return self.calls.answered(context, load, self.calls.running)
@@ -120,7 +120,7 @@ class Service:
 
         def unload() -> Any:
             self._authorize(context)
-            self._inference.unload(self._house.check_name(request.model_name))
+            self._inference.catalog.unload(self._house.check_name(request.model_name))
             return pb.RepositoryModelUnloadResponse()
 
         return self.calls.answered(context, unload, self.calls.running)

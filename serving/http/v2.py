@@ -114,14 +114,14 @@ class V2Routes:
     def _about(self, parts: list[str]) -> Reply:
         what = parts.pop() if parts and parts[-1] in ("ready", "config", "stats") else ""
         if not parts and what == "stats":
-            return _document({"model_stats": self._inference.stats()})
+            return _document({"model_stats": self._inference.catalog.stats()})
         name, version = _model(parts)
         if what == "ready":
-            if not self._inference.is_ready(name, version):
+            if not self._inference.catalog.is_ready(name, version):
                 raise BadRequestError("Model version not ready")
             return 200, [], b""
         if what == "stats":
-            return _document({"model_stats": self._inference.stats(name, version)})
+            return _document({"model_stats": self._inference.catalog.stats(name, version)})
         find = self._inference.config if what == "config" else self._inference.metadata
         return _document(find(name, version))
 
@@ -130,14 +130,14 @@ class V2Routes:
         if parts[1:2] == ["models"]:
             raise UnsupportedError("Repositories have no names here: leave it out of the path.")
         if parts == ["index"]:
-            return _document(self._inference.index(only_ready=bool(said.get("ready", False))))
+            return _document(self._inference.catalog.index(only_ready=bool(said.get("ready", False))))
         if len(parts) < 3 or parts[0] != "models" or parts[-1] not in ("load", "unload"):
             raise RouteNotFoundError("Not Found")
         name, parameters = check_name(_decoded("/".join(parts[1:-1]))), said.get("parameters", {})
         if parts[-1] == "load":
-            self._inference.load(name, parameters)
+            self._inference.catalog.load(name, parameters)
         else:
-            self._inference.unload(name, with_members=bool(parameters.get("unload_dependents", False)))
+            self._inference.catalog.unload(name, with_members=bool(parameters.get("unload_dependents", False)))
         return 200, [], b""
 
     def _body_object(self, environ: Environ) -> dict[str, Any]:
