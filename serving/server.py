@@ -273,6 +273,7 @@ def _make_source(settings: Settings, limits: memory.Limits, environ: Mapping[str
         single_dir if has_single else None,
         allow_fake=settings.fake_backend,
         may_hint=settings.is_platform or settings.admin_token is None,
+        may_take_files=settings.load_files,
         environ=environ,
     )
 

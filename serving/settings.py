@@ -286,6 +286,9 @@ class Settings:
     admin_token: str | None = _setting(None, "a secret", _token, "WHARF_ADMIN_TOKEN")
     """Token that management routes want as a Bearer token. Ignored in platform mode, as the platform sends none."""
 
+    load_files: bool = _setting(False, "true or false", _flag, "WHARF_LOAD_FILES")
+    """Take files that come with a V2 load (`file:1/model.py`): who may load then runs code of their own here."""
+
     log_level: str = _setting(
         "info", "debug, info, warning, error, critical", _log_level, "SAGEMAKER_CONTAINER_LOG_LEVEL", "WHARF_LOG_LEVEL"
     )

@@ -34,6 +34,11 @@ def _refused(what: str) -> Callable[[Any, Any, Any], Any]:
     return method
 
 
+def _refuse_repository_name(request: Any) -> None:
+    if request.repository_name:
+        raise UnsupportedError("'repository_name' specification is not supported")
+
+
 class Service:
     """The servicer; one call of a method is one thread."""
 
@@ -110,7 +115,8 @@ class Service:
         def load() -> Any:
             self._authorize(context)
             name = self._house.check_name(request.model_name)
-            self._inference.catalog.load(name, messages.read_parameters(request.parameters))
+            _refuse_repository_name(request)
+            self._inference.catalog.load(name, messages.read_load(request.parameters))
             return pb.RepositoryModelLoadResponse()
 
         return self.calls.answered(context, load, self.calls.running)
@@ -120,7 +126,9 @@ class Service:
 
         def unload() -> Any:
             self._authorize(context)
-            self._inference.catalog.unload(self._house.check_name(request.model_name))
+            _refuse_repository_name(request)
+            name = self._house.check_name(request.model_name)
+            self._inference.catalog.unload(name, with_members=messages.read_unload(request.parameters))
             return pb.RepositoryModelUnloadResponse()
 
         return self.calls.answered(context, unload, self.calls.running)

@@ -28,6 +28,7 @@ from serving.errors import (
     ServingError,
     UnsupportedError,
 )
+from serving.http import v2_repository
 from serving.http.admin import Guard
 from serving.http.admission import Gate
 from serving.http.bodies import Bodies
@@ -126,24 +127,27 @@ class V2Routes:
         return _document(find(name, version))
 
     def _repository(self, environ: Environ, parts: list[str]) -> Reply:
-        said = self._body_object(environ)
-        if parts[1:2] == ["models"]:
-            raise UnsupportedError("Repositories have no names here: leave it out of the path.")
-        if parts == ["index"]:
-            return _document(self._inference.catalog.index(only_ready=bool(said.get("ready", False))))
+        catalog = self._inference.catalog
+        if parts[-1:] == ["index"] and len(parts) < 3:  # of which repository, Triton does not ask
+            return _document(catalog.index(only_ready=v2_repository.read_index(self._body(environ))))
+        if parts[1:2] == ["models"] and parts[0] != "models":
+            raise UnsupportedError("'repository_name' specification is not supported")
         if len(parts) < 3 or parts[0] != "models" or parts[-1] not in ("load", "unload"):
             raise RouteNotFoundError("Not Found")
-        name, parameters = check_name(_decoded("/".join(parts[1:-1]))), said.get("parameters", {})
+        name, body = check_name(_decoded("/".join(parts[1:-1]))), self._body(environ)
         if parts[-1] == "load":
-            self._inference.catalog.load(name, parameters)
+            catalog.load(name, v2_repository.read_load(body))
         else:
-            self._inference.catalog.unload(name, with_members=bool(parameters.get("unload_dependents", False)))
+            catalog.unload(name, with_members=v2_repository.read_unload(body))
         return 200, [], b""
 
     def _body_object(self, environ: Environ) -> dict[str, Any]:
+        return _read_object(self._body(environ))
+
+    def _body(self, environ: Environ) -> bytes:
         admitted_bytes = self._bodies.enter(environ)
         try:
-            return _read_object(self._bodies.read(environ))
+            return self._bodies.read(environ)
         finally:
             self._bodies.leave(admitted_bytes)
 
@@ -208,6 +212,8 @@ def v2_error(error: BaseException, request_id: str) -> Reply:
     if isinstance(error, MethodNotAllowedError):
         return 405, [JSON, ("Allow", error.allow)], b'{"error":"Method Not Allowed"}'
     status, headers, body = error_reply(error, request_id)
+    if isinstance(error, ServingError):
+        body = orjson.dumps({"error": error.text})
     if isinstance(error, (ParseError, ModelFailedError)):
         status = 500
     return status, headers, body

@@ -59,12 +59,14 @@ _REFUSED = {
 }
 
 
-def read_config_pbtxt(model: str, file: Path, device: str = "cpu") -> ModelConfig:
+def read_config_pbtxt(model: str, file: Path, device: str = "cpu", folder: Path | None = None) -> ModelConfig:
     """Read `file`, the configuration of `model`, for a server on `device`.
+
+    `folder` is the model's, where that is not the file's own.
 
     Raises `InvalidArtifactError` for what cannot be parsed, is refused, or when tritonclient is not installed.
     """
-    config, folder = read(file), file.parent
+    config, folder = read(file), folder or file.parent
     format_ = _format(config)
     is_python = format_ == PYTHON
     _check_fields(model, config, is_python=is_python)

@@ -84,32 +84,36 @@ class ModelSpec:
     warmup: tuple[WarmupSample, ...] = ()
 
 
-def describe(
+def describe(  # noqa: PLR0913  the last four by name alone
     name: str,
     path: Path,
     *,
     allow_fake: bool = False,
     within: Path = Path("/"),
     environ: Mapping[str, str] = NO_ENVIRON,
+    config_file: Path | None = None,
 ) -> ModelSpec:
     """Say what `path` is served as.
 
     Only files that lie, links followed, inside `within` are looked at. `environ` is the server's environment, as far as
-    SageMaker's and DJL's variables in it steer every model.
+    SageMaker's and DJL's variables in it steer every model. `config_file` is one that is used instead of the folder's
+    config.pbtxt, wherever it lies.
     Raises `InvalidArtifactError` that lists what was found and what was wanted.
     """
     check_readable(path, within)
     if not path.is_dir():
+        _refuse_config(name, "a single file", config_file)
         return _describe_file(name, path, within)
     folder = descend(path)
     check_readable(folder, within)
     if (folder / "fake.json").is_file():  # 1
+        _refuse_config(name, "a fake", config_file)
         check_readable(folder / "fake.json", within)
         return _fake(name, folder / "fake.json", allow_fake)
-    config, workers, sources = _config(name, folder, within, environ)
+    config, workers, sources = _config(name, folder, within, environ, config_file)
     place = ModelFolder(name, folder, within, config, workers, environ)
     if config.format == ENSEMBLE:
-        return _ensemble(place, config)
+        return _ensemble(place, config, config_file or folder / "config.pbtxt")
     found = find_handler(place) or Found(config)  # 2 to 6
     sources += found.sources
     if found.handler is not None:
@@ -120,9 +124,13 @@ def describe(
     return _as_triton_says(place, _spec(name, file, within, found, sources))
 
 
-def _ensemble(place: ModelFolder, config: ModelConfig) -> ModelSpec:
+def _refuse_config(name: str, what: str, config_file: Path | None) -> None:
+    if config_file is not None:
+        raise InvalidArtifactError(f"Model '{name}' is {what} and has no configuration: load it without one.")
+
+
+def _ensemble(place: ModelFolder, config: ModelConfig, file: Path) -> ModelSpec:
     """Return an ensemble, whose members are other models; its steps are looked at here, who they name at the load."""
-    file = place.path / "config.pbtxt"
     inputs, outputs = config.inputs or (), config.outputs or ()
     scheduling = (config.triton or {}).get("ensemble_scheduling") or {}
     read_steps(place.name, scheduling, [each.name for each in inputs], [each.name for each in outputs])
@@ -163,16 +171,18 @@ def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
 
 
 def _config(
-    name: str, folder: Path, within: Path, environ: Mapping[str, str]
+    name: str, folder: Path, within: Path, environ: Mapping[str, str], config_file: Path | None
 ) -> tuple[ModelConfig, WorkerConfig, tuple[str, ...]]:
     config, workers, sources = ModelConfig(), WorkerConfig(), []
     if (file := folder / "wharf.toml").exists():
         check_readable(file, within)
         config, workers = read_wharf_toml(file)
         sources.append(file.name)
-    if (file := folder / "config.pbtxt").exists():
-        check_readable(file, within)
-        config = config.over(read_config_pbtxt(name, file, config.device or environ.get("WHARF_DEVICE", "cpu")))
+    if (file := config_file or folder / "config.pbtxt").exists():
+        if config_file is None:
+            check_readable(file, within)
+        device = config.device or environ.get("WHARF_DEVICE", "cpu")
+        config = config.over(read_config_pbtxt(name, file, device, folder))
         sources.append(file.name)
     return config, workers, tuple(sources)
 

@@ -20,6 +20,8 @@ from serving.workers.handler import Body, Handler, HandlerError, Launch, Reply, 
 from serving.workers.process_setup import flush_output, set_up
 
 _MESSAGE_MAX_CHARS = 500
+_PLACES_MAX = 16
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120  as frames have it, in text
 # People's code may change these under us.
 _print_exception, _exit = traceback.print_exception, os._exit
 
@@ -59,7 +61,8 @@ def _work(channel: Channel) -> None:
 
 def _tell_failure(channel: Channel, error: BaseException) -> None:
     _print_exception(type(error), error, error.__traceback__)
-    channel.send(Kind.FAILED, 0, {"status": _status(error, 500), "message": _said(error)})
+    meta = {"status": _status(error, 500), "message": _said(error), "places": _places(error)}
+    channel.send(Kind.FAILED, 0, meta)
 
 
 class _Loop:
@@ -195,6 +198,13 @@ def _said(error: BaseException) -> str:
     except Exception:  # an exception whose own __str__ fails
         lines = [type(error).__name__]
     return lines[-1][:_MESSAGE_MAX_CHARS]
+
+
+def _places(error: BaseException) -> list[str]:
+    """Return where people's code raised it, the innermost first, as Triton's Python backend says it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [each for each in reversed(frames) if not each.filename.startswith(_HERE)]
+    return [f"{each.filename}({each.lineno}): {each.name}"[:_MESSAGE_MAX_CHARS] for each in theirs[:_PLACES_MAX]]
 
 
 def _run_quietly(function: Any) -> None:

@@ -173,7 +173,7 @@ class House:
         self.journal = Journal(self.journal_path)
         self.store = Store(folder / "cache", 1 << 30)
         self.evicted: list[Candidate] = []
-        self.source = ModelSource(self.root, self.store, allow_fake=True)
+        self.source = ModelSource(self.root, self.store, allow_fake=True, may_take_files=True)
         self.statistics = Statistics()
         self.manager = ModelManager(
             self.source,

@@ -104,10 +104,10 @@ def test_unknown_models_and_versions_are_told_in_tritons_words(engine: Engine) -
     assert engine.infer("m", "1").version == engine.infer("m", "-1").version == "1"
 
 
-def test_a_request_that_does_not_fit_is_counted_as_a_failure(engine: Engine) -> None:
-    """As rejected: it never ran."""
+def test_a_request_that_does_not_fit_is_counted_as_rejected(engine: Engine) -> None:
+    """It never ran, and is no `fail`."""
     assert "expected 1 inputs but got 0 inputs" in engine.refusal(BadRequestError, inputs={})
-    assert counts(engine) == {"success": 0, "fail": 1}
+    assert counts(engine) == {"success": 0, "fail": 0}
     assert engine.inference.statistics.of("m", "1").rejected == 1
 
 
@@ -265,9 +265,9 @@ def test_a_model_says_what_it_is(engine: Engine) -> None:
 
 def test_an_unloaded_model_is_not_loaded_by_a_mere_request(engine: Engine) -> None:
     """Until somebody loads it."""
-    engine.catalog.load("m", {})
+    engine.catalog.load("m")
     engine.catalog.unload("m")
 
     assert engine.refusal(ModelNotFoundError, "m") == "Request for unknown model: 'm' has no available versions"
-    engine.catalog.load("m", {})
+    engine.catalog.load("m")
     assert engine.infer().version == "1"

@@ -83,6 +83,22 @@ def test_a_failure_to_load_says_why_and_leaves_no_process(
     assert open_files() == before
 
 
+def test_a_failure_to_load_says_where_people_s_code_raised_it(supervisor: Supervisor, tmp_path: Path) -> None:
+    """The innermost first, as Triton's Python backend does; nothing of ours is among it."""
+    with pytest.raises(LoadFailedError) as caught:
+        load(supervisor, tmp_path, "def deep():\n    return 1 / 0\ndef model_fn(folder):\n    return deep()")
+
+    said, _, places = caught.value.said.partition("\n\nAt:\n")
+    assert said == "ZeroDivisionError: division by zero"
+    assert [line.rpartition("/")[2] for line in places.splitlines()] == [
+        "inference.py(3): deep",
+        "inference.py(5): model_fn",
+    ]
+    with pytest.raises(LoadFailedError) as caught:
+        load(supervisor, tmp_path / "b", "import sys; sys.exit(3)")
+    assert caught.value.said.startswith("The handler called sys.exit(3).")
+
+
 def test_a_load_past_its_deadline_is_ended(supervisor: Supervisor, tmp_path: Path) -> None:
     """With the setting to raise; whatever the handler waits for."""
     began = time.monotonic()

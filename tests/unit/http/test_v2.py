@@ -94,7 +94,7 @@ def test_the_server_says_what_it_speaks(front: Front) -> None:
         ("GET", "/models/quick/infer", 405, "Method Not Allowed"),
         ("POST", "/models/quick", 405, "Method Not Allowed"),
         ("GET", "/repository/index", 405, "Method Not Allowed"),
-        ("POST", "/repository/own/models/quick/load", 501, "Repositories have no names here"),
+        ("POST", "/repository/own/models/quick/load", 501, "'repository_name' specification is not supported"),
         ("GET", "/systemsharedmemory/status", 501, "shared memory is off on this server: set WHARF_SHARED_MEMORY"),
         ("GET", "/systemsharedmemory/region/r/nothing", 404, "Not Found"),
         ("POST", "/cudasharedmemory/region/r/register", 501, "is not served here"),
@@ -351,11 +351,10 @@ def test_models_come_and_go_by_the_repository_routes(front: Front) -> None:
     ("name", "body", "status", "error"),
     [
         ("nope", b"", 500, "failed to load 'nope', failed to poll from model repository: "),
-        ("bad", b"", 500, "load failed for model 'bad': "),
+        ("bad", b"", 400, "load failed for model 'bad': version 1 is at UNAVAILABLE state: Internal: "),
         ("quick", b"nope", 500, "failed to parse the request JSON buffer: "),
-        ("quick", b"[]", 500, "an object is wanted"),
-        ("quick", b'{"parameters": 3}', 500, "an object is wanted"),
-        ("quick", b'{"parameters": {"config": "{}"}}', 501, "has the parameters ['config']"),
+        ("quick", b'{"parameters": 3}', 500, "attempt to get members for non-object"),
+        ("quick", b'{"parameters": {"config": "{}"}}', 500, "'quick' is a fake and has no configuration"),
         ("..", b"", 400, "is not legal"),
     ],
 )
