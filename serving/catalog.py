@@ -44,7 +44,7 @@ _LATEST = ("", "-1")
 class _Gone:
     """A model that was unloaded here, or whose load failed; without a `reason` it had never been loaded."""
 
-    version: str = "1"
+    versions: tuple[str, ...] = ("1",)
     reason: str = ""
 
 
@@ -104,10 +104,16 @@ class Catalog:
         return found
 
     def _has_counts(self, name: str) -> bool:
-        """Say whether a model is loaded, or was (standalone) and would be again when asked for."""
+        """Say whether a model is loaded, itself or in its ensemble, or was (standalone) and would be when asked for."""
         if self._manager.peek(name) is not None:
             return True
-        return not self._manager.is_platform and self._gone_for(name) is None and bool(self._statistics.known(name))
+        if not self._statistics.known(name):
+            return False
+        owner = name.rpartition("/")[0]
+        if owner and self._manager.peek(owner) is not None:
+            return True
+        is_gone = any(self._gone_for(each) is not None for each in (name, owner))
+        return not self._manager.is_platform and not is_gone
 
     def _counts(self, name: str) -> list[dict[str, Any]]:
         resident = self._manager.peek(name)
@@ -121,7 +127,8 @@ class Catalog:
         with self._lock:
             gone = [(name, each) for name, each in self._gone.items() if each.reason and name in rows]
         for name, each in gone:
-            rows[name] = [{"name": name, "version": each.version, "state": "UNAVAILABLE", "reason": each.reason}]
+            said = {"state": "UNAVAILABLE", "reason": each.reason}
+            rows[name] = [{"name": name, "version": version} | said for version in each.versions]
         for name, _ in self._manager.loaded():
             resident = self._manager.peek(name)
             if resident is not None:
@@ -171,7 +178,7 @@ class Catalog:
                 said = error.said if isinstance(error, LoadFailedError) else ""
                 reason = f"Internal: {said[:TEXT_MAX_CHARS] or error.message}"
                 with self._lock:
-                    self._gone |= dict.fromkeys((name, polled.name), _Gone(polled.version, reason))
+                    self._gone |= dict.fromkeys((name, polled.name), _Gone((polled.version,), reason))
                 raise BadRequestError(
                     f"load failed for model '{name}': version {polled.version} is at UNAVAILABLE state: {reason};\n"
                 ) from None
@@ -240,10 +247,10 @@ class Catalog:
 
     def _note_unload(self, name: str, whole: str, resident: Resident | None) -> None:
         if resident is not None:
-            gone = _Gone(_versions(resident)[-1], "unloaded")
+            gone = _Gone(_versions(resident), "unloaded")
         elif self._is_available(name):
             counted = self._statistics.known(whole)
-            gone = _Gone(counted[-1].version, "unloaded") if counted else _Gone()
+            gone = _Gone(tuple(each.version for each in counted), "unloaded") if counted else _Gone()
         else:
             return
         with self._lock:
@@ -261,7 +268,8 @@ def spec_of(resident: Resident) -> ModelSpec:
 
 def _versions(resident: Resident) -> tuple[str, ...]:
     """Return the versions of a resident that are served, the one for who names none last."""
-    return (spec_of(resident).version,)
+    spec = spec_of(resident)
+    return tuple(each.version for each in (*spec.versions, spec))
 
 
 def _not_polled(name: str, error: ServingError) -> LoadFailedError:

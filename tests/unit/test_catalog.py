@@ -96,6 +96,16 @@ def test_in_platform_mode_statistics_go_with_the_model(tmp_path: Path) -> None:
     assert house.catalog.stats() == []
 
 
+def test_members_of_an_archive_are_counted_while_their_ensemble_is_there(tmp_path: Path) -> None:
+    """They are nobody else's."""
+    house = House(tmp_path, is_platform=True)
+    house.statistics.of("ens/net", "1").failed(5)
+    assert house.catalog.stats() == []
+    house.load("ens")
+
+    assert [each["name"] for each in house.catalog.stats()] == ["ens", "ens/net"]
+
+
 def test_the_index_has_every_model_with_its_state(house: House) -> None:
     """A name alone for what was never loaded."""
     for name in ("never", "gone", "bad"):
@@ -263,7 +273,7 @@ def test_what_cannot_be_polled_leaves_the_model_as_it_was(house: House) -> None:
     poll = "^failed to load 'm', failed to poll from model repository: "
     for override, reason in (
         (Override("{"), "the config of the load cannot be parsed"),
-        (Override("{}"), "'m' is a fake and has no configuration"),
+        (Override("{}"), "'m' is a fake and takes no configuration"),
         (Override(None, {"1/model.py": b""}), "no config: send"),
         (Override("{}", {"../m/fake.json": b"{}"}), "leads out"),
         (Override("{}", {"notes.txt": b""}), "holds no model"),

@@ -354,7 +354,7 @@ def test_models_come_and_go_by_the_repository_routes(front: Front) -> None:
         ("bad", b"", 400, "load failed for model 'bad': version 1 is at UNAVAILABLE state: Internal: "),
         ("quick", b"nope", 500, "failed to parse the request JSON buffer: "),
         ("quick", b'{"parameters": 3}', 500, "attempt to get members for non-object"),
-        ("quick", b'{"parameters": {"config": "{}"}}', 500, "'quick' is a fake and has no configuration"),
+        ("quick", b'{"parameters": {"config": "{}"}}', 500, "'quick' is a fake and takes no configuration"),
         ("..", b"", 400, "is not legal"),
     ],
 )
