@@ -111,11 +111,15 @@ class Overrides:
         if not self.is_one(url):
             return None
         with self._lock:
-            kept = self._kept.get(url)
-            if kept is None or not (Path(url) / _CONFIG).is_file():
-                raise ModelNotFoundError("What came with the load of this model is gone: load it again.")
-            kept.pins += 1
+            self.check(url)
+            self._kept[url].pins += 1
         return Hold(url, self._release)
+
+    def check(self, url: str) -> Path:
+        """Return the folder of an override; raise `ModelNotFoundError` for one that is gone."""
+        if url not in self._kept or not (Path(url) / _CONFIG).is_file():
+            raise ModelNotFoundError("What came with the load of this model is gone: load it again.")
+        return Path(url)
 
     def is_one(self, url: str) -> bool:
         """Say whether a url is that of an override, there or gone."""

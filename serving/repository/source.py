@@ -97,7 +97,7 @@ class ModelSource:
         if self.single_dir is not None and url == str(self.single_dir):
             return self.single_dir
         if self.overrides.is_one(url):
-            return Path(url)
+            return self.overrides.check(url)
         return artifact.resolve(self._root, url)
 
     def close(self) -> None:

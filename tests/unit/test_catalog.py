@@ -14,6 +14,7 @@ from serving.errors import (
     LoadFailedError,
     ModelNotFoundError,
 )
+from serving.repository.ensemble_steps import Step
 from serving.repository.overrides import Override
 from tests.unit.house import KIB, House, others
 from tests.unit.repository.packs import zip_of
@@ -156,6 +157,18 @@ def test_unloading_what_is_not_there_is_no_error(house: House) -> None:
     house.make("later")
 
     house.catalog.refuse_unloaded("later")
+
+
+def test_members_go_with_their_ensemble_where_that_is_asked_for(house: House) -> None:
+    """Each once."""
+    for name in ("ens", "other"):
+        house.load(name)
+    house.load("m")
+    with house.manager.ready("ens") as resident:
+        resident.model.steps = (Step("m", "", {}, {}), Step("m", "", {}, {}))  # type: ignore[attr-defined]
+    house.catalog.unload("ens", with_members=True)
+
+    assert house.names() == ["other"]
 
 
 def test_a_model_that_was_never_loaded_is_not_found_after_its_unload(house: House) -> None:

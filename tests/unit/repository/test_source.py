@@ -194,7 +194,8 @@ def test_a_configuration_that_comes_is_used_instead_of_the_models_own(root: Path
         hold.release()
         assert source.check(hold.url).exists()
         opened.release()
-        assert not source.check(hold.url).exists()
+        with pytest.raises(ModelNotFoundError):
+            source.check(hold.url)
 
     assert (folder / "config.pbtxt").read_bytes() == CONFIG
 
