@@ -146,7 +146,7 @@ class TritonServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name != "WHARF_ADMIN_TOKEN"},
+            env=_environ(),
         )
         threading.Thread(target=_relay, args=(process,), name="tritonserver-log", daemon=True).start()
         with self._lock:
@@ -205,6 +205,13 @@ class TritonServer:
             self._changed.notify_all()
         if channel is not None:
             channel.close()
+
+
+def _environ() -> dict[str, str]:
+    """Return our environment without our secret, and without our own Python, which its models are not to find."""
+    own = str(Path(sys.executable).parent)
+    path = os.pathsep.join(each for each in os.environ.get("PATH", "").split(os.pathsep) if each != own)
+    return {name: value for name, value in os.environ.items() if name != "WHARF_ADMIN_TOKEN"} | {"PATH": path}
 
 
 def _relay(process: subprocess.Popen[bytes]) -> None:
