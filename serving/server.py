@@ -100,7 +100,7 @@ class Server:
             ),
             journal=Journal(journal_path),
         )
-        usage = Usage(limits, cores, admission, settings.cache_dir, self._workers.all_bytes)
+        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
@@ -204,6 +204,9 @@ class Server:
                 log.error("event=single_model_failed error=%r", error.message)
                 return
         self._healthy.set()
+
+    def _outside_bytes(self) -> int:
+        return self._workers.all_bytes() + self._triton.server.held_bytes()
 
     def _default_model(self) -> str:
         if self.source.single_dir is not None and self.settings.default_model in (None, self._single_name):

@@ -32,7 +32,7 @@ def answer(server: RunningServer, name: str) -> list[float]:
     return data
 
 
-def test_a_request_loads_its_model_into_tritonserver(house: RunningServer) -> None:
+def test_a_request_loads_its_model_intotritonserver_pid(house: RunningServer) -> None:
     """And tritonclient sees it as a model of ours."""
     write_model(house.root / "twice", 2)
     assert answer(house, "twice") == [2, 4]
@@ -84,7 +84,7 @@ def test_a_killed_tritonserver_is_back_with_its_models(house: RunningServer) -> 
     """Requests meanwhile are answered at once, right or 503; ours lives on."""
     write_model(house.root / "lasting", 7)
     assert answer(house, "lasting") == [7, 14]
-    ours, theirs = house.server_pid(), _tritonserver(house)
+    ours, theirs = house.server_pid(), tritonserver_pid(house)
     began = time.monotonic()
     os.kill(theirs, signal.SIGKILL)
     statuses = []
@@ -94,7 +94,7 @@ def test_a_killed_tritonserver_is_back_with_its_models(house: RunningServer) -> 
         found = ask(house, "lasting")
         assert time.monotonic() - asked < 1.5
         statuses.append(found.status_code)
-        return found.status_code == 200 and _tritonserver(house) != theirs
+        return found.status_code == 200 and tritonserver_pid(house) != theirs
 
     until(is_back, 30)
     print("back after", time.monotonic() - began, "s")
@@ -121,13 +121,14 @@ def test_it_ends_with_us(tmp_path: Path, environ: dict[str, str]) -> None:
     write_model(tmp_path / "models" / "m", 2)
     server = RunningServer(tmp_path / "models", tmp_path / "log", environ)
     assert answer(server, "m") == [2, 4]
-    child = _tritonserver(server)
+    child = tritonserver_pid(server)
     os.kill(server.server_pid(), signal.SIGKILL)
     until(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(child), 10)
     server.stop()
 
 
-def _tritonserver(server: RunningServer) -> int:
+def tritonserver_pid(server: RunningServer) -> int:
+    """Return the process of the tritonserver that was last started."""
     lines = [line for line in server.log().splitlines() if "event=tritonserver_live" in line]
     return int(lines[-1].partition("pid=")[2].split()[0])
 
@@ -138,7 +139,7 @@ def _stubs(server: RunningServer) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if os.getsid(int(entry.name)) == _tritonserver(server) and "stub" in (entry / "cmdline").read_text():
+                if os.getsid(int(entry.name)) == tritonserver_pid(server) and "stub" in (entry / "cmdline").read_text():
                     found.append(int(entry.name))
             except OSError:
                 continue
