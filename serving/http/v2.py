@@ -20,7 +20,6 @@ from serving.codecs import generate, v2
 from serving.codecs.v2 import BINARY, HEADER_LENGTH, ParseError, header_length
 from serving.errors import (
     BadRequestError,
-    InsufficientMemoryError,
     MethodNotAllowedError,
     ModelFailedError,
     ModelNotFoundError,
@@ -141,22 +140,16 @@ class V2Routes:
         return 200, [], b""
 
     def _body_object(self, environ: Environ) -> dict[str, Any]:
-        admitted_bytes = self._bodies.enter(environ)
-        try:
-            return _read_object(self._bodies.read(environ))
-        finally:
-            self._bodies.leave(admitted_bytes)
+        with self._bodies.admitted(environ) as place:
+            return _read_object(place.read())
 
     # ---- inference --------------------------------------------------------------------------------------------------
 
     def _infer(self, call: Call, name: str, version: str, how: str) -> Reply:
         call.model, call.is_invocation = name, True
-        environ = call.environ
-        admitted_bytes = self._bodies.enter(environ)
-        is_streaming = False
-        try:
-            body = self._bodies.read(environ)
-            if encoding := environ.get("HTTP_CONTENT_ENCODING"):
+        with self._bodies.admitted(call.environ, name) as place:
+            body = place.read()
+            if encoding := call.environ.get("HTTP_CONTENT_ENCODING"):
                 body = self._bodies.decoded(body, encoding)
             if how == "infer":
                 return self._tensors(call, name, version, body)
@@ -167,16 +160,7 @@ class V2Routes:
             answers = self._inference.stream(name, version, question)
             events = _events(answers)
             first = next(events)  # an error before the first answer is an error of the request
-            reply = Stream(_chain(first, events), lambda: self._bodies.leave(admitted_bytes))
-            is_streaming = True
-            return 200, [_SSE], reply
-        except MemoryError:
-            raise InsufficientMemoryError(
-                f"Model '{name}' ran out of memory on this request: send less at once."
-            ) from None
-        finally:
-            if not is_streaming:
-                self._bodies.leave(admitted_bytes)
+            return 200, [_SSE], Stream(_chain(first, events), place.keep())
 
     def _tensors(self, call: Call, name: str, version: str, body: bytes) -> Reply:
         environ = call.environ
