@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from serving.backends.base import HandlerModel, LoadedModel
-from serving.codecs import json, v2
+from serving.codecs import json, v2, v2_requests
 from serving.codecs.media import decode, encode
 from serving.contract import (
     CUSTOM_ATTRIBUTES,
@@ -139,13 +139,13 @@ class SageMakerRoutes:
                 return self._hand_over(call, body, lease, resident, place)
             answer, content_type = self._run(call, body, resident)
         except json.OpenInferenceError as found:
-            return self._open(call, resident, v2.read_document(found.document))
+            return self._open(call, resident, v2_requests.read_document(found.document, call.model))
         return 200, _headers(call.environ, content_type), answer
 
     def _vendor(self, call: Call, body: bytes, resident: Resident) -> Reply:
         """Answer a body of SageMaker's vendor type for Triton."""
-        header = v2.vendor_header_length(call.environ["CONTENT_TYPE"], len(body))
-        return self._open(call, resident, v2.read(body, header))
+        header = v2_requests.vendor_header_length(call.environ["CONTENT_TYPE"], len(body))
+        return self._open(call, resident, v2_requests.read(body, header, call.model))
 
     def _open(self, call: Call, resident: Resident, question: v2.Question) -> Reply:
         """Answer in V2's form: in the vendor type where an output is binary, else in JSON."""
