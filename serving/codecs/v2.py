@@ -40,13 +40,13 @@ class ParseError(BadRequestError):
 class Wanted:
     """An output as asked for; `classes` above 0 asks for the best so many instead of the tensor.
 
-    With a `region` it goes to shared memory: `size` bytes at `offset` of it are the room that there is.
+    With a `region`, its name may be empty, it goes to shared memory: `size` bytes at `offset` are the room there is.
     """
 
     name: str
     is_binary: bool = False
     classes: int = 0
-    region: str = ""
+    region: str | None = None
     offset: int = 0
     size: int = 0
 
@@ -66,6 +66,11 @@ class Question:
     priority: int = 0
     timeout_us: int = 0
     raw: bytes | None = None
+
+    @property
+    def about(self) -> str:
+        """How Triton's sentences about a request begin."""
+        return f"[request id: {self.id or '<id_unknown>'}] "
 
 
 class Memory(Protocol):
@@ -144,7 +149,7 @@ def write(
     for name, array in outputs.items():
         want = wanted.get(name) or Wanted(name, question.is_binary)
         item: dict[str, Any] = {"name": name, "datatype": json.datatype_of(array), "shape": list(array.shape)}
-        if want.region:
+        if want.region is not None:
             data = to_bytes(array)
             regions(memory).write(want.region, want.offset, want.size, data)
             item["parameters"] = {

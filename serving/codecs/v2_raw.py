@@ -23,7 +23,7 @@ def fill(question: Question, signature: Signature, model: str, *, has_batch: boo
 
     `has_batch`: the first of the model's dimensions is that of the batch.
     """
-    about = f"[request id: {question.id or '<id_unknown>'}] "
+    about = question.about
     demanded = [spec for spec in signature.inputs if not spec.is_optional]
     if len(demanded) != 1:
         raise BadRequestError(

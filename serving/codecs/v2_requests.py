@@ -201,9 +201,9 @@ def _wanted(item: Mapping[str, Any]) -> Wanted:
     is_binary = _flag(said, "binary_data")
     if "shared_memory_region" not in said:
         return Wanted(name, is_binary, classes)
-    for other in ("binary_data", "classification"):
-        if other in said:
-            raise BadRequestError(f"Output can't set both 'shared_memory_region' and '{other}'")
+    if classes or is_binary:
+        other = "classification" if classes else "binary_data"
+        raise BadRequestError(f"Output can't set both 'shared_memory_region' and '{other}'")
     region, offset = text_of(said, "shared_memory_region"), _count(said, "shared_memory_offset")
     return Wanted(name, region=region, offset=offset, size=_count(said, "shared_memory_byte_size"))
 
@@ -222,9 +222,7 @@ class _Inputs:
             source = _source(item)
             name, datatype, shape = text_of(item, "name"), text_of(item, "datatype"), _shape(item)
             if name in found:
-                raise BadRequestError(
-                    f"[request id: {question.id or '<id_unknown>'}] input '{name}' already exists in request"
-                )
+                raise BadRequestError(f"{question.about}input '{name}' already exists in request")
             if datatype not in DTYPES:
                 raise BadRequestError(f"invalid datatype for input {name}")
             data = _from_json(name, datatype, shape, item) if source == "data" else self._data(name, source, item)

@@ -103,8 +103,7 @@ class V2Routes:
             if method == "POST":
                 self._guard.check(call.environ)
             with self._gate:
-                said = self._body(call.environ, is_wanted=method == "POST" and parts[-1] in ("logging", "setting"))
-                return _document(change(self._inference, said))
+                return _document(change(self._inference, _read_object(self._body(call.environ))))
         return self._server(method, parts)
 
     # ---- the server and its models ----------------------------------------------------------------------------------
@@ -133,30 +132,22 @@ class V2Routes:
 
     def _repository(self, environ: Environ, parts: list[str]) -> Reply:
         """`index`, `models/NAME/load`, `models/NAME/unload`; each may have a repository's name before it."""
-        if parts[-1:] == ["index"] and len(parts) < 3:
-            return _document(self._inference.index(only_ready=_flag(self._body(environ), "ready")))
-        if parts[1:2] == ["models"] and parts[0] != "models" and parts[-1] in ("load", "unload"):
-            raise UnsupportedError("'repository_name' specification is not supported")
-        if len(parts) < 3 or parts[0] != "models" or parts[-1] not in ("load", "unload"):
+        if parts[-1:] == ["index"] and len(parts) < 3:  # of which repository, Triton does not ask
+            return _document(self._inference.index(only_ready=_read_index(self._body(environ))))
+        if len(parts) < 3 or parts[-1] not in ("load", "unload") or "models" not in parts[:2]:
             raise RouteNotFoundError("Not Found")
-        name, said = check_name(_decoded("/".join(parts[1:-1]))), self._body(environ)
+        if parts[0] != "models":
+            raise UnsupportedError("'repository_name' specification is not supported")
+        name, body = check_name(_decoded("/".join(parts[1:-1]))), self._body(environ)
         if parts[-1] == "load":
-            self._inference.load(name, _load_parameters(said))
+            self._inference.load(name, _read_load(body))
         else:
-            parameters = said.get("parameters")
-            with_members = isinstance(parameters, dict) and parameters.get("unload_dependents") is True
-            self._inference.unload(name, with_members=with_members)
+            self._inference.unload(name, with_members=_read_unload(body))
         return 200, [], b""
 
-    def _body(self, environ: Environ, *, is_wanted: bool = False) -> dict[str, Any]:
-        """Return the JSON object of a body, which may be empty unless it `is_wanted`.
-
-        JSON that is no object is as good as an empty one (Triton's way).
-        """
+    def _body(self, environ: Environ) -> bytes:
         with self._bodies.admitted(environ) as place:
-            body = place.read()
-        found = v2_requests.load(body) if body or is_wanted else {}
-        return found if isinstance(found, dict) else {}
+            return place.read()
 
     # ---- inference --------------------------------------------------------------------------------------------------
 
@@ -241,9 +232,23 @@ def _decoded(name: str) -> str:
         raise ModelNotFoundError(f"Request for unknown model: {ascii(name[:80])} is not found") from None
 
 
-def _load_parameters(said: dict[str, Any]) -> dict[str, str]:
+def _read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body that may be empty; JSON that is no object has no members (Triton's way)."""
+    found = v2_requests.load(body) if body else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read_index(body: bytes) -> bool:
+    """Say whether only what is ready is asked for."""
+    is_ready = _read_object(body).get("ready", False)
+    if not isinstance(is_ready, bool):
+        raise ParseError("attempt to access JSON non-boolean as boolean")
+    return is_ready
+
+
+def _read_load(body: bytes) -> dict[str, str]:
     """Return the parameters of a load: a `config` and files, all texts; raises `ParseError` with Triton's texts."""
-    found = said.get("parameters", {})
+    found = _read_object(body).get("parameters", {})
     if not isinstance(found, dict):
         raise ParseError("attempt to get members for non-object")
     for name, value in found.items():
@@ -254,11 +259,10 @@ def _load_parameters(said: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _flag(said: dict[str, Any], key: str) -> bool:
-    found = said.get(key, False)
-    if not isinstance(found, bool):
-        raise ParseError("attempt to access JSON non-boolean as boolean")
-    return found
+def _read_unload(body: bytes) -> bool:
+    """Say whether the members of an ensemble go, too; what is no flag is none."""
+    parameters = _read_object(body).get("parameters")
+    return isinstance(parameters, dict) and parameters.get("unload_dependents") is True
 
 
 def _asked_encoding(offered: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from serving.codecs import v2, v2_requests
 from serving.codecs.v2 import ParseError, Question, Wanted
 from serving.errors import BadRequestError
+from serving.shared_memory import Regions
 from serving.tensors import DTYPES
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
@@ -130,6 +132,24 @@ def test_binary_inputs_are_taken_in_turn_around_those_in_json() -> None:
         **{"a": [1, 2], "x": [[1, 2]]},
         **{"b": [], "c": [3]},
     }
+
+
+def test_tensors_come_from_shared_memory_and_go_there(tmp_path: Path) -> None:
+    """At an offset, by the names that clients registered."""
+    (tmp_path / "k").write_bytes(bytes(4) + np.array([1, 2], "<f4").tobytes() + bytes(8))
+    regions = Regions(is_on=True, folder=tmp_path)
+    regions.register("r", "k", 0, 20)
+    place = REGION | {"shared_memory_offset": 4}
+    document = {
+        "inputs": [NO_DATA | {"parameters": place}],
+        "outputs": [{"name": "y", "parameters": place | {"shared_memory_offset": 12}}],
+    }
+    question = v2_requests.read(json.dumps(document).encode(), None, "m", regions)
+    array = question.inputs["x"][1]
+    v2.write({}, {"y": array * 2}, question, regions)
+
+    assert array.tolist() == [[1, 2]]
+    assert np.frombuffer((tmp_path / "k").read_bytes(), "<f4").tolist() == [0, 1, 2, 2, 4]
 
 
 @pytest.mark.parametrize(("body", "header"), [(b"\x00\x01", 0), (b"", 0), (b"", None)])

@@ -94,6 +94,7 @@ def test_the_server_says_what_it_speaks(front: Front) -> None:
         ("POST", "/models/quick/versions/x/infer", 404, "Not Found"),
         ("GET", "/some/base/v2/health/live", 404, "Not Found"),
         ("POST", "/repository", 404, "Not Found"),
+        ("POST", "/repository/models/load", 404, "Not Found"),
         ("POST", "/repository/models/quick/nope", 404, "Not Found"),
         ("POST", "", 405, "Method Not Allowed"),
         ("POST", "/health/live", 405, "Method Not Allowed"),
@@ -443,17 +444,6 @@ def test_an_index_of_what_is_ready_wants_a_flag(front: Front) -> None:
     answer = post(front, "repository/index", b'{"ready": "x"}')
 
     assert (answer.status, answer.error) == (500, "attempt to access JSON non-boolean as boolean")
-
-
-@pytest.mark.parametrize("route", ["logging", "trace/setting"])
-def test_a_setting_wants_a_body(front: Front, route: str) -> None:
-    """Nothing at all sets nothing."""
-    answer = post(front, route)
-
-    assert (answer.status, answer.error) == (
-        500,
-        "failed to parse the request JSON buffer: The document is empty. at 0",
-    )
 
 
 @pytest.mark.parametrize(
