@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from serving.codecs import json, v2
+from serving.codecs.json_numbers import MAX_RANK
 from serving.codecs.v2 import VENDOR, Memory, ParseError, Question, Wanted
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES, Array
@@ -270,7 +271,7 @@ def _shape(item: Mapping[str, Any]) -> list[int]:
     if any(type(dim) is not int or dim < 0 for dim in shape):
         raise ParseError("Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer")
     # The product of what is not 0 as well: numpy refuses an empty array of such a shape.
-    if len(shape) > json.MAX_RANK or math.prod(filter(None, shape)) >= 2**31:
+    if len(shape) > MAX_RANK or math.prod(filter(None, shape)) >= 2**31:
         raise BadRequestError(
             f"input '{item.get('name')}' has the shape {shape[:8]}: dimensions, and their product, are 0 to 2**31 - 1."
         )
