@@ -10,8 +10,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -160,20 +159,15 @@ class V2Routes:
             if how == "infer":
                 return self._tensors(call, name, version, body)
             question = generate.read(body, self._inference.signature(name, version))
+            answers = self._inference.stream(name, version, question)
             if how == "generate":
-                return self._timed(call, lambda: _only(self._answers(name, version, question)))
-            events = _events(self._inference.stream(name, version, question))
+                return self._timed(call, lambda: _only(answers))
+            events = _events(answers)
             try:
                 first = next(events)  # an error before the first answer is an error of the request
             except ModelFailedError as error:
                 return 400, [_SSE], _event({"error": error.message})
             return 200, [_SSE], Stream(_chain(first, events), place.keep())
-
-    def _answers(self, name: str, version: str, question: v2.Question) -> Generator[Answer, None, None]:
-        if self._inference.is_decoupled(name, version):
-            yield from self._inference.stream(name, version, question)
-        else:
-            yield self._inference.infer(name, version, question)
 
     def _tensors(self, call: Call, name: str, version: str, body: bytes) -> Reply:
         environ = call.environ
@@ -285,18 +279,20 @@ def _document(value: object) -> Reply:
     return 200, [JSON], b"" if value is None else orjson.dumps(value)
 
 
-def _only(answers: Generator[Answer, None, None]) -> Reply:
+def _only(answers: Iterator[Answer]) -> Reply:
     """Return the one answer of a model; of another number of them Triton says so with the status 200.
 
     That the first is an error is 400 on these routes, whatever the error.
     """
-    with closing(answers):
-        try:
-            first = next(answers, None)
-        except ModelFailedError as error:
-            return 400, [JSON], orjson.dumps({"error": error.message})
-        if first is None or _has_another(answers):
-            return _document({"error": generate.NOT_ONE_ANSWER})
+    try:
+        first = next(answers, None)
+        is_only = first is not None and not _has_another(answers)
+    except ModelFailedError as error:
+        return 400, [JSON], orjson.dumps({"error": error.message})
+    finally:
+        _close(answers)
+    if first is None or not is_only:
+        return _document({"error": generate.NOT_ONE_ANSWER})
     return _document(generate.flat(first.head, first.outputs))
 
 
@@ -331,4 +327,8 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
         yield first
         yield from rest
     finally:
-        getattr(rest, "close", lambda: None)()
+        _close(rest)
+
+
+def _close(answers: Iterator[object]) -> None:
+    getattr(answers, "close", lambda: None)()
