@@ -14,7 +14,7 @@ from serving.codecs import v2, v2_requests
 from serving.codecs.v2 import ParseError, Question, Wanted
 from serving.errors import BadRequestError
 from serving.shared_memory import Regions
-from serving.tensors import DTYPES
+from serving.tensors import DTYPES, Array
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 NO_DATA = {key: each for key, each in X.items() if key != "data"}
@@ -55,6 +55,11 @@ def binary(data: bytes, **item: Any) -> Question:
     return v2_requests.read(head + data, len(head), "m")
 
 
+def tensor(question: Question, name: str = "x") -> Array:
+    """What came for one input."""
+    return question.inputs[name][1]
+
+
 # ---- what is read ----------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +75,7 @@ def test_a_request_is_read_whole() -> None:
     assert (question.id, question.priority, question.timeout_us, question.is_binary) == ("7", 2, 9, True)
     assert question.outputs == [Wanted("y", True, 3), Wanted("z", False, 0)]
     assert question.inputs["x"][0] == "FP32"
-    assert question.inputs["x"][1].tolist() == [[1, 2]]
+    assert tensor(question).tolist() == [[1, 2]]
     assert v2.own_parameters(question.parameters) == {"own": "a"}
 
 
@@ -85,7 +90,7 @@ def test_parameters_of_an_input_or_output_that_are_no_object_are_none() -> None:
     """Triton does not look into them."""
     question = read(inputs=[X | {"parameters": []}], outputs=[{"name": "y", "parameters": 7}])
 
-    assert question.inputs["x"][1].tolist() == [[1, 2]]
+    assert tensor(question).tolist() == [[1, 2]]
     assert question.outputs == [Wanted("y")]
 
 
@@ -99,7 +104,7 @@ def test_large_numbers_and_shapes_take_the_fast_parser_to_the_same_end() -> None
     """Flat or nested, simdjson or orjson."""
     question = read(inputs=[{"name": "x", "datatype": "INT64", "shape": [2, 1000], "data": list(range(2000))}])
 
-    assert question.inputs["x"][1].shape == (2, 1000)
+    assert tensor(question).shape == (2, 1000)
     assert "dimensions" in refusal(inputs=[X | {"shape": [1] * 400, "data": [1.5]}], id="x" * 2000)
     assert NO_FIELD in refusal(inputs=list(range(2000)))
     assert "non-signed-integer" in refusal(ParseError, inputs=[X | {"datatype": "INT8", "data": [0.5] * 2000}])
@@ -112,7 +117,7 @@ def test_every_datatype_travels_in_binary_and_back(datatype: str) -> None:
     if datatype == "BYTES":
         array[:] = [b"", b"\xff\x00"]
     data = v2.to_bytes(array)
-    found = binary(data, datatype=datatype, shape=[2]).inputs["x"][1]
+    found = tensor(binary(data, datatype=datatype, shape=[2]))
 
     assert found.dtype == array.dtype
     assert found.tolist() == array.tolist()
@@ -128,7 +133,7 @@ def test_binary_inputs_are_taken_in_turn_around_those_in_json() -> None:
     head = json.dumps({"inputs": [items[0], X, *items[1:]]}).encode()
     question = v2_requests.read(head + b"\x01\x02\x03", len(head), "m")
 
-    assert {name: array.tolist() for name, (_, array) in question.inputs.items()} == {
+    assert {name: tensor(question, name).tolist() for name in question.inputs} == {
         **{"a": [1, 2], "x": [[1, 2]]},
         **{"b": [], "c": [3]},
     }
@@ -145,7 +150,7 @@ def test_tensors_come_from_shared_memory_and_go_there(tmp_path: Path) -> None:
         "outputs": [{"name": "y", "parameters": place | {"shared_memory_offset": 12}}],
     }
     question = v2_requests.read(json.dumps(document).encode(), None, "m", regions)
-    array = question.inputs["x"][1]
+    array = tensor(question)
     v2.write({}, {"y": array * 2}, question, regions)
 
     assert array.tolist() == [[1, 2]]
@@ -321,7 +326,7 @@ def test_what_comes_first_is_told_first(document: dict[str, Any], said: str) -> 
 def test_binary_data_that_does_not_fit_is_refused(data: bytes, item: dict[str, Any], said: str) -> None:
     """Too short, too long, cut within an element."""
     with pytest.raises(BadRequestError) as caught:
-        binary(data, **item)
+        tensor(binary(data, **item))
 
     assert said in caught.value.message
 
@@ -329,7 +334,7 @@ def test_binary_data_that_does_not_fit_is_refused(data: bytes, item: dict[str, A
 def test_binary_data_of_another_size_than_its_shape_is_refused() -> None:
     """A view of it would be too long or too short."""
     with pytest.raises(BadRequestError, match="input 'x'"):
-        binary(b"1234")
+        tensor(binary(b"1234"))
 
 
 # ---- lengths ---------------------------------------------------------------------------------------------------------
