@@ -318,9 +318,9 @@ def test_what_comes_first_is_told_first(document: dict[str, Any], said: str) -> 
         ),
         (b"\x02", {"datatype": "BOOL", "shape": [1]}, "is BOOL and has bytes other than 0 and 1"),
         (b"\x05\x00\x00\x00abc", {"datatype": "BYTES", "shape": [1]}, "incomplete string data"),
-        (b"\x05\x00", {"datatype": "BYTES", "shape": [1]}, "incomplete string data"),
-        (struct.pack("<I", 0), {"datatype": "BYTES", "shape": [2]}, "expected 2 strings for inference input 'x', got"),
-        (struct.pack("<II", 0, 0), {"datatype": "BYTES", "shape": [1]}, "expected 1 strings"),
+        (b"\x05\x00", {"datatype": "BYTES", "shape": [1]}, "incomplete string"),
+        (struct.pack("<I", 0), {"datatype": "BYTES", "shape": [2]}, "expected 2 string"),
+        (struct.pack("<II", 0, 0), {"datatype": "BYTES", "shape": [1]}, "for inference input 'x'"),
     ],
 )
 def test_binary_data_that_does_not_fit_is_refused(data: bytes, item: dict[str, Any], said: str) -> None:
