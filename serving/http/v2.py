@@ -316,6 +316,8 @@ def _events(answers: Iterator[Answer]) -> Iterator[bytes]:
         if is_first:
             raise
         yield _event({"error": error.message})
+    finally:
+        _close(answers)  # now: until then the model is held
 
 
 def _event(said: dict[str, Any]) -> bytes:
