@@ -53,6 +53,7 @@ def _work(channel: Channel) -> None:
         _tell_failure(channel, error)
         raise SystemExit(1) from None
     ready = {"takes_tensors": handler.takes_tensors, "inputs": handler.inputs, "outputs": handler.outputs}
+    ready["batching"] = getattr(handler, "batching", None)
     channel.send(Kind.READY, 0, ready)
     _Loop(channel, handler, launch).run()
 
