@@ -7,6 +7,7 @@ cores while waiting for company. Knows no runtime and no wire format.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable
 
 from serving.backends.base import LoadedModel
@@ -20,7 +21,7 @@ from serving.workers.handler import Reply, Request
 QueuedJob = Job[Request, Reply]
 
 
-class QueuedModel(WrappedModel):
+class QueuedModel(WrappedModel, ABC):
     """A model behind its batcher; `ragged` inputs may differ in shape among requests that share a run."""
 
     is_outside = True
@@ -59,9 +60,9 @@ class QueuedModel(WrappedModel):
         self._batcher.close()
         super().close()
 
+    @abstractmethod
     def _run_batch(self, batch: list[QueuedJob]) -> None:
         """Set each job's answer or error, or raise what fails all of them."""
-        raise NotImplementedError
 
     def _key(self, tensors: Tensors) -> Hashable:
         """Return what is equal for requests that can share a run: names, types, and shapes but for the rows."""

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.backends.grouped import GroupedModel, GroupingBackend
+from serving.backends.grouped import GroupedModel, GroupingBackend, _completed
 from serving.backends.worker import WorkerBackend, WorkerModel, WorkerSettings
 from serving.errors import BadRequestError, ModelFailedError, ServingError, UnavailableError
 from serving.repository.layouts import describe
+from serving.repository.scheduling import Scheduling
 from serving.workers.environments import Environments
 from serving.workers.handler import Reply, Request
 from serving.workers.instance import WorkerLostError
@@ -418,6 +419,13 @@ def test_a_model_may_complete_its_own_batching(load: Load) -> None:
     place.go()
 
     assert counts(others) == [2, 2, 1]
+
+
+@pytest.mark.parametrize("said", [None, [], {}, {"max_batch_size": "8"}])
+def test_what_a_worker_says_of_its_batching_may_be_nothing(said: object) -> None:
+    """Then config.pbtxt stands alone."""
+    scheduling = Scheduling(max_batch_size=2)
+    assert _completed(scheduling, said) is scheduling
 
 
 def test_a_warm_up_is_beside_the_batcher(load: Load) -> None:
