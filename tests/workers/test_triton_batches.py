@@ -16,7 +16,7 @@ import pytest
 
 from serving.backends.grouped import GroupedModel, GroupingBackend, _completed
 from serving.backends.worker import WorkerBackend, WorkerModel, WorkerSettings
-from serving.errors import BadRequestError, ModelFailedError, ServingError, UnavailableError
+from serving.errors import BadRequestError, ModelFailedError, UnavailableError
 from serving.repository.layouts import describe
 from serving.repository.scheduling import Scheduling
 from serving.workers.environments import Environments
@@ -166,6 +166,15 @@ def counts(futures: list[Future[Reply]]) -> list[int]:
 
 def _note(order: list[int], number: int, _: Future[Reply]) -> None:
     order.append(number)
+
+
+def failure(future: Future[Reply]) -> str:
+    """What a request hears of an exception."""
+    if (error := future.exception(20)) is not None:
+        assert isinstance(error, ModelFailedError)
+        return str(error)
+    assert future.result().status == 424
+    return bytes(future.result().body).decode()
 
 
 def error_of(future: Future[Reply]) -> BaseException:
@@ -323,18 +332,28 @@ def test_an_error_for_one_request_is_its_own(load: Load) -> None:
     first, failed, third = (each.result(20) for each in others)
 
     assert (count(first), count(third)) == (3, 3)
-    assert (failed.status, json.loads(bytes(failed.body))) == (424, {"error": "not this one"})
+    assert (failed.status, json.loads(bytes(failed.body))["error"]) == (424, "not this one")
 
 
-@pytest.mark.parametrize(("word", "kind"), [("raise", ModelFailedError), ("die", WorkerLostError)])
-def test_what_fails_a_call_fails_all_of_it_and_no_more(load: Load, word: str, kind: type[ServingError]) -> None:
-    """An exception, or the worker's death: the next batch is answered."""
+def test_an_exception_of_execute_fails_all_of_the_call_and_no_more(load: Load) -> None:
+    """As an error or as a reply that is one; the next batch is answered."""
     place = load()
     place.hold()
-    others = [place.put(1), place.put(2, do=word), place.put(3, width=2), place.put(4, width=2)]
+    others = [place.put(1), place.put(2, do="raise"), place.put(3, width=2), place.put(4, width=2)]
     place.go()
 
-    assert [type(error_of(each)) for each in others[:2]] == [kind, kind]
+    assert ["told to" in failure(each) for each in others[:2]] == [True, True]
+    assert counts(others[2:]) == [2, 2]
+
+
+def test_a_worker_that_dies_fails_its_call_and_no_more(load: Load) -> None:
+    """The next batch is answered by the next worker."""
+    place = load()
+    place.hold()
+    others = [place.put(1), place.put(2, do="die"), place.put(3, width=2), place.put(4, width=2)]
+    place.go()
+
+    assert [type(error_of(each)) for each in others[:2]] == [WorkerLostError] * 2
     assert counts(others[2:]) == [2, 2]
 
 
