@@ -100,9 +100,10 @@ class Line(Generic[Item, Answer]):
             raise UnavailableError(
                 f"Exceeds maximum queue size: {len(level)} requests wait for model '{self._name}': try again."
             )
-        limits_us = [policy.timeout_us, timeout_us if policy.may_override else 0]
-        own_us = min((each for each in limits_us if each > 0), default=0)
-        job.expires = job.arrived + own_us * _US if own_us else math.inf
+        own_us = policy.timeout_us
+        if policy.may_override and timeout_us > 0:
+            own_us = min(own_us, timeout_us) if own_us > 0 else timeout_us
+        job.expires = job.arrived + own_us * _US if own_us > 0 else math.inf
         job.may_go_at = job.arrived + self._delay_s
         level.fresh.append(job)
         self._count += 1

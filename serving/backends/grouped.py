@@ -40,6 +40,7 @@ class GroupedModel(QueuedModel):
         return super().invoke(request, min(deadline, time.monotonic() + self._workers.timeout_s))
 
     def _run_batch(self, batch: list[QueuedJob]) -> None:
+        self._batcher.grow(batch)  # by who came while this thread woke up
         started = time.monotonic()
         for job in batch:
             job.deadline += started - job.arrived  # a worker that gets a late request is not slow for that

@@ -31,6 +31,7 @@ class QueuedModel(WrappedModel, ABC):
         super().__init__(inner)
         self._name = name
         self._most = scheduling.max_batch_size
+        self._is_merging = scheduling.is_dynamic
         self._ragged = frozenset(ragged)
         self._batcher: Batcher[Request, Reply] = Batcher(name, scheduling, self._run_batch)
 
@@ -49,7 +50,7 @@ class QueuedModel(WrappedModel, ABC):
         return self._batcher.submit(
             request,
             self._rows(tensors),
-            self._key(tensors),
+            self._key(tensors) if self._is_merging else None,
             deadline=deadline,
             priority=_whole(request.about.get("priority")),
             timeout_us=_whole(request.about.get("timeout_us")),
@@ -73,11 +74,12 @@ class QueuedModel(WrappedModel, ABC):
     def _rows(self, tensors: Tensors) -> int:
         if not self._most:
             return 1
-        counts = {name: each.shape[0] if each.ndim else None for name, each in tensors.items()}
-        rows: int | None = next(iter(counts.values()), None)
-        if rows is None or len(set(counts.values())) > 1:
+        counts = [each.shape[0] if each.ndim else None for each in tensors.values()]
+        rows: int | None = counts[0] if counts else None
+        if rows is None or counts.count(rows) != len(counts):
+            found = dict(zip(tensors, counts, strict=True))
             raise BadRequestError(
-                f"Model '{self._name}' batches and its inputs have {counts} rows: send as many rows in each."
+                f"Model '{self._name}' batches and its inputs have {found} rows: send as many rows in each."
             )
         if rows > self._most:
             raise BadRequestError(

@@ -146,10 +146,10 @@ class Pool:
                 return [job.reply]
             instance = job.instance
         assert instance is not None
-        batch = [job or _Job(requests[0]), *map(_Job, requests[1:])]
-        if may_gather:
-            batch += self._gather()
-        return self._run(instance, batch, time.monotonic() + wait_s)
+        if not may_gather:
+            return self._call(instance, requests, time.monotonic() + wait_s)
+        batch = [job or _Job(requests[0]), *self._gather()]
+        return self._lead(instance, batch, time.monotonic() + wait_s)
 
     def watch(self, heard: Callable[[int], None]) -> None:
         """Have `heard` called with the number of workers, now and when it changes; it must not call this pool."""
@@ -254,27 +254,36 @@ class Pool:
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
-    def _run(self, instance: Instance, batch: list[_Job], deadline: float) -> list[Reply]:
-        """Have a batch answered and hand out the answers; return them."""
+    def _call(self, instance: Instance, requests: Sequence[Request], deadline: float) -> list[Reply]:
+        """Have a worker answer, and give it back: at once, or at the end of a stream."""
         is_held = False
-        error: ServingError = UnavailableError(f"Model '{self._name}' failed on another request of a batch.")
         try:
-            replies = instance.call([each.request for each in batch], deadline)
+            replies = instance.call(requests, deadline)
             self._deaths = 0
-            for each, reply in zip(batch, replies, strict=True):
-                each.reply = reply
             if replies[0].chunks is not None:
                 is_held = True
                 replies[0].chunks = Held(replies[0].chunks, lambda: self._release(instance))
             return replies
-        except ServingError as failure:
-            error = failure
+        except ServingError:
             if not instance.process.exited.is_set():  # an answer too, if no good one
                 self._deaths = 0
             raise
         finally:
             if not is_held:
                 self._release(instance)
+
+    def _lead(self, instance: Instance, batch: list[_Job], deadline: float) -> list[Reply]:
+        """Have a batch answered, and hand out the answers to who follows."""
+        error: ServingError = UnavailableError(f"Model '{self._name}' failed on another request of a batch.")
+        try:
+            replies = self._call(instance, [each.request for each in batch], deadline)
+            for each, reply in zip(batch, replies, strict=True):
+                each.reply = reply
+            return replies
+        except ServingError as failure:
+            error = failure
+            raise
+        finally:
             for each in batch[1:]:
                 each.error = error if each.reply is None else None
                 each.is_done.set()
