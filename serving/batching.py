@@ -26,6 +26,10 @@ Answer = TypeVar("Answer")
 _US = 1e-6
 
 
+class QueueFullError(UnavailableError):
+    """As many requests wait as the queue's policy allows."""
+
+
 class Job(Generic[Item, Answer]):
     """One request: what it is, what it wants, and what becomes of it (`answer` or `error`, set by the run)."""
 
@@ -92,17 +96,15 @@ class Line(Generic[Item, Answer]):
     def enter(self, job: Job[Item, Answer], priority: int = 0, timeout_us: int = 0) -> None:
         """Put a job at the end of its priority's queue; `priority` 0, or one that there is not, is the default.
 
-        `timeout_us` is the request's own. Raises `UnavailableError` when the queue is full.
+        `timeout_us` is the request's own. Raises `QueueFullError`.
         """
         level = self._levels[priority if priority in self._levels else self._default_level]
         policy = level.policy
         if policy.max_queue_size and len(level) >= policy.max_queue_size:
-            raise UnavailableError(
-                f"Exceeds maximum queue size: {len(level)} requests wait for model '{self._name}': try again."
-            )
+            raise QueueFullError("Exceeds maximum queue size")
         own_us = policy.timeout_us
-        if policy.may_override and timeout_us > 0:
-            own_us = min(own_us, timeout_us) if own_us > 0 else timeout_us
+        if policy.may_override and 0 < timeout_us < own_us:  # where there is no timeout there is none to shorten
+            own_us = timeout_us
         job.expires = job.arrived + own_us * _US if own_us > 0 else math.inf
         job.may_go_at = job.arrived + self._delay_s
         level.fresh.append(job)
@@ -192,7 +194,7 @@ class Line(Generic[Item, Answer]):
 
     def _is_over(self, job: Job[Item, Answer], now: float) -> bool:
         if job.expires <= now:
-            job.error = UnavailableError(f"Request timeout expired in the queue of model '{self._name}': try again.")
+            job.error = UnavailableError("Request timeout expired")  # Triton's words
         elif job.deadline <= now:
             job.error = UnavailableError(f"Model '{self._name}' was not free until the request's deadline: try again.")
         return job.error is not None

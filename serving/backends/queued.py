@@ -12,8 +12,8 @@ from collections.abc import Collection, Hashable
 
 from serving.backends.base import LoadedModel
 from serving.backends.wrapping import WrappedModel
-from serving.batching import Batcher, Job
-from serving.errors import BadRequestError
+from serving.batching import Batcher, Job, QueueFullError
+from serving.errors import BadRequestError, UnavailableError
 from serving.repository.scheduling import Scheduling
 from serving.tensors import Tensors
 from serving.workers.handler import Reply, Request
@@ -47,14 +47,18 @@ class QueuedModel(WrappedModel, ABC):
         policy says or when nothing is free to run it in time, and what the model raises.
         """
         tensors = request.tensors or {}
-        return self._batcher.submit(
-            request,
-            self._rows(tensors),
-            self._key(tensors) if self._is_merging else None,
-            deadline=deadline,
-            priority=_whole(request.about.get("priority")),
-            timeout_us=_whole(request.about.get("timeout_us")),
-        )
+        about = request.about
+        try:
+            return self._batcher.submit(
+                request,
+                self._rows(tensors),
+                self._key(tensors) if self._is_merging else None,
+                deadline=deadline,
+                priority=_whole(about.get("priority")),
+                timeout_us=_whole(about.get("timeout_us")),
+            )
+        except QueueFullError as error:  # as Triton says it
+            raise UnavailableError(f"[request id: {about.get('id') or '<id_unknown>'}] {error}") from None
 
     def close(self) -> None:
         """Fail what waits; let go of the model."""

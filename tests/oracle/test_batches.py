@@ -67,6 +67,39 @@ def test_a_decoupled_model(target: Target, same: Same) -> None:
         same([each.result() for each in [clients.submit(stream, target, [each]) for each in requests]])
 
 
+# By case: what each request says that waits behind one of 1.5 s; they are sent one after the other.
+QUEUES: dict[str, list[dict[str, Any]]] = {
+    "two": [{}, {}],
+    "more than may wait": [{}, {}, {"request_id": "third"}],
+    "priorities": [{"priority": 3}, {"priority": 2}, {"priority": 1}, {"priority": 3}],
+    "no such priority": [{"priority": 9}, {"priority": 1}],
+    "a timeout": [{"priority": 1, "timeout": 200_000, "request_id": "first"}, {}],
+    "a timeout that is no shorter": [{"priority": 1, "timeout": 60_000_000}, {}],
+    "a timeout where there is none to shorten": [{"timeout": 200_000}, {}],
+    "who is delayed for its timeout": [{"priority": 2}, {"priority": 3}, {"priority": 1}],
+    "a timeout where none may be said": [{"priority": 2, "timeout": 1000}],
+}
+
+
+@pytest.mark.parametrize("case", QUEUES)
+@pytest.mark.parametrize("flavour", ["http", "grpc"])
+def test_requests_that_wait(target: Target, same: Same, flavour: str, case: str) -> None:
+    """The number of each one's call, or why it is refused."""
+    count(target, flavour, 0)
+    pause = threading.Event()
+    with ThreadPoolExecutor(5) as clients:
+        sent = [clients.submit(count, target, flavour, 1)]
+        for each in QUEUES[case]:
+            pause.wait(0.15)
+            sent.append(clients.submit(count, target, flavour, 2, **each))
+        same([each.result() for each in sent])
+
+
+def count(target: Target, flavour: str, mode: int, **said: Any) -> Any:
+    """Infer once."""
+    return infer(target, flavour, "queues", [Input("IN", np.array([[mode]], np.int32))], **said)
+
+
 def ask(target: Target, flavour: str, rows: list[list[int]]) -> Any:
     """Infer once."""
     return infer(target, flavour, "gathers", [Input("IN", np.array(rows, np.int32))])

@@ -278,7 +278,7 @@ def test_a_request_says_its_priority_and_its_timeout(load: Load) -> None:
     """The first level goes first; who has waited longer than it would is refused and never runs."""
     place = load(
         CONFIG.replace(": 8", ": 1") + "dynamic_batching { priority_levels: 2 default_priority_level: 2 "
-        "default_queue_policy { allow_timeout_override: true } }"
+        "default_queue_policy { allow_timeout_override: true default_timeout_microseconds: 60000000 } }"
     )
     order: list[int] = []
     place.hold()
@@ -291,7 +291,7 @@ def test_a_request_says_its_priority_and_its_timeout(load: Load) -> None:
         each.result(20)
 
     assert isinstance(error, UnavailableError)
-    assert "timeout expired" in str(error)
+    assert str(error) == "Request timeout expired"
     assert order == [2, 1, 0]
 
 
@@ -300,8 +300,10 @@ def test_a_queue_has_the_length_that_its_policy_says(load: Load) -> None:
     place = load(CONFIG + "dynamic_batching { default_queue_policy { max_queue_size: 1 } }")
     place.hold()
     waiting = place.put(1)
-    with pytest.raises(UnavailableError, match="Exceeds maximum queue size"):
+    with pytest.raises(UnavailableError, match=r"^\[request id: <id_unknown>\] Exceeds maximum queue size$"):
         place.ask(2)
+    with pytest.raises(UnavailableError, match=r"^\[request id: me\] Exceeds"):
+        place.ask(2, id="me")
     place.go()
     assert count(waiting.result(20)) == 1
 
