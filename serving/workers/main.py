@@ -22,7 +22,7 @@ from serving.workers.process_setup import flush_output, set_up
 
 _MESSAGE_MAX_CHARS = 500
 # People's code may change these under us.
-_print_exception, _exit = traceback.print_exception, os._exit
+_print_exception, _exit, _dumps = traceback.print_exception, os._exit, json.dumps
 
 
 def main(number: int) -> NoReturn:
@@ -175,7 +175,7 @@ def _packed(reply: Reply, start: int) -> tuple[dict[str, Any], list[Body], int]:
 
 
 def _error_reply(error: HandlerError) -> Reply:
-    return Reply(json.dumps({"error": str(error)}).encode(), error.status, {"Content-Type": "application/json"})
+    return Reply(_dumps({"error": str(error)}).encode(), error.status, {"Content-Type": "application/json"})
 
 
 def _gather_chunks(replies: Sequence[Reply]) -> None:

@@ -40,12 +40,17 @@ class TritonPythonModel:
         words = [json.loads(each.parameters() or "{}").get("do") for each in requests]
         for word in words:
             if word and word.startswith("wait"):
-                open(os.path.join(self.folder, word)).close()  # a pipe: until the test opens its other end
+                self.wait(word)
         if "raise" in words:
             raise ValueError("told to")
         if "die" in words:
             os._exit(3)
         return [self.answer(request, word, len(requests)) for request, word in zip(requests, words)]
+
+    def wait(self, gate):
+        gate = os.path.join(self.folder, gate)
+        open(gate + ".reached", "w").close()
+        open(gate).close()  # a pipe: until the test opens its other end
 
     def answer(self, request, word, count):
         if word == "fail":
@@ -59,7 +64,7 @@ class TritonPythonModel:
 DECOUPLED = """
     def execute(self, requests):
         if any("wait" in each.parameters() for each in requests):
-            open(os.path.join(self.folder, "wait")).close()
+            self.wait("wait")
         for request in requests:
             sender = request.get_response_sender()
             for number in range(int(pb_utils.get_input_tensor_by_name(request, "x").as_numpy()[0, 0])):
@@ -103,8 +108,10 @@ class Place:
         return self.model.invoke(Request(tensors={"x": x}, about=said), soon(wait_s))
 
     def hold(self, gate: str = "wait") -> Future[Reply]:
-        """Keep one worker busy."""
-        return self._threads.submit(self.ask, 1, do=gate)
+        """Keep one worker busy, as it is when this returns."""
+        future = self._threads.submit(self.ask, 1, do=gate)
+        until((self._folder / f"{gate}.reached").exists)
+        return future
 
     def put(self, *numbers: int, **said: Any) -> Future[Reply]:
         """A request that stands in line when this returns."""
@@ -249,16 +256,18 @@ def test_ragged_inputs_may_differ(load: Load) -> None:
     assert counts(others) == [2, 2]
 
 
-def test_a_preferred_size_goes_at_once_and_others_wait_for_the_delay(load: Load) -> None:
-    """Two of three are preferred; the third goes when its delay is over, with nobody to push it."""
-    place = load(CONFIG + "dynamic_batching { preferred_batch_size: 2 max_queue_delay_microseconds: 1000000 }")
+def test_a_preferred_size_goes_at_once(load: Load) -> None:
+    """Two, long before their delay is over."""
+    place = load(CONFIG + "dynamic_batching { preferred_batch_size: 2 max_queue_delay_microseconds: 60000000 }")
+    assert counts([place.put(1), place.put(2)]) == [2, 2]
+
+
+def test_who_is_alone_goes_when_its_delay_is_over(load: Load) -> None:
+    """With nobody to push it."""
+    place = load(CONFIG + "dynamic_batching { preferred_batch_size: 2 max_queue_delay_microseconds: 200000 }")
     began = time.monotonic()
-    with ThreadPoolExecutor(3) as threads:
-        pair = [threads.submit(place.ask, number) for number in (1, 2)]
-        assert counts(pair) == [2, 2]
-        assert time.monotonic() - began < 1
-    assert count(place.ask(3)) == 1
-    assert time.monotonic() - began >= 1
+    assert count(place.ask(1)) == 1
+    assert time.monotonic() - began >= 0.2
 
 
 def test_each_instance_takes_a_batch_when_it_is_free(load: Load) -> None:
@@ -322,6 +331,26 @@ def test_the_servers_own_limit_of_waiting_requests_holds_too(backend: GroupingBa
         place.model.close()
 
 
+def test_of_many_requests_each_gets_its_own_answer(load: Load) -> None:
+    """Two workers, eight clients, any rows and two shapes: nothing is mixed up, and no call is too large."""
+    place = load(BATCHING + "instance_group { count: 2 }")
+
+    def client(seed: int) -> list[int]:
+        random, sizes = np.random.default_rng(seed), []
+        for _ in range(40):
+            numbers = random.integers(0, 1 << 20, random.integers(1, 9)).tolist()
+            reply = place.ask(*numbers, width=int(random.integers(1, 3)))
+            assert y(reply) == numbers
+            sizes.append(reply.spent.rows)
+            assert len(numbers) <= sizes[-1]
+        return sizes
+
+    with ThreadPoolExecutor(8) as clients:
+        sizes = [size for each in clients.map(client, range(8)) for size in each]
+    assert max(sizes) <= 8
+    assert place.model.waiting == 0
+
+
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
 
 
@@ -377,10 +406,10 @@ def test_a_late_worker_has_as_long_as_the_request_had_in_line(load: Load) -> Non
     place = load()
     place.hold()
     began = time.monotonic()
-    both = [place.put(1, do="wait2", wait_s=2), place.put(2, wait_s=2)]
-    until(lambda: time.monotonic() > began + 1)
+    both = [place.put(1, do="wait2", wait_s=3), place.put(2, wait_s=3)]
+    until(lambda: time.monotonic() > began + 1.2)
     place.go()
-    until(lambda: time.monotonic() > began + 2.2)
+    until(lambda: time.monotonic() > began + 3.2)
     place.go("wait2")
 
     assert counts(both) == [2, 2]
@@ -525,7 +554,7 @@ def test_a_long_line_starts_one_more_worker(load: Load) -> None:
 
 
 def decoupled(load: Load) -> Place:
-    code = MODEL[: MODEL.index("    def execute")] + DECOUPLED.lstrip("\n") + MODEL[MODEL.index("    def answer") - 1 :]
+    code = MODEL[: MODEL.index("    def execute")] + DECOUPLED.lstrip("\n") + MODEL[MODEL.index("    def wait") - 1 :]
     return load(BATCHING + "model_transaction_policy { decoupled: true }", code)
 
 
