@@ -21,6 +21,7 @@ from serving.backends.base import Backend
 from serving.backends.batched import BatchingBackend
 from serving.backends.ensemble import EnsembleBackend
 from serving.backends.fake import FakeBackend
+from serving.backends.grouped import GroupingBackend
 from serving.backends.onnx import OnnxBackend
 from serving.backends.reshaped import ReshapedBackend
 from serving.backends.torch import TorchBackend
@@ -83,7 +84,8 @@ class Server:
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
         backends = _make_backends(settings, cores)
         self._triton = _make_triton(settings)
-        backends |= {"worker": _dressed(self._workers), "ensemble": self._ensembles, "triton": self._triton}
+        workers = _dressed(GroupingBackend(self._workers))
+        backends |= {"worker": workers, "ensemble": self._ensembles, "triton": self._triton}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,

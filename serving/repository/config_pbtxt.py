@@ -153,8 +153,8 @@ def _idle(config: Any, *, is_python: bool, device: str) -> tuple[str, ...]:
     fields = [name for name in set_fields(config) if name not in _USED]
     if not config.response_cache.enable:
         fields = [name for name in fields if name != "response_cache"]
-    fields += idle_of_tensors((*config.input, *config.output))
-    fields += idle_of_scheduling(config, is_python=is_python, is_cpu=device == "cpu")
+    fields += idle_of_tensors((*config.input, *config.output), is_python=is_python)
+    fields += idle_of_scheduling(config, is_cpu=device == "cpu")
     if not is_python:
         fields += idle_parameters(config)
     return tuple(sorted(set(fields)))
