@@ -23,7 +23,7 @@ from serving.backends.base import HandlerModel, LoadedModel
 from serving.backends.compound import CompoundModel
 from serving.backends.ensemble import Member
 from serving.catalog import Catalog, spec_of
-from serving.codecs import binary, json, v2
+from serving.codecs import json, v2, v2_raw
 from serving.codecs.v2 import Question, Wanted
 from serving.cores import CoreBudget
 from serving.errors import (
@@ -191,10 +191,8 @@ class Inference:
                 f"/models/{spec.name}/invoke or /invocations."
             )
         if question.raw is not None:
-            question.inputs = {
-                each: (model.signature.inputs[0].dtype or "", array)
-                for each, array in binary.read_raw(question.raw, model.signature).items()
-            }
+            most = spec.scheduling.max_batch_size if spec.scheduling else 0
+            v2_raw.fill(question, model.signature, spec.name, has_batch=most > 0)
         return fit(question, model.signature, spec)
 
     def _run(

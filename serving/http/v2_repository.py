@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
+from serving.codecs import v2_requests
 from serving.codecs.v2 import ParseError
 from serving.repository.overrides import Override
 
@@ -21,7 +19,7 @@ _FILE = "file:"
 
 def read_load(body: bytes) -> Override | None:
     """Return what came with a load, None for nothing; raises `ParseError`."""
-    parameters = _object(body).get("parameters", {})
+    parameters = read_object(body).get("parameters", {})
     if not isinstance(parameters, dict):
         raise ParseError("attempt to get members for non-object")
     for name in parameters:
@@ -33,29 +31,22 @@ def read_load(body: bytes) -> Override | None:
 
 
 def read_unload(body: bytes) -> bool:
-    """Say whether an ensemble's members are to go, too; whatever else stands there is no obstacle."""
-    try:
-        parameters = _object(body).get("parameters")
-    except ParseError:
-        return False
+    """Say whether an ensemble's members are to go, too; what is no flag is none. Raises `ParseError`."""
+    parameters = read_object(body).get("parameters")
     return isinstance(parameters, dict) and parameters.get("unload_dependents") is True
 
 
 def read_index(body: bytes) -> bool:
     """Say whether only models that are ready are asked for; raises `ParseError`."""
-    is_wanted = _object(body).get("ready", False)
+    is_wanted = read_object(body).get("ready", False)
     if not isinstance(is_wanted, bool):
         raise ParseError("attempt to access JSON non-boolean as boolean")
     return is_wanted
 
 
-def _object(body: bytes) -> Mapping[str, Any]:
-    if not body.strip():
-        return {}
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError as fault:
-        raise ParseError(f"failed to parse the request JSON buffer: {fault.msg} at {fault.pos}") from None
+def read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body that may be empty; JSON that is no object has no members (Triton's way)."""
+    found = v2_requests.load(body) if body else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from serving.errors import InvalidArtifactError
 from serving.repository.bundle import Bundle, find_bundle
-from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, read_config_pbtxt, warnings_of
+from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, TRITON, read_config_pbtxt, warnings_of
 from serving.repository.ensemble_steps import read_steps
 from serving.repository.folders import (
     check_readable,
@@ -68,7 +68,7 @@ class ModelSpec:
     about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
     config.pbtxt has that whole, as JSON, in `triton`, what it says of queues and batches in `scheduling`, and what
     is to be run before it is ready in `warmup`. `versions` are the others that are served beside it, ascending;
-    `members` are an ensemble's own.
+    `members` are an ensemble's own. `folder` is that of a model of tritonserver's, whose `file` is its config.pbtxt.
     """
 
     name: str
@@ -89,6 +89,7 @@ class ModelSpec:
     warmup: tuple[WarmupSample, ...] = ()
     versions: tuple[ModelSpec, ...] = ()
     members: tuple[ModelSpec, ...] = ()
+    folder: Path | None = None
 
     @property
     def parts(self) -> tuple[ModelSpec, ...]:
@@ -129,6 +130,22 @@ def describe(  # noqa: PLR0913  the last four by name alone
     place = ModelFolder(name, folder, within, config, workers, environ)
     if config.format == ENSEMBLE:
         return _ensemble(place, config, config_file or folder / "config.pbtxt")
+    if config.format == TRITON:
+        file = config_file or folder / "config.pbtxt"
+        size_bytes = total_bytes(folder)
+        return _as_triton_says(
+            place,
+            ModelSpec(
+                name,
+                TRITON,
+                file,
+                size_bytes,
+                config.inputs,
+                config.outputs,
+                sources=(file.name,),
+                folder=folder,
+            ),
+        )
     spec = _describe_folder(place, sources)
     if place.version is None or not spec.file.is_relative_to(place.version):
         return spec
@@ -221,10 +238,16 @@ def _config(
     if (file := config_file or folder / "config.pbtxt").exists():
         if config_file is None:
             check_readable(file, within)
-        device = config.device or environ.get("WHARF_DEVICE", "cpu")
-        config = config.over(read_config_pbtxt(name, file, device, folder))
+        config = config.over(_read_config_pbtxt(name, file, config.device, environ, folder))
         sources.append(file.name)
     return config, workers, tuple(sources)
+
+
+def _read_config_pbtxt(
+    name: str, file: Path, device: str | None, environ: Mapping[str, str], folder: Path
+) -> ModelConfig:
+    given_away = [each.strip() for each in environ.get("WHARF_TRITON_BACKENDS", "").split(",") if each.strip()]
+    return read_config_pbtxt(name, file, device or environ.get("WHARF_DEVICE", "cpu"), given_away, folder)
 
 
 def _model_file(folder: ModelFolder, config: ModelConfig) -> Path:

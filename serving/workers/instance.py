@@ -116,6 +116,7 @@ class Instance:
         items, buffers = _pack(requests)
         call = next(self._calls)
         timeout_s = deadline - time.monotonic()
+        self.process.channel.body_max_bytes = len(requests) * self._launch.max_reply_bytes
         try:
             self.process.channel.send(Kind.CALL, call, {"items": items}, buffers, deadline=deadline)
             message = self._expect(call, deadline)

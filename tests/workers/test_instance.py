@@ -205,6 +205,18 @@ def test_a_batch_is_answered_in_order(supervisor: Supervisor, tmp_path: Path) ->
     assert [reply.body for reply in replies] == bodies
 
 
+def test_each_answer_of_a_batch_may_be_as_large_as_one_alone(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Sharing a call makes no answer too large; one that is fails alone, with the setting."""
+    bodies = [b"a" * 700_000, b"b" * 900_000, b"c" * (2 << 20), b"d"]
+    with worker(supervisor, launch_of(tmp_path, ECHO, batch_size=4, max_reply_bytes=1 << 20)) as instance:
+        first, second, third, fourth = instance.call([Request(body) for body in bodies], soon())
+        assert [first.body, second.body, fourth.body] == [bodies[0], bodies[1], bodies[3]]
+        assert (third.status, third.headers["Content-Type"]) == (424, "application/json")
+        assert b"2097152 bytes and 1048576 are allowed (WHARF_MAX_REPLY_BYTES)" in third.body
+        with pytest.raises(ModelFailedError, match=r"WHARF_MAX_REPLY_BYTES"):
+            instance.call([Request(bodies[2])], soon())
+
+
 def test_a_view_that_a_handler_keeps_stays_right(supervisor: Supervisor, tmp_path: Path) -> None:
     """Across later calls that use shared memory too."""
     source = """

@@ -26,7 +26,7 @@ def test_a_load_brings_a_configuration_and_files() -> None:
     assert read_load(body(config="")) == Override("")
 
 
-@pytest.mark.parametrize("content", [b"", b" ", b"{}", b"[]", b"3", b'{"parameters": {}}', b'{"other": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"3", b'{"parameters": {}}', b'{"other": 1}'])
 def test_a_load_that_says_nothing_brings_nothing(content: bytes) -> None:
     """An object is not even wanted."""
     assert read_load(content) is None
@@ -53,10 +53,12 @@ def test_a_load_that_cannot_be_read_is_refused(content: bytes, error: str) -> No
 
 
 def test_an_unload_takes_members_along_where_it_says_so_and_forgives_all_else() -> None:
-    """Nothing that stands there is a reason to keep the model."""
+    """What is no flag is none; what is no JSON is refused."""
     assert read_unload(body(unload_dependents=True))
-    for content in (b"", b"{", b"[]", b'{"parameters": 1}', body(unload_dependents="x"), body()):
+    for content in (b"", b"[]", b'{"parameters": 1}', body(unload_dependents="x"), body()):
         assert not read_unload(content)
+    with pytest.raises(ParseError):
+        read_unload(b"{")
 
 
 def test_an_index_is_of_all_models_or_of_those_that_are_ready() -> None:

@@ -271,3 +271,13 @@ def test_a_configuration_for_another_model_is_refused(root: Path) -> None:
 
     assert source.open("named", str(root / "named")).spec.name == "named"
     assert source.open("by-another-name", str(root / "m")).spec.name == "by-another-name"
+
+
+def test_tritonserver_gets_the_configuration_that_came_and_the_models_own_folder(root: Path) -> None:
+    """The one lies in the cache, the other in the repository."""
+    folder = _python(root, config=b'platform: "tensorrt_plan"')
+    source = _source(root)
+    name, hold = source.take("m", Override('{"platform": "tensorrt_plan", "max_batch_size": 3}'))
+
+    spec = source.open(name, hold.url).spec
+    assert (spec.format, spec.folder, spec.file) == ("triton", folder, hold.config)
