@@ -3,15 +3,14 @@
     {"id", "parameters", "inputs": [{"name", "datatype", "shape", "data" | "parameters": {"binary_data_size"}}],
      "outputs": [{"name", "parameters": {"binary_data", "classification"}}]}
 
-Binary tensors follow the JSON, little-endian, in the order of the inputs; BYTES elements are a 32-bit length and so
-many bytes. Binary inputs are views of the body. What the model wants is not known here: `fitting` checks that. Texts
-of errors are Triton's where clients know them. Called by the HTTP rooms.
+Binary tensors follow the JSON in the order of the inputs, as `packed` has them. Binary inputs are views of the body,
+`Unread` until `fitting` knows that the model wants them so: what the model wants is not known here. Texts of errors are
+Triton's where clients know them. Called by the HTTP rooms.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,13 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from serving.codecs import json
+from serving.codecs.packed import Unread, known_datatype, to_bytes
 from serving.errors import BadRequestError
-from serving.tensors import DTYPES, Array
+from serving.tensors import Array
 
 # More classes than any network has (Triton's own limit).
 _CLASSES_MAX = 1_000_000
 _NOTHING = memoryview(b"")
-_LENGTH = struct.Struct("<I")
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
 VENDOR = "application/vnd.sagemaker-triton.binary+json;json-header-size="
@@ -60,12 +59,23 @@ class Question:
 
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, tuple[str, Array]] = field(default_factory=dict)
+    inputs: dict[str, tuple[str, Array | Unread]] = field(default_factory=dict)
     outputs: list[Wanted] = field(default_factory=list)
     is_binary: bool = False
     priority: int = 0
     timeout_us: int = 0
     raw: bytes | None = None
+
+    @property
+    def about(self) -> str:
+        """How Triton's sentences about a request begin."""
+        return f"[request id: {self.id or '<id_unknown>'}] "
+
+    def add(self, name: str, datatype: str, tensor: Array | Unread) -> None:
+        """Take an input; raises `BadRequestError` for one that is there."""
+        if name in self.inputs:
+            raise BadRequestError(f"{self.about}input '{name}' already exists in request")
+        self.inputs[name] = (datatype, tensor)
 
 
 class Memory(Protocol):
@@ -208,24 +218,18 @@ class _Inputs:
         for item in items:
             name = _name(item, "inputs")
             datatype = _text(item, "datatype")
-            if datatype not in DTYPES:
-                raise BadRequestError(
-                    f"inference input '{name}' has datatype '{datatype}': one of {', '.join(DTYPES)}."
-                )
-            if name in question.inputs:
-                raise BadRequestError(f"input '{name}' already exists in request")
-            question.inputs[name] = (datatype, self._array(name, datatype, _shape(item), item))
+            question.add(name, datatype, self._array(name, datatype, _shape(item), item))
         if self._rest:
             raise BadRequestError(
                 f"unexpected additional input data for model: {len(self._rest)} bytes follow the last input."
             )
 
-    def _array(self, name: str, datatype: str, shape: list[int], item: Mapping[str, Any]) -> Array:
+    def _array(self, name: str, datatype: str, shape: list[int], item: Mapping[str, Any]) -> Array | Unread:
         parameters = _object(item, "parameters")
         if region := _text(parameters, "shared_memory_region"):
             size = _count(parameters, "shared_memory_byte_size")
             shared = _memory(self._memory).read(region, _count(parameters, "shared_memory_offset"), size)
-            return from_bytes(name, datatype, shape, shared)
+            return Unread(name, datatype, tuple(shape), shared)
         if "binary_data_size" not in parameters:
             return _from_json(name, datatype, shape, item)
         size = _count(parameters, "binary_data_size")
@@ -234,7 +238,7 @@ class _Inputs:
         if size > len(self._rest):
             raise BadRequestError(f"unexpected size for input '{name}', expecting {size} bytes, got {len(self._rest)}")
         data, self._rest = self._rest[:size], self._rest[size:]
-        return from_bytes(name, datatype, shape, data)
+        return Unread(name, datatype, tuple(shape), data)
 
 
 def _memory(memory: Memory | None) -> Memory:
@@ -260,52 +264,10 @@ def _shape(item: Mapping[str, Any]) -> list[int]:
 def _from_json(name: str, datatype: str, shape: list[int], item: Mapping[str, Any]) -> Array:
     if "data" not in item:
         raise ParseError("Unable to parse 'data': attempt to access non-existing object member 'data'")
-    array = json.to_array(item["data"], datatype, name)
+    array = json.to_array(item["data"], known_datatype(name, datatype), name)
     if array.size != math.prod(shape):
         raise ParseError("Unable to parse 'data': Shape does not match true shape of 'data' field")
     return array.reshape(shape)
-
-
-def from_bytes(name: str, datatype: str, shape: list[int], data: memoryview) -> Array:
-    """Return the array that little-endian `data` holds, a view of it but for BYTES; raises `BadRequestError`."""
-    count = math.prod(shape)
-    if datatype == "BYTES":
-        return _split(name, data, count).reshape(shape)
-    dtype = DTYPES[datatype]
-    if len(data) != count * dtype.itemsize:
-        raise BadRequestError(
-            f"unexpected size for input '{name}', expecting {count * dtype.itemsize} bytes, got {len(data)}"
-        )
-    if datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
-        raise BadRequestError(f"input '{name}' is BOOL and has bytes other than 0 and 1: send only those.")
-    return np.frombuffer(data, dtype.newbyteorder("<"), count).reshape(shape).astype(dtype, copy=False)
-
-
-def _split(name: str, data: memoryview, count: int) -> Array:
-    elements: list[bytes] = []
-    at = 0
-    while at < len(data) and len(elements) < count:
-        size = _LENGTH.unpack_from(data, at)[0] if at + 4 <= len(data) else len(data)
-        if at + 4 + size > len(data):
-            raise BadRequestError(f"incomplete string data for inference input '{name}': element {len(elements)}")
-        elements.append(bytes(data[at + 4 : at + 4 + size]))
-        at += 4 + size
-    if at != len(data) or len(elements) != count:
-        raise BadRequestError(f"expected {count} strings for inference input '{name}', got {len(elements)}")
-    array = np.empty(count, object)
-    array[:] = elements
-    return array
-
-
-def to_bytes(array: Array) -> bytes:
-    """Return an array as little-endian bytes, BYTES with lengths."""
-    if array.dtype.kind in "OSU":
-        parts: list[bytes] = []
-        for element in array.ravel().tolist():
-            data = element if isinstance(element, bytes) else str(element).encode()
-            parts += (_LENGTH.pack(len(data)), data)
-        return b"".join(parts)
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def write(
@@ -313,7 +275,7 @@ def write(
 ) -> tuple[bytes, int | None]:
     """Write an answer of `head` (model_name ...) and `outputs`; return the body, and its JSON's size if binary follows.
 
-    Only outputs asked for in binary that are not empty are written so. `outputs` are in the order that was asked for.
+    Bytes follow only where an output asked for in binary is not empty.
     """
     wanted = {each.name: each for each in question.outputs}
     items, tail = [], []
@@ -328,9 +290,10 @@ def write(
                 **({"shared_memory_offset": want.offset} if want.offset else {}),
                 "shared_memory_byte_size": len(data),
             }
-        elif want.is_binary and array.size:
-            tail.append(to_bytes(array))
-            item["parameters"] = {"binary_data_size": len(tail[-1])}
+        elif want.is_binary:
+            data = to_bytes(array)
+            tail += [data] if data else []
+            item["parameters"] = {"binary_data_size": len(data)}
         else:
             item["data"] = array.ravel()
         items.append(item)
@@ -339,7 +302,10 @@ def write(
 
 
 def classified(array: Array, classes: int, labels: tuple[str, ...] | None, *, has_batch: bool) -> Array:
-    """Return the best `classes` of each row as BYTES `value:index[:label]`, the best first (Triton's extension)."""
+    """Return the best `classes` of each row as BYTES `value:index[:label]`, the best first (Triton's extension).
+
+    Values with a point have six digits after it, whole ones none.
+    """
     if array.dtype.kind not in "biuf":
         raise BadRequestError("class result not available for output due to unsupported type 'BYTES'")
     has_batch = has_batch and array.ndim > 0
@@ -349,5 +315,7 @@ def classified(array: Array, classes: int, labels: tuple[str, ...] | None, *, ha
     for row, column in np.ndindex(*best.shape):
         index = int(best[row, column])
         label = f":{labels[index]}" if labels and index < len(labels) else ""
-        texts[row, column] = f"{rows[row, index]:f}:{index}{label}".encode()
+        value = rows[row, index]
+        text = f"{value:f}" if array.dtype.kind == "f" else str(int(value))
+        texts[row, column] = f"{text}:{index}{label}".encode()
     return texts if has_batch else texts[0]

@@ -7,18 +7,18 @@ errors are Triton's where clients know them. Called by `service`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
-from serving.codecs import json, v2
+from serving.codecs import json
+from serving.codecs.packed import Unread, to_bytes
 from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
 from serving.inference import Answer
-from serving.tensors import DTYPES, Array
+from serving.tensors import DTYPES
 
 FINAL = "triton_final_response"
 WANTS_FINAL = "triton_enable_empty_final_response"
@@ -40,6 +40,17 @@ _CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
+}
+# What Triton calls the type of a field.
+_KINDS = {
+    "bool_contents": "BOOL",
+    "int_contents": "INT32",
+    "int64_contents": "INT64",
+    "uint_contents": "UINT32",
+    "uint64_contents": "UINT64",
+    "fp32_contents": "FP32",
+    "fp64_contents": "FP64",
+    "bytes_contents": "BYTES",
 }
 
 
@@ -73,7 +84,10 @@ def read(request: Any) -> tuple[Question, int]:
     parameters.pop(WANTS_FINAL, None)
     for name in parameters:
         if name.startswith("triton_"):
-            raise BadRequestError(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
+            raise BadRequestError(
+                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
+                f"starting with 'triton_' are allowed: {WANTS_FINAL}"
+            )
     question = Question(id=request.id, parameters=parameters, is_binary=True)
     question.priority, question.timeout_us = _count(parameters, "priority"), _count(parameters, "timeout")
     question.outputs = [_wanted(each) for each in request.outputs]
@@ -81,7 +95,7 @@ def read(request: Any) -> tuple[Question, int]:
         _read_raw(request, raw, question)
     else:
         for each in request.inputs:
-            question.inputs[each.name] = (each.datatype, _typed(each, _shape(each)))
+            question.add(each.name, each.datatype, _typed(each, _shape(each), request.model_name))
     return question, sum(map(len, raw)) if raw else request.ByteSize()
 
 
@@ -105,10 +119,8 @@ def _wanted(output: Any) -> Wanted:
 def _shape(tensor: Any) -> list[int]:
     """Check an input's description; return its shape."""
     name, shape = tensor.name, list(tensor.shape)
-    if tensor.datatype not in DTYPES:
-        raise BadRequestError(f"inference input '{name}' has datatype '{tensor.datatype}': one of {', '.join(DTYPES)}.")
-    if len(shape) > _RANK_MAX or any(not 0 <= dim < 2**31 for dim in shape):
-        raise BadRequestError(f"input '{name}' has the shape {shape[:8]}: dimensions are 0 to 2**31 - 1.")
+    if len(shape) > _RANK_MAX:
+        raise BadRequestError(f"input '{name}' has {len(shape)} dimensions: there are at most {_RANK_MAX}.")
     if tensor.parameters and "shared_memory_region" in tensor.parameters:
         raise BadRequestError(f"input '{name}': shared memory is off over gRPC: send the data itself.")
     return shape
@@ -127,26 +139,27 @@ def _read_raw(request: Any, raw: Sequence[bytes], question: Question) -> None:
                 f"contents field must not be specified when using raw_input_contents for '{each.name}' for model "
                 f"'{request.model_name}'"
             )
-        array = v2.from_bytes(each.name, each.datatype, _shape(each), memoryview(data))
-        question.inputs[each.name] = (each.datatype, array)
+        unread = Unread(each.name, each.datatype, tuple(_shape(each)), memoryview(data))
+        question.add(each.name, each.datatype, unread)
 
 
-def _typed(tensor: Any, shape: list[int]) -> Array:
+def _typed(tensor: Any, shape: list[int], model: str) -> Unread:
+    """Read an input from the field of its datatype; how many values are wanted is not known here."""
     field = _CONTENTS.get(tensor.datatype)
-    if field is None:
-        raise BadRequestError(
-            f"input '{tensor.name}' of datatype {tensor.datatype} has no typed contents: send raw_input_contents."
-        )
-    values = getattr(tensor.contents, field)
-    if len(values) != math.prod(shape):
-        raise BadRequestError(
-            f"unexpected number of elements for input '{tensor.name}', expecting {math.prod(shape)} in {field}, got "
-            f"{len(values)}"
-        )
+    for other, kind in _KINDS.items():
+        if other != field and getattr(tensor.contents, other):
+            raise BadRequestError(
+                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}' of type "
+                f"'{kind}', expected datatype '{tensor.datatype if tensor.datatype in DTYPES else '<invalid>'}'"
+            )
+    values = list(getattr(tensor.contents, field)) if field else []
+    if not values and 0 not in shape:
+        raise BadRequestError(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
     try:
-        return np.array(list(values), DTYPES[tensor.datatype]).reshape(shape)
+        array = np.array(values, DTYPES[tensor.datatype])
     except OverflowError:
         raise BadRequestError(f"input '{tensor.name}' has values that {tensor.datatype} does not hold.") from None
+    return Unread(tensor.name, tensor.datatype, tuple(shape), memoryview(to_bytes(array)))
 
 
 def write(answer: Answer) -> Any:
@@ -156,5 +169,5 @@ def write(answer: Answer) -> Any:
         write_parameters(response.parameters, answer.parameters)
     for name, array in answer.outputs.items():
         response.outputs.add(name=name, datatype=json.datatype_of(array), shape=array.shape)
-        response.raw_output_contents.append(v2.to_bytes(array))
+        response.raw_output_contents.append(to_bytes(array))
     return response

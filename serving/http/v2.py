@@ -51,6 +51,8 @@ EXTENSIONS = [
     "trace",
     "logging",
 ]
+# Triton's words.
+_ONCE = "HTTP end point doesn't support models with decoupled transaction policy"
 _SSE = ("Content-Type", "text/event-stream; charset=utf-8")
 
 
@@ -182,7 +184,7 @@ class V2Routes:
         environ = call.environ
         header = header_length(environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
         question = v2.read(body, header, self._inference.regions)
-        answer = self._timed(call, lambda: self._inference.infer(name, version, question))
+        answer = self._timed(call, lambda: self._inference.infer(name, version, question, once=_ONCE))
         content, header = v2.write(answer.head, answer.outputs, question, self._inference.regions)
         headers = [JSON] if header is None else [("Content-Type", BINARY), (HEADER_LENGTH, str(header))]
         encoding = environ.get("HTTP_ACCEPT_ENCODING", "")
@@ -208,6 +210,8 @@ def v2_error(error: BaseException, request_id: str) -> Reply:
     if isinstance(error, MethodNotAllowedError):
         return 405, [JSON, ("Allow", error.allow)], b'{"error":"Method Not Allowed"}'
     status, headers, body = error_reply(error, request_id)
+    if isinstance(error, ServingError):
+        body = orjson.dumps({"error": error.text})
     if isinstance(error, (ParseError, ModelFailedError)):
         status = 500
     return status, headers, body
@@ -257,14 +261,17 @@ def _events(answers: Iterator[Answer]) -> Iterator[bytes]:
     is_first = True
     try:
         for answer in answers:
+            if answer.error is not None and is_first:
+                raise answer.error
             is_first = False
-            yield b"data: " + orjson.dumps(generate.flat(answer.head, answer.outputs)) + b"\n\n"
+            said = generate.flat(answer.head, answer.outputs)
+            yield b"data: " + orjson.dumps({"error": answer.error.text} if answer.error else said) + b"\n\n"
         if is_first:
             yield b""
     except ServingError as error:
         if is_first:
             raise
-        yield b"data: " + orjson.dumps({"error": error.message}) + b"\n\n"
+        yield b"data: " + orjson.dumps({"error": error.text}) + b"\n\n"
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
