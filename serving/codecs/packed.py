@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.codecs.json import MAX_RANK
+from serving.codecs.json_numbers import MAX_RANK
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES, Array
 

@@ -14,6 +14,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.codecs import json
+from serving.codecs.json_numbers import MAX_RANK
 from serving.codecs.packed import Unread, to_bytes
 from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
@@ -25,7 +26,6 @@ WANTS_FINAL = "triton_enable_empty_final_response"
 
 # More classes than any network has (Triton's own limit).
 _CLASSES_MAX = 1_000_000
-_RANK_MAX = json.MAX_RANK
 # The field of InferTensorContents that a datatype travels in (Open Inference protocol); FP16 and BF16 have none.
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -119,8 +119,8 @@ def _wanted(output: Any) -> Wanted:
 def _shape(tensor: Any) -> list[int]:
     """Check an input's description; return its shape."""
     name, shape = tensor.name, list(tensor.shape)
-    if len(shape) > _RANK_MAX:
-        raise BadRequestError(f"input '{name}' has {len(shape)} dimensions: there are at most {_RANK_MAX}.")
+    if len(shape) > MAX_RANK:
+        raise BadRequestError(f"input '{name}' has {len(shape)} dimensions: there are at most {MAX_RANK}.")
     if tensor.parameters and "shared_memory_region" in tensor.parameters:
         raise BadRequestError(f"input '{name}': shared memory is off over gRPC: send the data itself.")
     return shape
