@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def ask(engine: Engine, model: str, client: Client | None = None, *, wants_last:
     request.inputs.add(name="x", datatype="FP32", shape=[1, 1])
     request.raw_input_contents.append(np.ones(1, np.float32).tobytes())
     request.parameters["triton_enable_empty_final_response"].bool_param = wants_last
-    found = list(Service(engine.inference, house).ModelStreamInfer(iter([request]), client or Client()))
+    answers = Service(engine.inference, house).ModelStreamInfer(iter([request]), client or Client())
+    # In a context of its own, as a thread of the server: lines of the log are told whose they are.
+    found = copy_context().run(list, answers)
     assert admission.in_flight == 0
     return found
 
