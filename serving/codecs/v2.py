@@ -307,8 +307,9 @@ def classified(array: Array, classes: int, labels: tuple[str, ...] | None, *, ha
 
     Values with a point have six digits after it, whole ones none.
     """
-    if array.dtype.kind not in "biuf":
-        raise BadRequestError("class result not available for output due to unsupported type 'BYTES'")
+    if array.dtype.kind not in "iuf":
+        kind = json.datatype_of(array)
+        raise BadRequestError(f"class result not available for output due to unsupported type '{kind}'")
     has_batch = has_batch and array.ndim > 0
     rows = array.reshape(array.shape[0], math.prod(array.shape[1:])) if has_batch else array.reshape(1, array.size)
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :classes]

@@ -41,6 +41,14 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+# What the protocol's own parameters may be; others may be anything but a uint64 (and nothing).
+_TYPES = {
+    "priority": ("int64_param", "uint64_param"),
+    "timeout": ("int64_param",),
+    "sequence_id": ("int64_param", "string_param"),
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+}
 # What Triton calls the type of a field.
 _KINDS = {
     "bool_contents": "BOOL",
@@ -80,16 +88,11 @@ def write_parameters(entries: Any, parameters: Mapping[str, Any]) -> None:
 def read(request: Any) -> tuple[Question, int]:
     """Return a ModelInferRequest as a question, and its bytes; raise `BadRequestError` for what contradicts itself."""
     raw = list(request.raw_input_contents)  # each access would be a copy
+    _check_parameters(request.parameters)
     parameters = read_parameters(request.parameters)
     parameters.pop(WANTS_FINAL, None)
-    for name in parameters:
-        if name.startswith("triton_"):
-            raise BadRequestError(
-                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
-                f"starting with 'triton_' are allowed: {WANTS_FINAL}"
-            )
     question = Question(id=request.id, parameters=parameters, is_binary=True)
-    question.priority, question.timeout_us = _count(parameters, "priority"), _count(parameters, "timeout")
+    question.priority, question.timeout_us = parameters.get("priority", 0), parameters.get("timeout", 0)
     question.outputs = [_wanted(each) for each in request.outputs]
     if raw:
         _read_raw(request, raw, question)
@@ -99,10 +102,29 @@ def read(request: Any) -> tuple[Question, int]:
     return question, sum(map(len, raw)) if raw else request.ByteSize()
 
 
+def _check_parameters(entries: Mapping[str, Any]) -> None:
+    """Refuse reserved names, and other types than the protocol has, with Triton's texts."""
+    for name, value in entries.items():
+        kind = value.WhichOneof("parameter_choice")
+        if name.startswith("triton_") and name != WANTS_FINAL:
+            raise BadRequestError(
+                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
+                f"starting with 'triton_' are allowed: {WANTS_FINAL}"
+            )
+        wanted = _TYPES.get(name, ())
+        if kind not in wanted if wanted else kind in (None, "uint64_param"):
+            expected = " or ".join(wanted) or "int64_param, bool_param, or string_param"
+            raise BadRequestError(f"invalid value type for '{name}' parameter, expected {expected}.")
+        if name in ("priority", "timeout") and getattr(value, kind) < 0:
+            raise BadRequestError(f"invalid value for '{name}', expected value >= 0.")
+
+
 def _count(parameters: Mapping[str, Any], name: str) -> int:
     found = parameters.get(name, 0)
-    if type(found) is not int or found < 0:
-        raise BadRequestError(f"parameter '{name}' is {ascii(found)[:40]}: a number of 0 or more is wanted.")
+    if type(found) is not int:
+        raise BadRequestError(f"invalid value type for '{name}' parameter, expected int64_param")
+    if found < 0:
+        raise BadRequestError(f"invalid value for '{name}' parameter, expected >= 0")
     return found
 
 

@@ -231,3 +231,5 @@ def test_classes_of_odd_outputs_are_no_accident() -> None:
     assert v2.classified(np.array(3.0), 2, None, has_batch=True).tolist() == [b"3.000000:0"]
     with pytest.raises(BadRequestError, match="unsupported type 'BYTES'"):
         v2.classified(texts(b"a"), 1, None, has_batch=False)
+    with pytest.raises(BadRequestError, match="unsupported type 'BOOL'"):
+        v2.classified(np.array([True]), 1, None, has_batch=False)

@@ -103,7 +103,25 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "a negative priority": (
         _with(request(), lambda made: made.parameters["priority"].MergeFrom(pb.InferParameter(int64_param=-1))),
-        "parameter 'priority' is -1",
+        "invalid value for 'priority', expected value >= 0.",
+    ),
+    "a number of classes below 0": (
+        _with(
+            request(),
+            lambda made: (
+                made.outputs.add(name="y").parameters["classification"].MergeFrom(pb.InferParameter(int64_param=-1))
+            ),
+        ),
+        "invalid value for 'classification' parameter, expected >= 0",
+    ),
+    "classes in words": (
+        _with(
+            request(),
+            lambda made: (
+                made.outputs.add(name="y").parameters["classification"].MergeFrom(pb.InferParameter(string_param=""))
+            ),
+        ),
+        "invalid value type for 'classification' parameter, expected int64_param",
     ),
 }
 
@@ -115,6 +133,27 @@ def test_requests_that_contradict_themselves_are_told(case: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         messages.read(made)
     assert text in caught.value.text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "value", "expected"),
+    [
+        ("priority", "string_param", "x", "int64_param or uint64_param."),
+        ("timeout", "uint64_param", 1, "int64_param."),
+        ("sequence_id", "bool_param", True, "int64_param or string_param."),
+        ("sequence_start", "int64_param", 1, "bool_param."),
+        ("sequence_end", "", None, "bool_param."),
+        ("own", "uint64_param", 1, "int64_param, bool_param, or string_param."),
+        ("own", "", None, "int64_param, bool_param, or string_param."),
+    ],
+)
+def test_a_parameter_of_another_type_is_told_in_tritons_words(name: str, kind: str, value: Any, expected: str) -> None:
+    """One without a value is of none."""
+    made = request(raw=b"12345678")
+    made.parameters[name].MergeFrom(pb.InferParameter(**({kind: value} if kind else {})))
+    with pytest.raises(BadRequestError) as caught:
+        messages.read(made)
+    assert caught.value.text == f"invalid value type for '{name}' parameter, expected {expected}"
 
 
 def test_a_tensor_of_nothing_needs_no_contents() -> None:
