@@ -22,7 +22,7 @@ from serving import outcomes
 from serving.backends.base import HandlerModel, LoadedModel
 from serving.backends.compound import CompoundModel
 from serving.backends.ensemble import Member
-from serving.codecs import binary, json, v2
+from serving.codecs import json, v2, v2_raw
 from serving.codecs.v2 import Question, Wanted
 from serving.cores import CoreBudget
 from serving.errors import (
@@ -199,10 +199,8 @@ class Inference:
                 f"/models/{spec.name}/invoke or /invocations."
             )
         if question.raw is not None:
-            question.inputs = {
-                each: (model.signature.inputs[0].dtype or "", array)
-                for each, array in binary.read_raw(question.raw, model.signature).items()
-            }
+            most = spec.scheduling.max_batch_size if spec.scheduling else 0
+            v2_raw.fill(question, model.signature, spec.name, has_batch=most > 0)
         return fit(question, model.signature, spec)
 
     def _run(
@@ -261,6 +259,11 @@ class Inference:
         """Return the whole configuration, as `GET /v2/models/NAME/config` has it."""
         with self._held(name, version) as (model, spec):
             return config_of(spec, model.signature)
+
+    def is_decoupled(self, name: str, version: str = "") -> bool:
+        """Say whether a model answers a request as often as it likes; loads it where that may be."""
+        with self._held(name, version, is_asked=True) as (_, spec):
+            return _is_decoupled(spec)
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Say whether a request for `name` would be served: it is loaded, or (standalone) loads when asked for."""
