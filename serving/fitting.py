@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from serving.codecs import v2
-from serving.codecs.packed import Unread, shown
+from serving.codecs.packed import shown
 from serving.codecs.v2 import Question
 from serving.errors import BadRequestError
 from serving.repository.layouts import ModelSpec
@@ -45,7 +45,7 @@ def fit(question: Question, signature: Signature, spec: ModelSpec) -> tuple[Tens
         if name in known:
             note = _BATCH_NOTE if most else ""
             _check(question.about, spec.name, known[name], datatype, tensor.shape, note)
-        tensors[name] = tensor.read(question.about, spec.name) if isinstance(tensor, Unread) else tensor
+        tensors[name] = question.array(name, spec.name)
     return tensors, max(1, rows)
 
 

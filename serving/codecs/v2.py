@@ -78,6 +78,11 @@ class Question:
             raise BadRequestError(f"{self.about}input '{name}' already exists in request")
         self.inputs[name] = (datatype, tensor)
 
+    def array(self, name: str, model: str) -> Array:
+        """Return an input's array, read now where it came as bytes; raises `BadRequestError` for wrong ones."""
+        tensor = self.inputs[name][1]
+        return tensor.read(self.about, model) if isinstance(tensor, Unread) else tensor
+
 
 class Memory(Protocol):
     """Shared memory by the names that clients registered."""
