@@ -260,11 +260,6 @@ class Inference:
         with self._held(name, version) as (model, spec):
             return config_of(spec, model.signature)
 
-    def is_decoupled(self, name: str, version: str = "") -> bool:
-        """Say whether a model answers a request as often as it likes; loads it where that may be."""
-        with self._held(name, version, is_asked=True) as (_, spec):
-            return _is_decoupled(spec)
-
     def is_ready(self, name: str, version: str = "") -> bool:
         """Say whether a request for `name` would be served: it is loaded, or (standalone) loads when asked for."""
         if self._is_unloaded(name):

@@ -98,8 +98,13 @@ def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name not in _RESERVED}
 
 
-def regions(memory: Memory | None) -> Memory:
-    """Return the shared memory of a route that has some; raises `BadRequestError`."""
+def from_region(place: tuple[str, int, int], memory: Memory | None) -> memoryview:
+    """Return what lies in shared memory at a place: a region, an offset, a size in bytes."""
+    region, offset, size = place
+    return _memory(memory).read(region, offset, size)
+
+
+def _memory(memory: Memory | None) -> Memory:
     if memory is None:
         raise BadRequestError("shared memory is not read on this route: send the data itself.")
     return memory
@@ -119,7 +124,7 @@ def write(
         item: dict[str, Any] = {"name": name, "datatype": json.datatype_of(array), "shape": list(array.shape)}
         if want.region is not None:
             data = to_bytes(array)
-            regions(memory).write(want.region, want.offset, want.size, data)
+            _memory(memory).write(want.region, want.offset, want.size, data)
             item["parameters"] = {
                 "shared_memory_region": want.region,
                 **({"shared_memory_offset": want.offset} if want.offset else {}),

@@ -233,8 +233,8 @@ class _Inputs:
         """Return the bytes of an input: those that are next, or those in shared memory."""
         said = _parameters(item)
         if source == "shared_memory_region":
-            region, offset = text_of(said, source), _count(said, "shared_memory_offset")
-            return v2.regions(self._memory).read(region, offset, _count(said, "shared_memory_byte_size"))
+            place = text_of(said, source), _count(said, "shared_memory_offset"), _count(said, "shared_memory_byte_size")
+            return v2.from_region(place, self._memory)
         size = _count(said, "binary_data_size")
         if size > len(self._rest):
             raise BadRequestError(

@@ -10,8 +10,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -162,21 +161,15 @@ class V2Routes:
             if how == "infer":
                 return self._tensors(call, name, version, body)
             question = generate.read(body, self._inference.signature(name, version))
-            if how == "generate":
-                return self._timed(call, lambda: _only(self._answers(name, version, question)))
             answers = self._inference.stream(name, version, question)
+            if how == "generate":
+                return self._timed(call, lambda: _only(answers))
             try:
                 first = next(answers, None)  # what is raised here is the request's error
             except ModelFailedError as error:
                 return 400, [_SSE], _event({"error": error.text})
             status = 400 if first is not None and first.error else 200
             return status, [_SSE], Stream(_events(first, answers), place.keep())
-
-    def _answers(self, name: str, version: str, question: v2.Question) -> Generator[Answer, None, None]:
-        if self._inference.is_decoupled(name, version):
-            yield from self._inference.stream(name, version, question)
-        else:
-            yield self._inference.infer(name, version, question)
 
     def _tensors(self, call: Call, name: str, version: str, body: bytes) -> Reply:
         environ = call.environ
@@ -290,20 +283,22 @@ def _document(value: object) -> Reply:
     return 200, [JSON], b"" if value is None else orjson.dumps(value)
 
 
-def _only(answers: Generator[Answer, None, None]) -> Reply:
+def _only(answers: Iterator[Answer]) -> Reply:
     """Return the one answer of a model; of another number of them Triton says so with the status 200.
 
     That the first is an error is 400 on these routes, whatever the error.
     """
-    with closing(answers):
-        try:
-            first = next(answers, None)
-        except ModelFailedError as error:
-            return 400, [JSON], orjson.dumps({"error": error.text})
-        if first is not None and first.error is not None:
-            return 400, [JSON], orjson.dumps({"error": first.error.text})
-        if first is None or _has_another(answers):
-            return _document({"error": generate.NOT_ONE_ANSWER})
+    try:
+        first = next(answers, None)
+        is_only = first is not None and (first.error is not None or not _has_another(answers))
+    except ModelFailedError as error:
+        return 400, [JSON], orjson.dumps({"error": error.text})
+    finally:
+        _close(answers)
+    if first is None or not is_only:
+        return _document({"error": generate.NOT_ONE_ANSWER})
+    if first.error is not None:
+        return 400, [JSON], orjson.dumps({"error": first.error.text})
     return _document(generate.flat(first.head, first.outputs))
 
 
@@ -323,7 +318,7 @@ def _events(first: Answer | None, rest: Iterator[Answer]) -> Iterator[bytes]:
     except ServingError as error:
         yield _event({"error": error.text})
     finally:
-        getattr(rest, "close", lambda: None)()
+        _close(rest)  # now: until then the model is held
 
 
 def _told(answer: Answer) -> bytes:
@@ -332,3 +327,7 @@ def _told(answer: Answer) -> bytes:
 
 def _event(said: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(said) + b"\n\n"
+
+
+def _close(answers: Iterator[object]) -> None:
+    getattr(answers, "close", lambda: None)()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from serving.codecs.packed import to_bytes
 from serving.codecs.v2 import ParseError, Question, Wanted
 from serving.errors import BadRequestError
 from serving.shared_memory import Regions
-from serving.tensors import DTYPES
+from serving.tensors import DTYPES, Array
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 NO_DATA = {key: each for key, each in X.items() if key != "data"}
@@ -55,6 +56,11 @@ def binary(data: bytes, **item: Any) -> Question:
     return v2_requests.read(head + data, len(head), "m")
 
 
+def tensor(question: Question, name: str = "x") -> Array:
+    """What came for one input."""
+    return question.array(name, "m")
+
+
 # ---- what is read ----------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +76,7 @@ def test_a_request_is_read_whole() -> None:
     assert (question.id, question.priority, question.timeout_us, question.is_binary) == ("7", 2, 9, True)
     assert question.outputs == [Wanted("y", True, 3), Wanted("z", False, 0)]
     assert question.inputs["x"][0] == "FP32"
-    assert question.array("x", "m").tolist() == [[1, 2]]
+    assert tensor(question).tolist() == [[1, 2]]
     assert v2.own_parameters(question.parameters) == {"own": "a"}
 
 
@@ -85,7 +91,7 @@ def test_parameters_of_an_input_or_output_that_are_no_object_are_none() -> None:
     """Triton does not look into them."""
     question = read(inputs=[X | {"parameters": []}], outputs=[{"name": "y", "parameters": 7}])
 
-    assert question.array("x", "m").tolist() == [[1, 2]]
+    assert tensor(question).tolist() == [[1, 2]]
     assert question.outputs == [Wanted("y")]
 
 
@@ -99,7 +105,7 @@ def test_large_numbers_and_shapes_take_the_fast_parser_to_the_same_end() -> None
     """Flat or nested, simdjson or orjson."""
     question = read(inputs=[{"name": "x", "datatype": "INT64", "shape": [2, 1000], "data": list(range(2000))}])
 
-    assert question.inputs["x"][1].shape == (2, 1000)
+    assert tensor(question).shape == (2, 1000)
     assert "dimensions" in refusal(inputs=[X | {"shape": [1] * 400, "data": [1.5]}], id="x" * 2000)
     assert NO_FIELD in refusal(inputs=list(range(2000)))
     assert "non-signed-integer" in refusal(ParseError, inputs=[X | {"datatype": "INT8", "data": [0.5] * 2000}])
@@ -112,7 +118,7 @@ def test_every_datatype_travels_in_binary_and_back(datatype: str) -> None:
     if datatype == "BYTES":
         array[:] = [b"", b"\xff\x00"]
     data = to_bytes(array)
-    found = binary(data, datatype=datatype, shape=[2]).array("x", "m")
+    found = tensor(binary(data, datatype=datatype, shape=[2]))
 
     assert found.dtype == array.dtype
     assert found.tolist() == array.tolist()
@@ -128,7 +134,7 @@ def test_binary_inputs_are_taken_in_turn_around_those_in_json() -> None:
     head = json.dumps({"inputs": [items[0], X, *items[1:]]}).encode()
     question = v2_requests.read(head + b"\x01\x02\x03", len(head), "m")
 
-    assert {name: question.array(name, "m").tolist() for name in question.inputs} == {
+    assert {name: tensor(question, name).tolist() for name in question.inputs} == {
         **{"a": [1, 2], "x": [[1, 2]]},
         **{"b": [], "c": [3]},
     }
@@ -145,7 +151,7 @@ def test_tensors_come_from_shared_memory_and_go_there(tmp_path: Path) -> None:
         "outputs": [{"name": "y", "parameters": place | {"shared_memory_offset": 12}}],
     }
     question = v2_requests.read(json.dumps(document).encode(), None, "m", regions)
-    array = question.array("x", "m")
+    array = tensor(question)
     v2.write({}, {"y": array * 2}, question, regions)
 
     assert array.tolist() == [[1, 2]]
@@ -311,12 +317,17 @@ def test_what_comes_first_is_told_first(document: dict[str, Any], said: str) -> 
             {"parameters": {"binary_data_size": 9}},
             "unexpected size for input 'x', expecting 5 additional bytes for model 'm'",
         ),
+        (b"\x02", {"datatype": "BOOL", "shape": [1]}, "is BOOL and has bytes other than 0 and 1"),
+        (b"\x05\x00\x00\x00abc", {"datatype": "BYTES", "shape": [1]}, "incomplete string data"),
+        (b"\x05\x00", {"datatype": "BYTES", "shape": [1]}, "incomplete string"),
+        (struct.pack("<I", 0), {"datatype": "BYTES", "shape": [2]}, "expected 2 string"),
+        (struct.pack("<II", 0, 0), {"datatype": "BYTES", "shape": [1]}, "for inference input 'x'"),
     ],
 )
 def test_binary_data_that_does_not_fit_is_refused(data: bytes, item: dict[str, Any], said: str) -> None:
     """Too short, too long, cut within an element."""
     with pytest.raises(BadRequestError) as caught:
-        binary(data, **item)
+        tensor(binary(data, **item))
 
     assert said in caught.value.message
 
@@ -324,7 +335,7 @@ def test_binary_data_that_does_not_fit_is_refused(data: bytes, item: dict[str, A
 def test_binary_data_of_another_size_than_its_shape_is_refused() -> None:
     """A view of it would be too long or too short."""
     with pytest.raises(BadRequestError, match="input 'x'"):
-        binary(b"1234").array("x", "m")
+        tensor(binary(b"1234"))
 
 
 # ---- lengths ---------------------------------------------------------------------------------------------------------

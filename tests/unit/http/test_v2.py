@@ -6,7 +6,6 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,30 +329,23 @@ def test_generate_is_flat(front: Front) -> None:
     assert post(front, "models/nope/generate", b"{}").status == 404
 
 
-def _decoupled(front: Front, *lines: bytes) -> Answer:
-    """Generate by a model that says in its config.pbtxt that it answers as often as it likes."""
+def _generate(front: Front, *lines: bytes) -> Answer:
+    """Generate by a model that answers as often as it likes."""
     _streams(front, *lines)
-    front.house.manager.load("far", str(front.house.root / "far"))
-    resident = front.house.manager.peek("far")
-    assert resident is not None
-    assert resident.artifact is not None
-    spec = replace(resident.artifact.spec, triton={"model_transaction_policy": {"decoupled": True}})
-    resident.artifact = replace(resident.artifact, spec=spec)
     return post(front, "models/far/generate", b'{"x": 1}')
 
 
 def test_generate_takes_the_one_answer_of_a_decoupled_model(front: Front) -> None:
     """As if it were any model."""
-    answer = _decoupled(front, _line(1))
+    answer = _generate(front, _line(1))
 
     assert (answer.status, answer.json()) == (200, {"y": 1, "model_name": "far", "model_version": "1"})
 
 
 @pytest.mark.parametrize("lines", [(), (1, 2), (1, None)])
 def test_generate_of_another_number_of_answers_is_triton_s_200(front: Front, lines: tuple[int | None, ...]) -> None:
-    """None, several, an error after the first: the stream is given back, and the place."""
-    frames = [answer_frames.write_error("late") if line is None else _line(line) for line in lines]
-    answer = _decoupled(front, *frames)
+    """None, several, an error after the first: the model is given back, and the place."""
+    answer = _generate(front, *(answer_frames.write_error("late") if each is None else _line(each) for each in lines))
 
     assert answer.status == 200
     assert answer.json()["error"].startswith("generate expects model to produce exactly 1 response, use generate")
@@ -362,7 +354,7 @@ def test_generate_of_another_number_of_answers_is_triton_s_200(front: Front, lin
 
 def test_an_error_that_comes_first_is_400_of_generate(front: Front) -> None:
     """Whatever it is; infer says 500."""
-    answer = _decoupled(front, answer_frames.write_error("at once"))
+    answer = _generate(front, answer_frames.write_error("at once"))
 
     assert (answer.status, answer.error) == (400, "at once")
 
