@@ -36,15 +36,15 @@ def fit(question: Question, signature: Signature, spec: ModelSpec) -> tuple[Tens
     _check_names(question, known, spec)
     sent = {name: question.inputs[name] for name in known or question.inputs if name in question.inputs}
     most = spec.scheduling.max_batch_size if spec.scheduling else 0
-    rows = 1
+    about, rows = question.about, 1
     if most:
         shapes = {name: tensor.shape for name, (_, tensor) in question.inputs.items()}
-        rows = _rows(question.about, shapes, spec.name, most)
+        rows = _rows(about, shapes, spec.name, most)
     tensors = {}
     for name, (datatype, tensor) in sent.items():
         if name in known:
             note = _BATCH_NOTE if most else ""
-            _check(question.about, spec.name, known[name], datatype, tensor.shape, note)
+            _check(about, spec.name, known[name], datatype, tensor.shape, note)
         tensors[name] = question.array(name, spec.name)
     return tensors, max(1, rows)
 
