@@ -94,7 +94,7 @@ class Inference:
         self._failed: dict[str, str] = {}
         self.statistics = statistics
         self.regions = regions or Regions(is_on=False)
-        self.traces = TraceSettings()
+        self.traces = TraceSettings(self.is_ready)
         self.logging = LogSettings()
 
     # ---- one request ------------------------------------------------------------------------------------------------
@@ -142,7 +142,10 @@ class Inference:
             except ServingError:
                 counters.failed(perf_counter_ns() - started)
                 raise
-            counters.succeeded(perf_counter_ns() - started, Spent(0, 0, perf_counter_ns() - started), rows)
+            spent = Spent(0, 0, perf_counter_ns() - started)
+            counters.succeeded(perf_counter_ns() - started, spent, rows)
+            if self.traces.take(spec.name):
+                _trace(spec, question, started, spent)
 
     def _outputs(
         self, tensors: Tensors, question: Question, model: LoadedModel, started: int

@@ -43,13 +43,13 @@ class ParseError(BadRequestError):
 class Wanted:
     """An output as asked for; `classes` above 0 asks for the best so many instead of the tensor.
 
-    With a `region` it goes to shared memory: `size` bytes at `offset` of it are the room that there is.
+    With a `region`, its name may be empty, it goes to shared memory: `size` bytes at `offset` are the room there is.
     """
 
     name: str
     is_binary: bool = False
     classes: int = 0
-    region: str = ""
+    region: str | None = None
     offset: int = 0
     size: int = 0
 
@@ -74,8 +74,11 @@ class Memory(Protocol):
     def read(self, name: str, offset: int, count: int) -> memoryview:
         """Return `count` bytes at `offset` of a region, in place."""
 
-    def write(self, name: str, offset: int, limit: int, data: bytes) -> None:
-        """Write `data` at `offset` of a region, where `limit` bytes are the output's."""
+    def check(self, name: str, offset: int, count: int) -> None:
+        """Raise where `count` bytes at `offset` of a region are not there."""
+
+    def write(self, name: str, offset: int, limit: int, data: bytes, output: str) -> None:
+        """Write an output at `offset` of a region, where `limit` bytes are its."""
 
 
 def read(body: bytes, header_bytes: int | None, memory: Memory | None = None) -> Question:
@@ -99,7 +102,26 @@ def read_document(document: dict[str, Any], rest: memoryview = _NOTHING, memory:
     """Read a request whose JSON is parsed; binary inputs are in `rest`. Raises as `read` does."""
     question = _question(document)
     _Inputs(rest, memory).fill(question, _items(document, "inputs"))
+    check_places(question, memory)
     return question
+
+
+def check_places(question: Question, memory: Memory | None) -> None:
+    """Raise where the room for an output in shared memory is not there: before a model runs for it."""
+    for each in question.outputs:
+        if each.region is not None:
+            _memory(memory).check(each.region, each.offset, each.size)
+
+
+def from_region(place: tuple[str, int, int], memory: Memory | None) -> memoryview:
+    """Return what lies in shared memory at a place: a region, an offset, a size in bytes."""
+    region, offset, size = place
+    return _memory(memory).read(region, offset, size)
+
+
+def to_region(want: Wanted, array: Array, memory: Memory | None) -> None:
+    """Write an output to shared memory, where it was asked for."""
+    _memory(memory).write(want.region or "", want.offset, want.size, to_bytes(array), want.name)
 
 
 def header_length(text: str | None, body_bytes: int) -> int | None:
@@ -179,7 +201,10 @@ def _wanted(item: Mapping[str, Any], is_binary: bool) -> Wanted:
     classes = _count(parameters, "classification")
     if classes > _CLASSES_MAX:
         raise BadRequestError(f"'classification' of output '{item.get('name')}' is {classes}: at most {_CLASSES_MAX}.")
-    region = _text(parameters, "shared_memory_region")
+    region = _text(parameters, "shared_memory_region") if "shared_memory_region" in parameters else None
+    if region is not None and (classes or parameters.get("binary_data")):
+        other = "classification" if classes else "binary_data"
+        raise BadRequestError(f"Output can't set both 'shared_memory_region' and '{other}'")
     return Wanted(
         _name(item, "outputs"),
         bool(parameters.get("binary_data", is_binary)),
@@ -222,10 +247,13 @@ class _Inputs:
 
     def _array(self, name: str, datatype: str, shape: list[int], item: Mapping[str, Any]) -> Array:
         parameters = _object(item, "parameters")
-        if region := _text(parameters, "shared_memory_region"):
-            size = _count(parameters, "shared_memory_byte_size")
-            shared = _memory(self._memory).read(region, _count(parameters, "shared_memory_offset"), size)
-            return from_bytes(name, datatype, shape, shared)
+        if "shared_memory_region" in parameters:
+            place = (
+                _text(parameters, "shared_memory_region"),
+                _count(parameters, "shared_memory_offset"),
+                _count(parameters, "shared_memory_byte_size"),
+            )
+            return from_bytes(name, datatype, shape, from_region(place, self._memory))
         if "binary_data_size" not in parameters:
             return _from_json(name, datatype, shape, item)
         size = _count(parameters, "binary_data_size")
@@ -320,14 +348,8 @@ def write(
     for name, array in outputs.items():
         want = wanted.get(name) or Wanted(name, question.is_binary)
         item: dict[str, Any] = {"name": name, "datatype": json.datatype_of(array), "shape": list(array.shape)}
-        if want.region:
-            data = to_bytes(array)
-            _memory(memory).write(want.region, want.offset, want.size, data)
-            item["parameters"] = {
-                "shared_memory_region": want.region,
-                **({"shared_memory_offset": want.offset} if want.offset else {}),
-                "shared_memory_byte_size": len(data),
-            }
+        if want.region is not None:
+            to_region(want, array, memory)
         elif want.is_binary and array.size:
             tail.append(to_bytes(array))
             item["parameters"] = {"binary_data_size": len(tail[-1])}

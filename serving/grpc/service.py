@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serving import __version__
 from serving.errors import ServingError, UnsupportedError
-from serving.grpc import messages
+from serving.grpc import messages, server_settings
 from serving.grpc.calls import Calls, House, fault
 from serving.inference import Inference
 from serving.logs import about
@@ -137,13 +137,13 @@ class Service:
 
     def _infer(self, request: Any) -> Any:
         with self.calls.observed() as done:
-            question, length = messages.read(request)
+            question, length = messages.read(request, self._inference.regions)
             name = self._house.check_name(request.model_name)
             with self.calls.admitted(length):
                 started = perf_counter()
                 answer = self._inference.infer(name, request.model_version, question)
                 done(perf_counter() - started)
-                return messages.write(answer)
+                return messages.write(answer, question, self._inference.regions)
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         """Answer the requests of a stream one after the other, each as often as its model does."""
@@ -175,7 +175,7 @@ class Service:
         Ends when the client has left, which closes the model's own generator.
         """
         is_marked = messages.WANTS_FINAL in request.parameters and request.parameters[messages.WANTS_FINAL].bool_param
-        question, length = messages.read(request)
+        question, length = messages.read(request, self._inference.regions)
         name, version = self._house.check_name(request.model_name), request.model_version
         with self.calls.admitted(length):
             is_decoupled = is_marked and self._inference.is_decoupled(name, version)
@@ -184,7 +184,9 @@ class Service:
                 for answer in answers:
                     if is_marked:
                         answer.parameters = answer.parameters | {messages.FINAL: not is_decoupled}
-                    yield pb.ModelStreamInferResponse(infer_response=messages.write(answer))
+                    yield pb.ModelStreamInferResponse(
+                        infer_response=messages.write(answer, question, self._inference.regions)
+                    )
                     if not context.is_active():
                         return
             finally:
@@ -194,9 +196,36 @@ class Service:
             last.parameters[messages.FINAL].bool_param = True
             yield pb.ModelStreamInferResponse(infer_response=last)
 
+    # ---- settings and shared memory ---------------------------------------------------------------------------------
+
+    def TraceSetting(self, request: Any, context: Any) -> Any:
+        """Read trace settings, or change them."""
+        return self._set(context, server_settings.trace, request, is_change=bool(request.settings))
+
+    def LogSettings(self, request: Any, context: Any) -> Any:
+        """Read log settings, or change them."""
+        return self._set(context, server_settings.log, request, is_change=bool(request.settings))
+
+    def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:
+        """Describe the regions that clients registered."""
+        return self._set(context, server_settings.memory_status, request, is_change=False)
+
+    def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
+        """Register a region."""
+        return self._set(context, server_settings.register_memory, request, is_change=True)
+
+    def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
+        """Let go of a region, of all without a name."""
+        return self._set(context, server_settings.unregister_memory, request, is_change=True)
+
+    def _set(self, context: Any, method: Callable[[Inference, Any], Any], request: Any, *, is_change: bool) -> Any:
+        def work() -> Any:
+            if is_change:
+                self._authorize(context)
+            return method(self._inference, request)
+
+        return self.calls.answered(context, work)
+
     # ---- what others have -------------------------------------------------------------------------------------------
 
-    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _refused("shared memory")
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _refused("shared memory of CUDA")
-    TraceSetting = _refused("trace settings")
-    LogSettings = _refused("log settings")

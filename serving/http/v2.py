@@ -98,7 +98,7 @@ class V2Routes:
             if method == "POST":
                 self._guard.check(call.environ)
             with self._gate:
-                return _document(change(self._inference, self._body_object(call.environ)))
+                return _document(change(self._inference, self._body(call.environ)))
         return self._server(method, parts)
 
     # ---- the server and its models ----------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class V2Routes:
         return _document(find(name, version))
 
     def _repository(self, environ: Environ, parts: list[str]) -> Reply:
-        said = self._body_object(environ)
+        said = _read_object(self._body(environ))
         if parts[1:2] == ["models"]:
             raise UnsupportedError("Repositories have no names here: leave it out of the path.")
         if parts == ["index"]:
@@ -140,10 +140,10 @@ class V2Routes:
             self._inference.unload(name, with_members=bool(parameters.get("unload_dependents", False)))
         return 200, [], b""
 
-    def _body_object(self, environ: Environ) -> dict[str, Any]:
+    def _body(self, environ: Environ) -> bytes:
         admitted_bytes = self._bodies.enter(environ)
         try:
-            return _read_object(self._bodies.read(environ))
+            return self._bodies.read(environ)
         finally:
             self._bodies.leave(admitted_bytes)
 

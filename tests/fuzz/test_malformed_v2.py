@@ -25,6 +25,7 @@ EXAMPLES = 60
 DELIBERATE = {501, 503, 507}
 PARSE_OR_MODEL = re.compile(
     r"failed to parse the request JSON buffer|Unable to parse '|failed to load '|load failed for|told to|Failed|failed"
+    r"|attempt to access JSON"
 )
 
 # Long ones by a name: hypothesis writes down what it tries.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.codecs.v2 import Wanted
+from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
 from serving.grpc import messages
 from serving.inference import Answer
@@ -79,15 +79,6 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no datatype": (request("FP33"), "has datatype 'FP33': one of BOOL"),
     "a negative dimension": (request(shape=(-1,), raw=b""), "dimensions are 0 to 2\\*\\*31 - 1"),
     "a great rank": (request(shape=(1,) * 65, raw=b"1234"), "has the shape"),
-    "shared memory": (
-        _with(
-            request(raw=b"12345678"),
-            lambda made: (
-                made.inputs[0].parameters["shared_memory_region"].MergeFrom(pb.InferParameter(string_param="r"))
-            ),
-        ),
-        "shared memory is off over gRPC: send",
-    ),
     "a reserved parameter": (
         _with(request(), lambda made: made.parameters["triton_x"].MergeFrom(pb.InferParameter(bool_param=True))),
         "reserved for Triton usage: 'triton_x'",
@@ -107,16 +98,13 @@ def test_requests_that_contradict_themselves_are_told(case: str) -> None:
         messages.read(made)
 
 
-def test_outputs_may_ask_for_classes_and_not_for_shared_memory() -> None:
-    """At most a million classes."""
+def test_outputs_may_ask_for_classes() -> None:
+    """At most a million."""
     made = request(fp32_contents=[1, 2])
     made.outputs.add(name="y").parameters["classification"].int64_param = 3
     assert messages.read(made)[0].outputs == [Wanted("y", is_binary=True, classes=3)]
     made.outputs[0].parameters["classification"].int64_param = 10**6 + 1
     with pytest.raises(BadRequestError, match="at most 1000000"):
-        messages.read(made)
-    made.outputs[0].parameters["shared_memory_region"].string_param = "r"
-    with pytest.raises(BadRequestError, match="shared memory is off"):
         messages.read(made)
 
 
@@ -146,7 +134,7 @@ def test_an_answer_is_written_raw() -> None:
     """Names, datatypes and shapes beside the bytes."""
     texts = np.array([b"ab"], np.object_)
     answer = Answer("m", "1", "7", {"y": np.ones((1, 2), np.float32), "t": texts}, {"p": 1})
-    written = messages.write(answer)
+    written = messages.write(answer, Question())
     assert [(each.name, each.datatype, list(each.shape)) for each in written.outputs] == [
         ("y", "FP32", [1, 2]),
         ("t", "BYTES", [1]),
