@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spent:
     """Where the time of one request went, in nanoseconds, and the execution that it was part of.
 
-    `rows` are those of the whole execution; `is_first` is true for one request of each execution, which counts it.
+    `rows` are those of the whole execution; `is_first` is true for one request of each execution, which counts it. Not
+    frozen, as each request makes one: that would take 0.65 us instead of 0.25.
     """
 
     queue_ns: int = 0
