@@ -21,6 +21,8 @@ from typing import Any, cast
 import orjson
 
 from serving.backends.base import HandlerModel, LoadedModel
+from serving.backends.compound import CompoundModel
+from serving.backends.ensemble import Member
 from serving.codecs import binary, json, v2
 from serving.codecs.v2 import Question, Wanted
 from serving.cores import CoreBudget
@@ -178,15 +180,13 @@ class Inference:
 
     def call(self, step: Step, tensors: Tensors, about: Mapping[str, Any], deadline: float) -> Tensors:
         """Have a member of an ensemble answer; it is checked and counted like any model."""
-        question = Question(
-            id=about.get("id", ""),
-            parameters=about.get("parameters", {}),
-            inputs={name: (json.datatype_of(array), array) for name, array in tensors.items()},
-            outputs=[Wanted(name) for name in step.outputs],
-            priority=about.get("priority", 0),
-            timeout_us=about.get("timeout_us", 0),
-        )
-        return self.infer(step.model, step.version, question, deadline).outputs
+        return self.infer(step.model, step.version, _question(step, tensors, about), deadline).outputs
+
+    def call_own(
+        self, member: Member, step: Step, tensors: Tensors, about: Mapping[str, Any], deadline: float
+    ) -> Tensors:
+        """Have a member that an ensemble holds itself answer, as any model does."""
+        return self._answer(_question(step, tensors, about), *_version_of(*member, step.version), deadline).outputs
 
     # ---- what a model is --------------------------------------------------------------------------------------------
 
@@ -236,10 +236,7 @@ class Inference:
         except ModelNotFoundError:
             raise _unknown(name) from None
         with _Leaving(lease):
-            spec = _spec(resident)
-            if version not in ("", "-1", spec.version):
-                raise ModelNotFoundError(f"Request for unknown model: '{name}' version {version} is not found")
-            yield resident.model, spec
+            yield _version_of(resident.model, _spec(resident), version)
 
     def _is_unloaded(self, name: str) -> bool:
         """Say whether the repository extension unloaded it, and nobody loaded it since."""
@@ -369,6 +366,26 @@ class _Leaving:
 
     def __exit__(self, *error: Any) -> None:
         self._lease.__exit__(*error)
+
+
+def _version_of(model: LoadedModel, spec: ModelSpec, version: str) -> Member:
+    """Return the model and the spec of one version, of the highest that is served for "" and -1."""
+    if version in ("", "-1", spec.version):
+        return model, spec
+    if isinstance(model, CompoundModel) and (found := model.version(version)) is not None:
+        return found
+    raise ModelNotFoundError(f"Request for unknown model: '{spec.name}' version {version} is not found")
+
+
+def _question(step: Step, tensors: Tensors, about: Mapping[str, Any]) -> Question:
+    return Question(
+        id=about.get("id", ""),
+        parameters=about.get("parameters", {}),
+        inputs={name: (json.datatype_of(array), array) for name, array in tensors.items()},
+        outputs=[Wanted(name) for name in step.outputs],
+        priority=about.get("priority", 0),
+        timeout_us=about.get("timeout_us", 0),
+    )
 
 
 def _about(question: Question) -> dict[str, Any]:

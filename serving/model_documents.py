@@ -27,7 +27,7 @@ def metadata_of(spec: ModelSpec, signature: Signature) -> dict[str, Any]:
     backend, platform = _brand(spec)
     return {
         "name": spec.name,
-        "versions": [spec.version],
+        "versions": [each.version for each in (*spec.versions, spec)],
         "platform": platform or backend,
         "inputs": [_described(each) for each in signature.inputs],
         "outputs": [_described(each) for each in signature.outputs],

@@ -60,6 +60,7 @@ log = logging.getLogger("wharf.server")
 MANAGEMENT_THREADS = 64
 RESERVED_THREADS = 16
 SINGLE_MODEL = "model"
+"""What the model of a single-model endpoint is called where nobody names it."""
 
 
 class Server:
@@ -73,7 +74,8 @@ class Server:
         admission = Admission(
             settings.max_in_flight, settings.max_body_bytes, _share(settings.body_memory, limits.memory_bytes)
         )
-        self.source = _make_source(settings, limits, environ)
+        self._single_name, single_dir = _single(settings)
+        self.source = _make_source(settings, limits, environ, single_dir)
         self._workers = _make_workers(settings, cores.cores)
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
         backends = _make_backends(settings, cores)
@@ -190,20 +192,20 @@ class Server:
 
     def _load_single(self) -> None:
         try:
-            self.manager.load(SINGLE_MODEL, str(self.source.single_dir))
+            self.manager.load(self._single_name, str(self.source.single_dir))
         except ServingError as error:
             # Restored from the journal is as good; anything else keeps /ping at 503, as an endpoint's health check
             # wants.
-            if not any(name == SINGLE_MODEL for name, _ in self.manager.loaded()):
+            if not any(name == self._single_name for name, _ in self.manager.loaded()):
                 log.error("event=single_model_failed error=%r", error.message)
                 return
         self._healthy.set()
 
     def _default_model(self) -> str:
+        if self.source.single_dir is not None and self.settings.default_model in (None, self._single_name):
+            return self._single_name
         if self.settings.default_model:
             return self.settings.default_model
-        if self.source.single_dir is not None:
-            return SINGLE_MODEL
         names = [] if self.settings.is_platform else self.source.available()
         if len(names) != 1:
             why = (
@@ -261,14 +263,27 @@ def _disk_budget(settings: Settings, limits: memory.Limits) -> int:
     return tenth_bytes
 
 
-def _make_source(settings: Settings, limits: memory.Limits, environ: Mapping[str, str]) -> ModelSource:
-    single_dir = settings.base_dir / "model"
-    has_single = not settings.is_platform and _holds_something(single_dir)
+def _single(settings: Settings) -> tuple[str, Path | None]:
+    """Return the name and the folder of the one model of a single-model endpoint; no folder where there is none.
+
+    The folder may be a repository of Triton's, of which the default model is meant.
+    """
+    folder, name = settings.base_dir / "model", settings.default_model
+    if settings.is_platform or not _holds_something(folder):
+        return SINGLE_MODEL, None
+    if name not in (None, "..") and Path(name).name == name and (folder / name).is_dir():
+        return name, folder / name
+    return SINGLE_MODEL, folder
+
+
+def _make_source(
+    settings: Settings, limits: memory.Limits, environ: Mapping[str, str], single_dir: Path | None
+) -> ModelSource:
     unpack = UnpackLimits(settings.unpack_max_bytes, settings.unpack_max_files, settings.unpack_max_ratio)
     return ModelSource(
         settings.model_root,
         Store(settings.cache_dir, _disk_budget(settings, limits), unpack),
-        single_dir if has_single else None,
+        single_dir,
         allow_fake=settings.fake_backend,
         may_hint=settings.is_platform or settings.admin_token is None,
         environ=environ,

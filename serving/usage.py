@@ -14,10 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from serving.backends.base import LoadedModel
+from serving.backends.compound import CompoundModel
+from serving.backends.wrapping import WrappedModel
 from serving.cores import CoreBudget
 from serving.http.admission import Admission
 from serving.manager import ModelManager
 from serving.memory import Limits, resident_bytes
+from serving.repository.layouts import ModelSpec
 
 
 class Usage:
@@ -109,9 +113,16 @@ class Machine:
 
 def pending(manager: ModelManager) -> dict[tuple[str, str], int]:
     """Return how many requests wait for a run of each loaded model that has a line of its own, by name and version."""
-    found = {}
+    found: dict[tuple[str, str], int] = {}
     for resident in (manager.peek(name) for name, _ in manager.loaded()):
-        waiting = getattr(resident and resident.model, "waiting", None)
-        if resident is not None and resident.artifact is not None and waiting is not None:
-            found[resident.artifact.spec.name, resident.artifact.spec.version] = waiting
+        if resident is not None and resident.artifact is not None:
+            found |= _waiting(resident.artifact.spec, resident.model)
     return found
+
+
+def _waiting(spec: ModelSpec, model: LoadedModel) -> dict[tuple[str, str], int]:
+    if isinstance(model, CompoundModel):
+        return {key: count for each in model.all_parts for key, count in _waiting(each.spec, each.model).items()}
+    while isinstance(model, WrappedModel) and not hasattr(model, "waiting"):
+        model = model.inner
+    return {(spec.name, spec.version): model.waiting} if hasattr(model, "waiting") else {}

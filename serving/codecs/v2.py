@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from serving.codecs import json
+from serving.codecs.json_numbers import MAX_RANK
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES, Array
 
@@ -278,7 +279,7 @@ def _shape(item: Mapping[str, Any]) -> list[int]:
     if not isinstance(shape, list) or any(type(dim) is not int for dim in shape):
         raise ParseError("Unable to parse 'shape': attempt to access JSON non-array as array")
     # The product of what is not 0 as well: numpy refuses an empty array of such a shape.
-    if len(shape) > json.MAX_RANK or min(shape, default=0) < 0 or math.prod(filter(None, shape)) >= 2**31:
+    if len(shape) > MAX_RANK or min(shape, default=0) < 0 or math.prod(filter(None, shape)) >= 2**31:
         raise BadRequestError(
             f"input '{item.get('name')}' has the shape {shape[:8]}: dimensions, and their product, are 0 to 2**31 - 1."
         )

@@ -15,6 +15,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.codecs import json, v2
+from serving.codecs.json_numbers import MAX_RANK
 from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
 from serving.inference import Answer
@@ -25,7 +26,7 @@ WANTS_FINAL = "triton_enable_empty_final_response"
 
 # More classes than any network has (Triton's own limit).
 _CLASSES_MAX = 1_000_000
-_RANK_MAX = json.MAX_RANK
+_RANK_MAX = MAX_RANK
 # Where a tensor lies in shared memory: each parameter, its type here and as the protocol calls it.
 _PLACE = (
     ("shared_memory_region", str, "string"),

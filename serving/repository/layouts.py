@@ -8,6 +8,9 @@ Folders that hold one folder are followed down. Then, the first that applies:
 7. What is served in process: `model.*`, else the only model file; in the folder, else in its highest version. Python
    beside it that would change its answers, and that no dialect knows, is refused.
 
+A config.pbtxt may want several versions at once, and a folder of models may hold an ensemble with its members: those
+are `parts` of the one model.
+
 What a file holds is told from its bytes, without unpickling, torch or a runtime; Python is read as text and never run.
 Nothing is ever written. `source` calls `describe` once the artifact is on disk; `wharf validate` prints what it says.
 """
@@ -21,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from serving.errors import InvalidArtifactError
+from serving.repository.bundle import Bundle, find_bundle
 from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, read_config_pbtxt, warnings_of
 from serving.repository.ensemble_steps import read_steps
 from serving.repository.folders import (
@@ -40,7 +44,7 @@ from serving.repository.onnx_files import external_files
 from serving.repository.plain_files import plain_dialect
 from serving.repository.scheduling import Scheduling
 from serving.repository.unserved import advice_for, python_among
-from serving.repository.versions import UNVERSIONED, unserved_versions
+from serving.repository.versions import UNVERSIONED, VersionPolicy, other_versions
 from serving.repository.warmup import WarmupSample
 from serving.repository.wharf_toml import read_wharf_toml
 from serving.repository.worker_config import WorkerConfig
@@ -63,7 +67,8 @@ class ModelSpec:
     the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are sentences
     about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
     config.pbtxt has that whole, as JSON, in `triton`, what it says of queues and batches in `scheduling`, and what
-    is to be run before it is ready in `warmup`.
+    is to be run before it is ready in `warmup`. `versions` are the others that are served beside it, ascending;
+    `members` are an ensemble's own.
     """
 
     name: str
@@ -82,6 +87,13 @@ class ModelSpec:
     scheduling: Scheduling | None = None
     triton: Mapping[str, Any] | None = None
     warmup: tuple[WarmupSample, ...] = ()
+    versions: tuple[ModelSpec, ...] = ()
+    members: tuple[ModelSpec, ...] = ()
+
+    @property
+    def parts(self) -> tuple[ModelSpec, ...]:
+        """What is loaded with it and goes with it."""
+        return (*self.versions, *self.members)
 
 
 def describe(
@@ -106,18 +118,45 @@ def describe(
     if (folder / "fake.json").is_file():  # 1
         check_readable(folder / "fake.json", within)
         return _fake(name, folder / "fake.json", allow_fake)
+    if bundle := find_bundle(name, folder, within):
+        return _bundle(name, bundle, within, environ)
     config, workers, sources = _config(name, folder, within, environ)
     place = ModelFolder(name, folder, within, config, workers, environ)
     if config.format == ENSEMBLE:
         return _ensemble(place, config)
-    found = find_handler(place) or Found(config)  # 2 to 6
+    spec = _describe_folder(place, sources)
+    if place.version is None or not spec.file.is_relative_to(place.version):
+        return spec
+    others = (replace(config, versions=VersionPolicy(0, (each,))) for each in other_versions(folder, config.versions))
+    return replace(spec, versions=tuple(_describe_folder(replace(place, config=each), sources) for each in others))
+
+
+def _bundle(name: str, bundle: Bundle, within: Path, environ: Mapping[str, str]) -> ModelSpec:
+    """Return the ensemble of an archive, its members named below it: they are nobody else's."""
+    entry, *members = (
+        describe(each.name, each, within=within, environ=environ) for each in (bundle.entry, *bundle.members)
+    )
+    idle = tuple(
+        f"The folder '{each}' of '{name}' is no step of its ensemble: it is not loaded." for each in bundle.idle
+    )
+    named = tuple(_renamed(each, f"{name}/{each.name}") for each in members)
+    return replace(entry, name=name, members=named, warnings=(*entry.warnings, *idle))
+
+
+def _renamed(spec: ModelSpec, name: str) -> ModelSpec:
+    return replace(spec, name=name, versions=tuple(_renamed(each, name) for each in spec.versions))
+
+
+def _describe_folder(place: ModelFolder, sources: tuple[str, ...]) -> ModelSpec:
+    """Say what one version of a folder is served as."""
+    found = find_handler(place) or Found(place.config)  # 2 to 6
     sources += found.sources
     if found.handler is not None:
-        file = found.handler.file or folder / sources[-1]
-        return _as_triton_says(place, _worker_spec(name, file, total_bytes(folder), found, sources))
+        file = found.handler.file or place.path / sources[-1]
+        return _as_triton_says(place, _worker_spec(place.name, file, total_bytes(place.path), found, sources))
     file = _model_file(place, found.config)  # 7
-    found = replace(found, warnings=(*found.warnings, *_idle(workers)))
-    return _as_triton_says(place, _spec(name, file, within, found, sources))
+    found = replace(found, warnings=(*found.warnings, *_idle(place.workers)))
+    return _as_triton_says(place, _spec(place.name, file, place.within, found, sources))
 
 
 def _ensemble(place: ModelFolder, config: ModelConfig) -> ModelSpec:
@@ -141,7 +180,7 @@ def _as_triton_says(place: ModelFolder, spec: ModelSpec) -> ModelSpec:
         triton=config.triton,
         scheduling=config.scheduling,
         warmup=config.warmup or (),
-        warnings=(*spec.warnings, *warnings, *unserved_versions(place.name, place.path, config.versions)),
+        warnings=(*spec.warnings, *warnings),
     )
 
 

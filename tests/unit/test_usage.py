@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import cast
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from serving.backends.base import HandlerModel
+from serving.backends.compound import CompoundModel, Part
+from serving.backends.wrapping import WrappedModel
 from serving.cores import CoreBudget
 from serving.http.admission import Admission
 from serving.memory import Limits, resident_bytes
@@ -119,3 +122,16 @@ def test_what_waits_for_a_run_is_counted_for_models_that_have_a_line(tmp_path: P
         asked.append(pool.submit(model.invoke, request, monotonic() + 30))
         assert [each.result(30).tensors is not None for each in asked] == [True, True]
     assert pending(house.manager) == {("lined", "1"): 0}
+
+
+def test_versions_of_a_model_have_lines_of_their_own(tmp_path: Path) -> None:
+    """Also behind another model's wrapper."""
+    house = House(tmp_path)
+    house.backend.schedulers["lined"] = (Scheduling(2, True), CoreBudget(1))
+    house.load("lined")
+    with house.manager.ready("lined") as resident:
+        assert resident.artifact is not None
+        spec, model = resident.artifact.spec, resident.model
+        older = Part(replace(spec, version="3"), WrappedModel(model), 0)
+        resident.model = CompoundModel(Part(spec, model, 0), (older,))
+    assert pending(house.manager) == {("lined", "1"): 0, ("lined", "3"): 0}
