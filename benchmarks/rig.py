@@ -93,7 +93,7 @@ class Server:
     def cpu_s(self) -> float:
         """Return user + system time of the whole tree in seconds."""
         total = 0
-        for pid in _tree(self.process.pid):
+        for pid in tree(self.process.pid):
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             except OSError:
@@ -158,12 +158,13 @@ def _microseconds(text: str) -> float:
     return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return [pid]
-    return [pid, *(each for child in children for each in _tree(int(child)))]
+    return [pid, *(each for child in children for each in tree(int(child)))]
 
 
 def _free_port() -> int:

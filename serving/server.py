@@ -24,6 +24,7 @@ from serving.backends.fake import FakeBackend
 from serving.backends.onnx import OnnxBackend
 from serving.backends.reshaped import ReshapedBackend
 from serving.backends.torch import TorchBackend
+from serving.backends.triton import TritonBackend
 from serving.backends.warmed import WarmedBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.cores import CoreBudget
@@ -59,6 +60,8 @@ log = logging.getLogger("wharf.server")
 # ever take: they answer /ping, the list and refusals while everything else is busy.
 MANAGEMENT_THREADS = 64
 RESERVED_THREADS = 16
+TRITONSERVER = Path("/opt/tritonserver/bin/tritonserver")
+"""Where NVIDIA's images have it."""
 SINGLE_MODEL = "model"
 """What the model of a single-model endpoint is called where nobody names it."""
 
@@ -79,7 +82,8 @@ class Server:
         self._workers = _make_workers(settings, cores.cores)
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
         backends = _make_backends(settings, cores)
-        backends |= {"worker": _dressed(self._workers), "ensemble": self._ensembles}
+        self._triton = _make_triton(settings)
+        backends |= {"worker": _dressed(self._workers), "ensemble": self._ensembles, "triton": self._triton}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -96,7 +100,7 @@ class Server:
             ),
             journal=Journal(journal_path),
         )
-        usage = Usage(limits, cores, admission, settings.cache_dir, self._workers.all_bytes)
+        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
@@ -159,6 +163,7 @@ class Server:
         is_clean = self._grpc is None or self._grpc.stop(self.settings.shutdown_timeout_s)
         is_clean = self.manager.close(max(0.0, deadline - monotonic())) and is_clean
         self._workers.close()
+        self._triton.close()
         self.source.close()
         log.info("event=stopped clean=%s", is_clean)
         self.app.flush()
@@ -200,6 +205,9 @@ class Server:
                 log.error("event=single_model_failed error=%r", error.message)
                 return
         self._healthy.set()
+
+    def _outside_bytes(self) -> int:
+        return self._workers.all_bytes() + self._triton.server.held_bytes()
 
     def _default_model(self) -> str:
         if self.source.single_dir is not None and self.settings.default_model in (None, self._single_name):
@@ -313,6 +321,16 @@ def _make_backends(settings: Settings, cores: CoreBudget) -> dict[str, Backend]:
 def _dressed(backend: Backend) -> Backend:
     """Put reshapes and warm-ups of Triton's configurations around a backend."""
     return WarmedBackend(ReshapedBackend(backend))
+
+
+def _make_triton(settings: Settings) -> TritonBackend:
+    binary = settings.tritonserver or (TRITONSERVER if TRITONSERVER.is_file() else None)
+    return TritonBackend(
+        binary,
+        settings.cache_dir / "tritonserver",
+        timeout_s=settings.request_timeout_s,
+        load_timeout_s=settings.load_timeout_s,
+    )
 
 
 def _make_workers(settings: Settings, cores: int) -> WorkerBackend:

@@ -331,6 +331,17 @@ class Settings:
     shared_memory: bool = _setting(False, "true or false", _flag, "WHARF_SHARED_MEMORY")
     """Let V2 clients register system shared memory: whoever may do so reads and writes what lies in /dev/shm."""
 
+    tritonserver: Path | None = _setting(None, "a file", Path, "WHARF_TRITONSERVER")
+    """A tritonserver that runs what we cannot (TensorRT, FIL, DALI, ...): our child, started with the first such model.
+
+    Unset: the one of NVIDIA's images, /opt/tritonserver/bin/tritonserver, where there is one.
+    """
+
+    triton_backends: tuple[str, ...] = _setting(
+        (), "names of Triton's backends, with commas", _names, "WHARF_TRITON_BACKENDS"
+    )
+    """Backends (python, onnxruntime, ...) whose models tritonserver runs though we could run them here."""
+
     fake_backend: bool = _setting(False, "true or false", _flag, "WHARF_FAKE_BACKEND")
     """Serve folders with a fake.json: a small real backend with a byte meter, for load tests."""
 

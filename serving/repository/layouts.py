@@ -25,7 +25,7 @@ from typing import Any
 
 from serving.errors import InvalidArtifactError
 from serving.repository.bundle import Bundle, find_bundle
-from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, read_config_pbtxt, warnings_of
+from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, TRITON, read_config_pbtxt, warnings_of
 from serving.repository.ensemble_steps import read_steps
 from serving.repository.folders import (
     check_readable,
@@ -124,6 +124,12 @@ def describe(
     place = ModelFolder(name, folder, within, config, workers, environ)
     if config.format == ENSEMBLE:
         return _ensemble(place, config)
+    if config.format == TRITON:
+        file = folder / "config.pbtxt"
+        size_bytes = total_bytes(folder)
+        return _as_triton_says(
+            place, ModelSpec(name, TRITON, file, size_bytes, config.inputs, config.outputs, sources=(file.name,))
+        )
     spec = _describe_folder(place, sources)
     if place.version is None or not spec.file.is_relative_to(place.version):
         return spec
@@ -211,9 +217,14 @@ def _config(
         sources.append(file.name)
     if (file := folder / "config.pbtxt").exists():
         check_readable(file, within)
-        config = config.over(read_config_pbtxt(name, file, config.device or environ.get("WHARF_DEVICE", "cpu")))
+        config = config.over(_read_config_pbtxt(name, file, config.device, environ))
         sources.append(file.name)
     return config, workers, tuple(sources)
+
+
+def _read_config_pbtxt(name: str, file: Path, device: str | None, environ: Mapping[str, str]) -> ModelConfig:
+    given_away = [each.strip() for each in environ.get("WHARF_TRITON_BACKENDS", "").split(",") if each.strip()]
+    return read_config_pbtxt(name, file, device or environ.get("WHARF_DEVICE", "cpu"), given_away)
 
 
 def _model_file(folder: ModelFolder, config: ModelConfig) -> Path:

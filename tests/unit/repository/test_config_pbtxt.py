@@ -71,8 +71,7 @@ def test_backend_and_platform_give_the_format(tmp_path: Path, text: str, format_
     [
         ('backend: "python" sequence_batching { }', "sequence_batching"),
         ('backend: "python" max_batch_size: -1', "max_batch_size"),
-        ('platform: "tensorrt_plan"', "'tensorrt_plan'"),
-        ('platform: "tensorflow_savedmodel"', "'tensorflow_savedmodel'"),
+        ('platform: "caffe2_netdef"', "'caffe2_netdef'"),
         ('platform: "ensemble"', "one of platform 'ensemble' and ensemble_scheduling without the other"),
         ('backend: "pytorch" runtime: "model.py"', "runtime"),
         ('backend: "python" ensemble_scheduling { step [] }', "ensemble_scheduling"),
