@@ -11,6 +11,8 @@ from __future__ import annotations
 
 # The platform shows a container's body to its client; a message that repeats what was sent must not grow with it.
 MESSAGE_MAX_CHARS = 1000
+# Twice that where lines are kept: the innermost frames of a model's exception are among them.
+TEXT_MAX_CHARS = 2000
 
 
 class ServingError(Exception):
@@ -22,9 +24,14 @@ class ServingError(Exception):
 
     @property
     def message(self) -> str:
-        """The text for the wire: one line, no traceback, bounded, and without the surrogates of odd file names."""
+        """The text in one line: no traceback, bounded, and without the surrogates of odd file names."""
         line = " ".join(str(self)[: 2 * MESSAGE_MAX_CHARS].split())[:MESSAGE_MAX_CHARS]
         return line.encode("utf-8", "backslashreplace").decode()
+
+    @property
+    def text(self) -> str:
+        """The text as it was said, spaces and lines and all, for V2's wires: Triton's clients know it so. Bounded."""
+        return str(self)[:TEXT_MAX_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
 class BadRequestError(ServingError):
@@ -32,6 +39,24 @@ class BadRequestError(ServingError):
 
     status = 400
     grpc_code = "INVALID_ARGUMENT"
+
+
+class UnclassifiedError(BadRequestError):
+    """The model refused the request with Triton's code UNKNOWN."""
+
+    grpc_code = "UNKNOWN"
+
+
+class AlreadyExistsError(BadRequestError):
+    """The model refused the request with Triton's code ALREADY_EXISTS, which is 400 over HTTP."""
+
+    grpc_code = "ALREADY_EXISTS"
+
+
+class CancelledError(BadRequestError):
+    """The model refused the request with Triton's code CANCELLED."""
+
+    grpc_code = "CANCELLED"
 
 
 class InvalidArtifactError(BadRequestError):

@@ -50,7 +50,7 @@ def request(x: dict[str, Any], y: dict[str, Any] | None = None) -> Any:
 def test_an_input_is_read_where_it_lies(regions: Regions) -> None:
     """And an output's place is remembered."""
     question, _ = messages.read(request(PLACE, PLACE | {OFFSET: 8}), regions)
-    assert question.inputs["x"][1].tolist() == [1, 2]
+    assert question.array("x", "m").tolist() == [1, 2]
     assert question.outputs == [Wanted("y", is_binary=True, region="r", offset=8, size=8)]
 
 
@@ -60,7 +60,7 @@ def test_raw_contents_are_those_of_the_other_inputs(regions: Regions) -> None:
     made.inputs.add(name="z", datatype="FP32", shape=[1])
     made.raw_input_contents.append(np.array([7], np.float32).tobytes())
     question, length = messages.read(made, regions)
-    assert {name: array.tolist() for name, (_, array) in question.inputs.items()} == {"x": [1, 2], "z": [7]}
+    assert {name: question.array(name, "m").tolist() for name in question.inputs} == {"x": [1, 2], "z": [7]}
     assert length == 4
     made.raw_input_contents.append(b"more")
     with pytest.raises(BadRequestError, match="expected 1 raw_input_contents for model 'm', got 2"):
