@@ -88,7 +88,7 @@ class Inference:
         self.catalog = catalog
         self.statistics = statistics
         self.regions = regions or Regions(is_on=False)
-        self.traces = TraceSettings()
+        self.traces = TraceSettings(self.catalog.is_ready)
         self.logging = LogSettings()
 
     # ---- one request ------------------------------------------------------------------------------------------------
@@ -149,8 +149,11 @@ class Inference:
                 raise
             if has_failed:
                 counters.failed(perf_counter_ns() - started)
-            else:
-                counters.succeeded(perf_counter_ns() - started, Spent(0, 0, perf_counter_ns() - started), rows)
+                return
+            spent = Spent(0, 0, perf_counter_ns() - started)
+            counters.succeeded(perf_counter_ns() - started, spent, rows)
+            if self.traces.take(spec.name):
+                _trace(spec, question, started, spent)
 
     def _pieces(self, tensors: Tensors, question: Question, model: LoadedModel, started: int) -> Iterator[Piece]:
         deadline = monotonic() + self._timeout_s

@@ -89,8 +89,11 @@ class Memory(Protocol):
     def read(self, name: str, offset: int, count: int) -> memoryview:
         """Return `count` bytes at `offset` of a region, in place."""
 
-    def write(self, name: str, offset: int, limit: int, data: bytes) -> None:
-        """Write `data` at `offset` of a region, where `limit` bytes are the output's."""
+    def check(self, name: str, offset: int, count: int) -> None:
+        """Raise where `count` bytes at `offset` of a region are not there."""
+
+    def write(self, name: str, offset: int, limit: int, data: bytes, output: str) -> None:
+        """Write an output at `offset` of a region, where `limit` bytes are its."""
 
 
 def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,13 +104,26 @@ def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def from_region(place: tuple[str, int, int], memory: Memory | None) -> memoryview:
     """Return what lies in shared memory at a place: a region, an offset, a size in bytes."""
     region, offset, size = place
-    return _memory(memory).read(region, offset, size)
+    return regions(memory).read(region, offset, size)
 
 
-def _memory(memory: Memory | None) -> Memory:
+def regions(memory: Memory | None) -> Memory:
+    """Return the shared memory of a route that has some; raises `BadRequestError`."""
     if memory is None:
         raise BadRequestError("shared memory is not read on this route: send the data itself.")
     return memory
+
+
+def check_places(question: Question, memory: Memory | None) -> None:
+    """Raise where the room for an output in shared memory is not there: before a model runs for it."""
+    for each in question.outputs:
+        if each.region is not None:
+            regions(memory).check(each.region, each.offset, each.size)
+
+
+def to_region(want: Wanted, array: Array, memory: Memory | None) -> None:
+    """Write an output to shared memory, where it was asked for."""
+    regions(memory).write(want.region or "", want.offset, want.size, to_bytes(array), want.name)
 
 
 def write(
@@ -123,13 +139,7 @@ def write(
         want = wanted.get(name) or Wanted(name, question.is_binary)
         item: dict[str, Any] = {"name": name, "datatype": json.datatype_of(array), "shape": list(array.shape)}
         if want.region is not None:
-            data = to_bytes(array)
-            _memory(memory).write(want.region, want.offset, want.size, data)
-            item["parameters"] = {
-                "shared_memory_region": want.region,
-                **({"shared_memory_offset": want.offset} if want.offset else {}),
-                "shared_memory_byte_size": len(data),
-            }
+            to_region(want, array, memory)
         elif want.is_binary:
             data = to_bytes(array)
             tail += [data] if data else []

@@ -73,6 +73,7 @@ def read_document(document: Any, model: str, rest: memoryview = _NOTHING, memory
     _Inputs(model, rest, memory).fill(question, _items(said, "inputs"))
     if "outputs" in said:
         question.outputs = [_wanted(each) for each in _items(said, "outputs")]
+    v2.check_places(question, memory)
     return question
 
 

@@ -105,7 +105,7 @@ class V2Routes:
             if method == "POST":
                 self._guard.check(call.environ)
             with self._gate:
-                return _document(change(self._inference, v2_repository.read_object(self._body(call.environ))))
+                return _document(change(self._inference, self._body(call.environ)))
         return self._server(method, parts)
 
     # ---- the server and its models ----------------------------------------------------------------------------------

@@ -13,12 +13,18 @@ _ONE_BAD_MODEL = (
 )
 _LENGTH = "what is no number is refused as such; Triton reads x as 0, which makes raw bytes of JSON"
 
+_TRACED = "Triton wants a trace file, which no client may name; ours go to the log, so that they can be switched on"
+
 DEVIATIONS: dict[str, str] = {
     "test_server_metadata*:*.name": "our name is wharf: clients show it and do not compare it",
     "test_server_metadata*:*.version": "our version, not Triton's",
     "test_server_metadata*:*.extensions*": "ours are those that we serve; CUDA shared memory is not among them",
     "test_routes[GET-/v2]:.metadata.json.*": "as above",
     "test_routes[GET-/v2/cudasharedmemory/status]:*": "CUDA shared memory is refused, as Triton does since 2026 (501)",
+    "test_trace_settings_change[*-trace_level0]:.changed*": _TRACED,
+    "test_trace_settings_change[*-trace_level0]:.after.*trace_level*": _TRACED,
+    "test_trace_settings_change[*-trace_level0]:.after.*trace_rate*": _TRACED,
+    "test_log_settings_change[http*-log_format=fancy]:.changed.*": "400 as over gRPC: 503 tells clients to ask again",
     "test_what_is_refused[*unknown input]:.error": _COUNTED,
     "test_every_datatype_in_json[http*FP32]:.response.outputs[0].data[1]": "the same FP32 in its fewest digits",
     "test_a_model_name_is_quoted[http*]:.error": "names may have slashes here: a model of that name",

@@ -330,18 +330,23 @@ def test_loads_that_cannot_be_say_why(client: Any) -> None:
 
 
 def test_what_is_not_here_is_said(client: Any) -> None:
-    """Shared memory, traces and log settings."""
-    calls = (
+    """Shared memory of CUDA; that of the system while it is off."""
+    assert refusal(client.get_cuda_shared_memory_status)[1].startswith("This server has no shared memory of CUDA")
+    for call in (
         client.get_system_shared_memory_status,
-        client.get_cuda_shared_memory_status,
-        client.get_trace_settings,
-        client.get_log_settings,
         lambda: client.unregister_system_shared_memory("x"),
         lambda: client.register_system_shared_memory("x", "/x", 8),
-    )
-    for call in calls:
+    ):
         status, text = refusal(call)
-        assert (status, text.startswith("This server has no ")) == ("UNIMPLEMENTED", True)
+        assert (status, text.startswith("shared memory is off on this server")) == ("UNIMPLEMENTED", True)
+
+
+def test_traces_and_the_log_are_read_and_set(client: Any) -> None:
+    """As over HTTP."""
+    assert client.update_trace_settings(settings={"trace_rate": "7"}).settings["trace_rate"].value == ["7"]
+    assert client.update_trace_settings(settings={"trace_rate": None}) == client.get_trace_settings()
+    assert client.update_log_settings({"log_verbose_level": 1}).settings["log_verbose_level"].uint32_param == 1
+    assert client.update_log_settings({"log_verbose_level": 0}) == client.get_log_settings()
 
 
 # ---- the life of the server ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serving.codecs.packed import Unread
-from serving.codecs.v2 import Wanted
+from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
 from serving.grpc import messages
 from serving.inference import Answer
@@ -88,15 +88,6 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "values out of range": (request("INT8", int_contents=[1, 300]), "values that INT8 does not hold"),
     "a great rank": (request(shape=(1,) * 65, raw=b"1234"), "input 'x' has 65 dimensions: there are at most 64."),
-    "shared memory": (
-        _with(
-            request(raw=b"12345678"),
-            lambda made: (
-                made.inputs[0].parameters["shared_memory_region"].MergeFrom(pb.InferParameter(string_param="r"))
-            ),
-        ),
-        "shared memory is off over gRPC: send",
-    ),
     "a reserved parameter": (
         _with(request(), lambda made: made.parameters["triton_x"].MergeFrom(pb.InferParameter(bool_param=True))),
         "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting with "
@@ -164,16 +155,13 @@ def test_a_tensor_of_nothing_needs_no_contents() -> None:
     assert tensor.read("", "m").shape == (0, 3)
 
 
-def test_outputs_may_ask_for_classes_and_not_for_shared_memory() -> None:
-    """At most a million classes."""
+def test_outputs_may_ask_for_classes() -> None:
+    """At most a million."""
     made = request(fp32_contents=[1, 2])
     made.outputs.add(name="y").parameters["classification"].int64_param = 3
     assert messages.read(made)[0].outputs == [Wanted("y", is_binary=True, classes=3)]
     made.outputs[0].parameters["classification"].int64_param = 10**6 + 1
     with pytest.raises(BadRequestError, match="at most 1000000"):
-        messages.read(made)
-    made.outputs[0].parameters["shared_memory_region"].string_param = "r"
-    with pytest.raises(BadRequestError, match="shared memory is off"):
         messages.read(made)
 
 
@@ -203,7 +191,7 @@ def test_an_answer_is_written_raw() -> None:
     """Names, datatypes and shapes beside the bytes."""
     texts = np.array([b"ab"], np.object_)
     answer = Answer("m", "1", "7", {"y": np.ones((1, 2), np.float32), "t": texts}, {"p": 1})
-    written = messages.write(answer)
+    written = messages.write(answer, Question())
     assert [(each.name, each.datatype, list(each.shape)) for each in written.outputs] == [
         ("y", "FP32", [1, 2]),
         ("t", "BYTES", [1]),
