@@ -257,7 +257,10 @@ ROUTES = [
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_routes(target: Target, same: Same, method: str, path: str) -> None:
     """Those that are, those that are not, and the wrong verb."""
-    same({"metadata": ask(target, method, path)} if path == "/v2" else ask(target, method, path))
+    found = ask(target, method, path)
+    if isinstance(found.get("json"), list):
+        found["json"] = [each for each in found["json"] if each["name"] in ("add_sub", "broken_config")]
+    same({"metadata": found} if path == "/v2" else found)
 
 
 LOADS: dict[str, bytes] = {
