@@ -75,7 +75,12 @@ cover: install-dev models ## Run the tests of rooms, state machines and workers;
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios
-	@for bench in overhead payload resnet batching footprint workers; do echo "== $$bench"; $(BIN)/python benchmarks/$$bench.py models; done
+	@for bench in overhead payload resnet batching footprint workers $(if $(wildcard .oracle/.stamp),v2); do \
+	  echo "== $$bench"; $(BIN)/python benchmarks/$$bench.py models; done
+
+.PHONY: bench-v2
+bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real tritonserver, over HTTP and gRPC
+	$(BIN)/python benchmarks/v2.py
 
 .PHONY: docs
 docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources
