@@ -12,7 +12,6 @@ HOST ?= 127.0.0.1
 # What goes into an image: torch, or onnx for a small one without it.
 EXTRAS ?= torch
 IMAGE ?= wharf
-BASE_IMAGE ?= $(shell sed -n 's/^ARG BASE_IMAGE=//p' docker/cpu/Dockerfile)
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' serving/__init__.py)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 
@@ -70,7 +69,7 @@ test-oracle: $(STAMP)-dev .oracle/.stamp ## Ask a real tritonserver and ours the
 	$(BIN)/python -m pytest tests/oracle --server $(or $(SERVER),both) $(RECORD)
 
 .PHONY: cover
-cover: install-dev models ## Run the tests of rooms, state machines and workers; hold branch coverage to its gate (pyproject.toml)
+cover: install-dev models .oracle/.stamp ## Run the tests of rooms, state machines and workers; hold branch coverage to its gate (pyproject.toml)
 	$(BIN)/python -m pytest tests/unit tests/state tests/workers --cov --cov-report=term-missing:skip-covered
 
 .PHONY: bench
@@ -81,6 +80,10 @@ bench: install-dev models ## Run the benchmarks and print their ratios
 .PHONY: bench-v2
 bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real tritonserver, over HTTP and gRPC
 	$(BIN)/python benchmarks/v2.py
+
+.PHONY: bench-triton
+bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end: loads, unloads, lists, memory (as root)
+	$(BIN)/python benchmarks/multimodel.py
 
 .PHONY: docs
 docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources
@@ -96,12 +99,28 @@ wheel: dist/.stamp-wheel dist/wheels/.stamp-$(EXTRAS) ## Build the wheel of serv
 
 .PHONY: build/cpu
 build/cpu: wheel ## Build an image (EXTRAS=onnx for one without torch, BASE_IMAGE=... for another base)
-	scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
-	  --build-arg EXTRAS=$(EXTRAS) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+	$(build) --build-arg EXTRAS=$(EXTRAS) .
+
+.PHONY: build/triton
+build/triton: dist/.stamp-wheel ## Build the image in front of NVIDIA's tritonserver (BASE_IMAGE=... for another base)
+	$(build) .
+
+build = scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) \
+  $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 
 .PHONY: test-image/cpu
 test-image/cpu: $(STAMP)-dev ## Build an image and test it in a real Docker engine, started and stopped where there is none
-	$(BIN)/python -m pytest -m image tests/image --flavour $(@F) --log-cli-level=INFO --durations=10
+	$(test-image)
+
+# All of them, but where they are about torch, which this image has not.
+TESTS_OF_cpu := .
+TESTS_OF_triton := test_image_contract.py test_image_runs.py test_image_triton.py
+
+.PHONY: test-image/triton
+test-image/triton: $(STAMP)-dev ## The same for the image in front of tritonserver, on a stand-in base that has the real one
+	$(test-image)
+
+test-image = $(BIN)/python -m pytest -m image $(addprefix tests/image/,$(TESTS_OF_$(@F))) --flavour $(@F) --log-cli-level=INFO --durations=10
 
 ##@ Housekeeping
 .PHONY: clean

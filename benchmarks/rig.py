@@ -99,7 +99,7 @@ class Server:
     def cpu_s(self) -> float:
         """Return user + system time of the whole tree in seconds."""
         total = 0
-        for pid in _tree(self.process.pid):
+        for pid in tree(self.process.pid):
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             except OSError:
@@ -164,7 +164,7 @@ def _microseconds(text: str) -> float:
     return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
     """Return a process and all below it: any of its threads may have started one (our zygote, a Triton stub)."""
     children: list[str] = []
     for task in _tasks(pid):
@@ -172,7 +172,7 @@ def _tree(pid: int) -> list[int]:
             children += (task / "children").read_text().split()
         except OSError:
             continue
-    return [pid, *(each for child in children for each in _tree(int(child)))]
+    return [pid, *(each for child in children for each in tree(int(child)))]
 
 
 def _tasks(pid: int) -> list[Path]:

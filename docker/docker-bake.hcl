@@ -7,7 +7,7 @@ variable "REVISION" { default = "unknown" }
 variable "EXTRAS" { default = "torch" }
 
 group "default" {
-  targets = ["cpu"]
+  targets = ["cpu", "triton"]
 }
 
 target "_common" {
@@ -31,4 +31,12 @@ target "cpu" {
   args = {
     EXTRAS = EXTRAS
   }
+}
+
+target "triton" {
+  inherits   = ["_common"]
+  dockerfile = "docker/triton/Dockerfile"
+  platforms  = ["linux/amd64"]
+  tags       = ["${IMAGE}:triton", "${IMAGE}:${VERSION}-triton"]
+  args       = {}
 }

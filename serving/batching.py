@@ -4,7 +4,7 @@
 policies); it knows no thread and is told the time. `Batcher` has one, a lock, and as many runs at once as the model has
 instances. There is no thread of its own: the thread of a batch's first request runs it, the others wait for their
 answer. With nobody waiting and an instance free a request runs at once, on its own thread. Knows neither tensors nor
-models: an item has a number of rows, and a key that is equal for items that can be merged. `backends.batched` calls it.
+models: an item has a number of rows, and a key that is equal for items that can be merged. `backends.queued` calls it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _US = 1e-6
+
+
+class QueueFullError(UnavailableError):
+    """As many requests wait as the queue's policy allows."""
 
 
 class Job(Generic[Item, Answer]):
@@ -92,17 +96,16 @@ class Line(Generic[Item, Answer]):
     def enter(self, job: Job[Item, Answer], priority: int = 0, timeout_us: int = 0) -> None:
         """Put a job at the end of its priority's queue; `priority` 0, or one that there is not, is the default.
 
-        `timeout_us` is the request's own. Raises `UnavailableError` when the queue is full.
+        `timeout_us` is the request's own. Raises `QueueFullError`.
         """
         level = self._levels[priority if priority in self._levels else self._default_level]
         policy = level.policy
         if policy.max_queue_size and len(level) >= policy.max_queue_size:
-            raise UnavailableError(
-                f"Exceeds maximum queue size: {len(level)} requests wait for model '{self._name}': try again."
-            )
-        limits_us = [policy.timeout_us, timeout_us if policy.may_override else 0]
-        own_us = min((each for each in limits_us if each > 0), default=0)
-        job.expires = job.arrived + own_us * _US if own_us else math.inf
+            raise QueueFullError("Exceeds maximum queue size")
+        own_us = policy.timeout_us
+        if policy.may_override and 0 < timeout_us < own_us:  # where there is no timeout there is none to shorten
+            own_us = timeout_us
+        job.expires = job.arrived + own_us * _US if own_us > 0 else math.inf
         job.may_go_at = job.arrived + self._delay_s
         level.fresh.append(job)
         self._count += 1
@@ -191,7 +194,7 @@ class Line(Generic[Item, Answer]):
 
     def _is_over(self, job: Job[Item, Answer], now: float) -> bool:
         if job.expires <= now:
-            job.error = UnavailableError(f"Request timeout expired in the queue of model '{self._name}': try again.")
+            job.error = UnavailableError("Request timeout expired")  # Triton's words
         elif job.deadline <= now:
             job.error = UnavailableError(f"Model '{self._name}' was not free until the request's deadline: try again.")
         return job.error is not None
@@ -223,7 +226,7 @@ class Batcher(Generic[Item, Answer]):
         self._run = run
         self._clock = clock
         self._lock = threading.Lock()
-        self._free = max(1, scheduling.instances)
+        self._instances = self._free = max(1, scheduling.instances)  # below 0 while more run than there are instances
         self._line: Line[Item, Answer] = Line(name, scheduling)
         # In the order of arrival, until answered; only where answers leave in that order.
         self._order: deque[Job[Item, Answer]] | None = None
@@ -255,7 +258,7 @@ class Batcher(Generic[Item, Answer]):
         with self._lock:
             if self._is_closed:
                 raise self._closed()
-            if self._free and not self._line and self._line.is_sent_alone(rows):
+            if self._free > 0 and not self._line and self._line.is_sent_alone(rows):
                 self._free -= 1
                 job.batch = [job]
             else:
@@ -279,6 +282,24 @@ class Batcher(Generic[Item, Answer]):
             self._settle(self._line.drop(self._clock()))
             batch += self._line.form_more(batch)
 
+    def resize(self, instances: int) -> None:
+        """Have as many runs at once from now on; those that are too many end by themselves."""
+        with self._lock:
+            self._free += instances - self._instances
+            self._instances = instances
+            self._dispatch(self._clock())
+
+    def hold(self) -> None:
+        """Keep an instance beyond the end of a run, until `let_go`; for a `run` whose answer is not over yet."""
+        with self._lock:
+            self._free -= 1
+
+    def let_go(self) -> None:
+        """Give back what `hold` kept."""
+        with self._lock:
+            self._free += 1
+            self._dispatch(self._clock())
+
     def close(self) -> None:
         """Fail all that wait, and whoever comes later; what runs ends by itself."""
         with self._lock:
@@ -288,7 +309,7 @@ class Batcher(Generic[Item, Answer]):
     def _dispatch(self, now: float) -> None:
         """Start what can start; under the lock."""
         self._settle(self._line.drop(now))
-        while self._free and self._line and (batch := self._line.form(now)):
+        while self._free > 0 and self._line and (batch := self._line.form(now)):
             self._free -= 1
             leader = batch[0]
             leader.batch = batch

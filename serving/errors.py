@@ -11,6 +11,8 @@ from __future__ import annotations
 
 # The platform shows a container's body to its client; a message that repeats what was sent must not grow with it.
 MESSAGE_MAX_CHARS = 1000
+# Twice that where lines are kept: the innermost frames of a model's exception are among them.
+TEXT_MAX_CHARS = 2000
 
 
 class ServingError(Exception):
@@ -22,9 +24,14 @@ class ServingError(Exception):
 
     @property
     def message(self) -> str:
-        """The text for the wire: one line, no traceback, bounded, and without the surrogates of odd file names."""
+        """The text in one line: no traceback, bounded, and without the surrogates of odd file names."""
         line = " ".join(str(self)[: 2 * MESSAGE_MAX_CHARS].split())[:MESSAGE_MAX_CHARS]
         return line.encode("utf-8", "backslashreplace").decode()
+
+    @property
+    def text(self) -> str:
+        """The text as it was said, spaces and lines and all, for V2's wires: Triton's clients know it so. Bounded."""
+        return str(self)[:TEXT_MAX_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
 class BadRequestError(ServingError):
@@ -108,10 +115,17 @@ class ModelFailedError(ServingError):
 
 
 class LoadFailedError(ServingError):
-    """A backend could not make the model ready, for a reason other than memory."""
+    """A backend could not make the model ready, for a reason other than memory.
+
+    `said` is what the model's own code raised, and where, in lines; empty where it was not that.
+    """
 
     status = 500
     grpc_code = "INTERNAL"
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class UnavailableError(ServingError):

@@ -4,15 +4,14 @@
 3. It runs: people's Python and batched models by `invoke`, others here within the core budget. 4. The outputs that were
 asked for are chosen, classified where asked. 5. Statistics take one observation.
 
-Also says what a model is (`model_documents` writes it) and does what the repository extension asks. Knows neither HTTP
-nor gRPC; `http/v2` and `grpc/service` call it. SageMaker's own routes go their shorter way.
+Also says what a model is (`model_documents` writes it). Knows neither HTTP nor gRPC; `http/v2` and `grpc/service` call
+it. SageMaker's own routes go their shorter way.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
@@ -21,14 +20,15 @@ from typing import Any, cast
 import orjson
 
 from serving.backends.base import HandlerModel, LoadedModel
-from serving.codecs import binary, json, v2
+from serving.backends.compound import CompoundModel
+from serving.backends.ensemble import Member
+from serving.catalog import Catalog, spec_of
+from serving.codecs import json, v2, v2_raw
 from serving.codecs.v2 import Question, Wanted
 from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
-    LoadFailedError,
-    ModelConflictError,
     ModelFailedError,
     ModelNotFoundError,
     ServingError,
@@ -42,7 +42,6 @@ from serving.model_documents import config_of, metadata_of
 from serving.protocol_settings import LogSettings, TraceSettings
 from serving.repository.ensemble_steps import Step
 from serving.repository.layouts import ModelSpec
-from serving.repository.source import ModelSource
 from serving.residents import Resident
 from serving.shared_memory import Regions
 from serving.statistics import Spent, Statistics
@@ -77,21 +76,16 @@ class Inference:
     def __init__(  # noqa: PLR0913  the composition root is the one caller
         self,
         manager: ModelManager,
-        source: ModelSource,
+        catalog: Catalog,
         cores: CoreBudget,
         statistics: Statistics,
         timeout_s: float,
-        available: Callable[[], list[str]],
         regions: Regions | None = None,
     ) -> None:
         self._manager = manager
-        self._source = source
         self._cores = cores
         self._timeout_s = timeout_s
-        self._available = available
-        self._lock = threading.Lock()
-        self._unloaded: set[str] = set()  # by the repository extension: not loaded again by a mere request
-        self._failed: dict[str, str] = {}
+        self.catalog = catalog
         self.statistics = statistics
         self.regions = regions or Regions(is_on=False)
         self.traces = TraceSettings()
@@ -110,7 +104,7 @@ class Inference:
 
     def infer_held(self, resident: Resident, question: Question) -> Answer:
         """Answer a request of a model that the caller holds ready, under the name that it is held by."""
-        spec = _spec(resident)
+        spec = spec_of(resident)
         return self._answer(question, resident.model, spec, monotonic() + self._timeout_s)
 
     def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec, deadline: float) -> Answer:
@@ -175,15 +169,13 @@ class Inference:
 
     def call(self, step: Step, tensors: Tensors, about: Mapping[str, Any], deadline: float) -> Tensors:
         """Have a member of an ensemble answer; it is checked and counted like any model."""
-        question = Question(
-            id=about.get("id", ""),
-            parameters=about.get("parameters", {}),
-            inputs={name: (json.datatype_of(array), array) for name, array in tensors.items()},
-            outputs=[Wanted(name) for name in step.outputs],
-            priority=about.get("priority", 0),
-            timeout_us=about.get("timeout_us", 0),
-        )
-        return self.infer(step.model, step.version, question, deadline).outputs
+        return self.infer(step.model, step.version, _question(step, tensors, about), deadline).outputs
+
+    def call_own(
+        self, member: Member, step: Step, tensors: Tensors, about: Mapping[str, Any], deadline: float
+    ) -> Tensors:
+        """Have a member that an ensemble holds itself answer, as any model does."""
+        return self._answer(_question(step, tensors, about), *_version_of(*member, step.version), deadline).outputs
 
     # ---- what a model is --------------------------------------------------------------------------------------------
 
@@ -199,10 +191,8 @@ class Inference:
                 f"/models/{spec.name}/invoke or /invocations."
             )
         if question.raw is not None:
-            question.inputs = {
-                each: (model.signature.inputs[0].dtype or "", array)
-                for each, array in binary.read_raw(question.raw, model.signature).items()
-            }
+            most = spec.scheduling.max_batch_size if spec.scheduling else 0
+            v2_raw.fill(question, model.signature, spec.name, has_batch=most > 0)
         return fit(question, model.signature, spec)
 
     def _run(
@@ -226,25 +216,14 @@ class Inference:
 
     @contextmanager
     def _held(self, name: str, version: str = "") -> Iterator[tuple[LoadedModel, ModelSpec]]:
-        self._refuse_unloaded(name)
+        self.catalog.refuse_unloaded(name)
         try:
             lease = self._manager.ready(name)
             resident = lease.__enter__()
         except ModelNotFoundError:
             raise _unknown(name) from None
         with _Leaving(lease):
-            spec = _spec(resident)
-            if version not in ("", "-1", spec.version):
-                raise ModelNotFoundError(f"Request for unknown model: '{name}' version {version} is not found")
-            yield resident.model, spec
-
-    def _is_unloaded(self, name: str) -> bool:
-        """Say whether the repository extension unloaded it, and nobody loaded it since."""
-        return name in self._unloaded and self._manager.peek(name) is None
-
-    def _refuse_unloaded(self, name: str) -> None:
-        if self._is_unloaded(name):
-            raise ModelNotFoundError(f"Request for unknown model: '{name}' has no available versions")
+            yield _version_of(resident.model, spec_of(resident), version)
 
     # ---- what is there ----------------------------------------------------------------------------------------------
 
@@ -264,96 +243,6 @@ class Inference:
             config = spec.triton or (spec.handler.config if spec.handler else {})
             return bool((config.get("model_transaction_policy") or {}).get("decoupled"))
 
-    def is_ready(self, name: str, version: str = "") -> bool:
-        """Say whether a request for `name` would be served: it is loaded, or (standalone) loads when asked for."""
-        if self._is_unloaded(name):
-            return False
-        resident = self._manager.peek(name)
-        if resident is not None:
-            return version in ("", "-1", _spec(resident).version)
-        return not self._manager.is_platform and self._is_available(name) and version in ("", "-1", "1")
-
-    def stats(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
-        """Return the statistics of a model's versions, of all without a name; 400 for an unknown one."""
-        found = [each for each in self.statistics.known(name) if version in ("", each.version)]
-        if name and not found:
-            resident = self._manager.peek(name)
-            if resident is None:
-                raise BadRequestError(f"requested model '{name}' is not available")
-            found = [self.statistics.of(name, _spec(resident).version)]
-        return [each.document() for each in found]
-
-    def index(self, *, only_ready: bool = False) -> list[dict[str, str]]:
-        """Return the repository's index: every model with its version and state, as far as they are known."""
-        rows: dict[str, dict[str, str]] = {name: {"name": name} for name in self._available()}
-        for name in self._unloaded:
-            rows[name] = {"name": name, "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
-        for name, reason in self._failed.items():
-            rows[name] = {"name": name, "version": "1", "state": "UNAVAILABLE", "reason": reason}
-        for name, _ in self._manager.loaded():
-            resident = self._manager.peek(name)
-            if resident is not None:
-                rows[name] = {"name": name, "version": _spec(resident).version, "state": "READY"}
-        return [rows[name] for name in sorted(rows) if not only_ready or rows[name].get("state") == "READY"]
-
-    def _is_available(self, name: str) -> bool:
-        try:
-            self._source.find(name)
-        except ServingError:
-            return False
-        return True
-
-    # ---- the repository extension -----------------------------------------------------------------------------------
-
-    def load(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Load, or load anew, a model of the repository.
-
-        Raises what the load raises; a name that is not there is Triton's `failed to load ...`, with our reason.
-        """
-        if parameters:
-            raise UnsupportedError(
-                f"load of '{name}' has the parameters {sorted(parameters)}, which this version does not act on: change "
-                "the model's files and load it without."
-            )
-        try:
-            canonical, url = self._source.find(name)
-            try:
-                self._manager.load(canonical, url)
-            except ModelConflictError:
-                self._manager.unload(canonical)
-                self._manager.load(canonical, url)
-        except InsufficientMemoryError:
-            raise
-        except ModelNotFoundError as error:
-            raise LoadFailedError(
-                f"failed to load '{name}', failed to poll from model repository: {error.message}"
-            ) from None
-        except ServingError as error:
-            with self._lock:
-                self._failed[name] = error.message
-            raise type(error)(f"load failed for model '{name}': {error.message}") from None
-        with self._lock:
-            self._unloaded.discard(name)
-            self._failed.pop(name, None)
-
-    def unload(self, name: str, *, with_members: bool = False) -> None:
-        """Unload a model; an unknown or unloaded name is no error, as with Triton. Returns when its memory is back.
-
-        `with_members`: the members of an ensemble go, too.
-        """
-        resident = self._manager.peek(name)
-        steps: tuple[Step, ...] = getattr(resident.model, "steps", ()) if resident and with_members else ()
-        with self._lock:
-            if self._manager.peek(name) is not None or self._is_available(name):
-                self._unloaded.add(name)
-        try:
-            self._manager.unload(name)
-        except ModelNotFoundError:
-            return
-        finally:
-            for member in dict.fromkeys(each.model for each in steps):
-                self.unload(member)
-
 
 class _Leaving:
     """Leaves a lease that was entered by hand."""
@@ -366,6 +255,26 @@ class _Leaving:
 
     def __exit__(self, *error: Any) -> None:
         self._lease.__exit__(*error)
+
+
+def _version_of(model: LoadedModel, spec: ModelSpec, version: str) -> Member:
+    """Return the model and the spec of one version, of the highest that is served for "" and -1."""
+    if version in ("", "-1", spec.version):
+        return model, spec
+    if isinstance(model, CompoundModel) and (found := model.version(version)) is not None:
+        return found
+    raise ModelNotFoundError(f"Request for unknown model: '{spec.name}' version {version} is not found")
+
+
+def _question(step: Step, tensors: Tensors, about: Mapping[str, Any]) -> Question:
+    return Question(
+        id=about.get("id", ""),
+        parameters=about.get("parameters", {}),
+        inputs={name: (json.datatype_of(array), array) for name, array in tensors.items()},
+        outputs=[Wanted(name) for name in step.outputs],
+        priority=about.get("priority", 0),
+        timeout_us=about.get("timeout_us", 0),
+    )
 
 
 def _about(question: Question) -> dict[str, Any]:
@@ -426,12 +335,6 @@ def _error_text(body: bytes) -> str:
     with suppress(ValueError, KeyError, TypeError):  # a model's own words
         text = str(orjson.loads(body)["error"])
     return text or "The model answered nothing."
-
-
-def _spec(resident: Resident) -> ModelSpec:
-    if resident.artifact is None:
-        raise UnavailableError(f"Request for unknown model: '{resident.name}' is not at ready state")
-    return resident.artifact.spec
 
 
 def _unknown(name: str) -> ModelNotFoundError:

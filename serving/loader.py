@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from serving import memory
 from serving.backends.base import Backend, Footprint, LoadedModel
+from serving.backends.compound import all_of, backend_of
 from serving.errors import UnavailableError
 from serving.ledger import Ledger
 from serving.logs import quoted
@@ -76,12 +77,13 @@ class Loader:
             started = time.monotonic()
             artifact = resident.artifact = self._source.open(resident.name, resident.url)
             self._metrics.observe("ModelDownloadingTime", time.monotonic() - started)
-            for warning in artifact.spec.warnings:
+            for warning in dict.fromkeys(warning for each in all_of(artifact.spec) for warning in each.warnings):
                 _warn(resident.name, warning)
-            backend = self._backends[artifact.spec.format]
+            backend = backend_of(self._backends, artifact.spec)
             footprint = backend.footprint(artifact.spec)
             self._ledger.check_possible(resident.name, footprint.peak_bytes)
-            self.prepare(backend)
+            for each in all_of(artifact.spec):
+                self.prepare(self._backends[each.format])
             self._room.reserve(resident, footprint.peak_bytes, deadline)
             if not backend.is_outside:
                 return self._load_here(backend, artifact.spec, footprint)

@@ -109,6 +109,7 @@ class ModelManager:
         self._urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
         self._aliases: dict[str, str] = {}  # names as asked for -> names of the repository
         self._withdrawn: dict[str, tuple[str, float]] = {}  # why, and when (of the monotonic clock)
+        source.overrides.is_wanted = self.is_known
 
     # ---- what callers ask -------------------------------------------------------------------------------------------
 
@@ -158,6 +159,7 @@ class ModelManager:
                     raise self._unknown(name)
                 self._residents.wait(deadline, UnavailableError(f"Model '{name}' is still being restored: try again."))
             if resident is None:
+                self._urls.pop(name, None)  # of one that was evicted: it does not come back from there
                 raise self._unknown(name)
             self._residents.move(resident, Event.UNLOAD)
             self._urls.pop(resident.name, None)
@@ -182,10 +184,22 @@ class ModelManager:
                 raise self._unknown(name)
             return resident.url
 
+    def is_known(self, url: str) -> bool:
+        """Say whether a model was loaded from `url` and not unloaded since, evicted or not."""
+        with self._lock:
+            return url in self._urls.values()
+
+    def knows(self, name: str) -> bool:
+        """Say whether `name` was loaded by a url, from which it is loaded again after an eviction."""
+        with self._lock:
+            return name in self._urls
+
     def restore(self) -> None:
         """Take back what the journal lists: listed at once, loaded in the background, sooner when a request asks."""
         # Largest first, as a load wants more than what stays: the small ones fit beside a large one, not before it.
-        urls = sorted(self._journal.read().items(), key=lambda entry: -self._source.size_bytes(entry[1]))
+        journal = self._journal.read()
+        self._source.overrides.adopt(journal.values())
+        urls = sorted(journal.items(), key=lambda entry: -self._source.size_bytes(entry[1]))
         restored = [Resident(name, url, is_first=True, is_listed=True) for name, url in urls]
         with self._lock:
             self._by_name.update((each.name, each) for each in restored)

@@ -27,7 +27,7 @@ def metadata_of(spec: ModelSpec, signature: Signature) -> dict[str, Any]:
     backend, platform = _brand(spec)
     return {
         "name": spec.name,
-        "versions": [spec.version],
+        "versions": [each.version for each in (*spec.versions, spec)],
         "platform": platform or backend,
         "inputs": [_described(each) for each in signature.inputs],
         "outputs": [_described(each) for each in signature.outputs],
@@ -44,7 +44,7 @@ def config_of(spec: ModelSpec, signature: Signature) -> dict[str, Any]:
     found["version_policy"] = found.get("version_policy") or {"latest": {"num_versions": 1}}
     found["input"] = found["input"] or [_tensor(each, most) | _INPUT for each in signature.inputs]
     found["output"] = found["output"] or [_tensor(each, most) | _OUTPUT for each in signature.outputs]
-    found["instance_group"] = found["instance_group"] or [_group(spec.name)]
+    found["instance_group"] = _groups(spec.name, found["instance_group"])
     found["default_model_filename"] = found["default_model_filename"] or spec.file.name
     found["optimization"] = found.get("optimization") or _OPTIMIZATION
     return found
@@ -64,6 +64,17 @@ def _tensor(each: TensorSpec, most: int) -> dict[str, Any]:
     dims = list(each.dims or (-1,))
     dtype = {"BYTES": "STRING"}.get(each.dtype or "FP32", each.dtype or "FP32")
     return {"name": each.name, "data_type": f"TYPE_{dtype}", "dims": dims[1:] if most else dims}
+
+
+def _groups(name: str, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Complete the groups of instances: names, and a count of 1 at least."""
+    if not given:
+        return [_group(name)]
+    found = [_group(f"{name}_{number}") | each for number, each in enumerate(given)]
+    for number, each in enumerate(found):
+        each["name"] = each["name"] or f"{name}_{number}"
+        each["count"] = each["count"] or 1
+    return found
 
 
 def _group(name: str) -> dict[str, Any]:

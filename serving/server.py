@@ -21,11 +21,14 @@ from serving.backends.base import Backend
 from serving.backends.batched import BatchingBackend
 from serving.backends.ensemble import EnsembleBackend
 from serving.backends.fake import FakeBackend
+from serving.backends.grouped import GroupingBackend
 from serving.backends.onnx import OnnxBackend
 from serving.backends.reshaped import ReshapedBackend
 from serving.backends.torch import TorchBackend
+from serving.backends.triton import TritonBackend
 from serving.backends.warmed import WarmedBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
+from serving.catalog import Catalog
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
@@ -59,7 +62,10 @@ log = logging.getLogger("wharf.server")
 # ever take: they answer /ping, the list and refusals while everything else is busy.
 MANAGEMENT_THREADS = 64
 RESERVED_THREADS = 16
+TRITONSERVER = Path("/opt/tritonserver/bin/tritonserver")
+"""Where NVIDIA's images have it."""
 SINGLE_MODEL = "model"
+"""What the model of a single-model endpoint is called where nobody names it."""
 
 
 class Server:
@@ -73,11 +79,14 @@ class Server:
         admission = Admission(
             settings.max_in_flight, settings.max_body_bytes, _share(settings.body_memory, limits.memory_bytes)
         )
-        self.source = _make_source(settings, limits, environ)
+        self._single_name, single_dir = _single(settings)
+        self.source = _make_source(settings, limits, environ, single_dir)
         self._workers = _make_workers(settings, cores.cores)
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
         backends = _make_backends(settings, cores)
-        backends |= {"worker": _dressed(self._workers), "ensemble": self._ensembles}
+        self._triton = _make_triton(settings)
+        workers = _dressed(GroupingBackend(self._workers))
+        backends |= {"worker": workers, "ensemble": self._ensembles, "triton": self._triton}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -94,13 +103,15 @@ class Server:
             ),
             journal=Journal(journal_path),
         )
-        usage = Usage(limits, cores, admission, settings.cache_dir, self._workers.all_bytes)
+        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
         self.statistics = Statistics()
         self.inference = Inference(
-            *(self.manager, self.source, cores, self.statistics, settings.request_timeout_s, self.source.available),
+            self.manager,
+            Catalog(self.manager, self.source, self.statistics),
+            *(cores, self.statistics, settings.request_timeout_s),
             Regions(is_on=settings.shared_memory),
         )
         self._ensembles.members = self.inference
@@ -156,6 +167,7 @@ class Server:
         is_clean = self._grpc is None or self._grpc.stop(self.settings.shutdown_timeout_s)
         is_clean = self.manager.close(max(0.0, deadline - monotonic())) and is_clean
         self._workers.close()
+        self._triton.close()
         self.source.close()
         log.info("event=stopped clean=%s", is_clean)
         self.app.flush()
@@ -189,20 +201,23 @@ class Server:
 
     def _load_single(self) -> None:
         try:
-            self.manager.load(SINGLE_MODEL, str(self.source.single_dir))
+            self.manager.load(self._single_name, str(self.source.single_dir))
         except ServingError as error:
             # Restored from the journal is as good; anything else keeps /ping at 503, as an endpoint's health check
             # wants.
-            if not any(name == SINGLE_MODEL for name, _ in self.manager.loaded()):
+            if not any(name == self._single_name for name, _ in self.manager.loaded()):
                 log.error("event=single_model_failed error=%r", error.message)
                 return
         self._healthy.set()
 
+    def _outside_bytes(self) -> int:
+        return self._workers.all_bytes() + self._triton.server.held_bytes()
+
     def _default_model(self) -> str:
+        if self.source.single_dir is not None and self.settings.default_model in (None, self._single_name):
+            return self._single_name
         if self.settings.default_model:
             return self.settings.default_model
-        if self.source.single_dir is not None:
-            return SINGLE_MODEL
         names = [] if self.settings.is_platform else self.source.available()
         if len(names) != 1:
             why = (
@@ -260,16 +275,30 @@ def _disk_budget(settings: Settings, limits: memory.Limits) -> int:
     return tenth_bytes
 
 
-def _make_source(settings: Settings, limits: memory.Limits, environ: Mapping[str, str]) -> ModelSource:
-    single_dir = settings.base_dir / "model"
-    has_single = not settings.is_platform and _holds_something(single_dir)
+def _single(settings: Settings) -> tuple[str, Path | None]:
+    """Return the name and the folder of the one model of a single-model endpoint; no folder where there is none.
+
+    The folder may be a repository of Triton's, of which the default model is meant.
+    """
+    folder, name = settings.base_dir / "model", settings.default_model
+    if settings.is_platform or not _holds_something(folder):
+        return SINGLE_MODEL, None
+    if name not in (None, "..") and Path(name).name == name and (folder / name).is_dir():
+        return name, folder / name
+    return SINGLE_MODEL, folder
+
+
+def _make_source(
+    settings: Settings, limits: memory.Limits, environ: Mapping[str, str], single_dir: Path | None
+) -> ModelSource:
     unpack = UnpackLimits(settings.unpack_max_bytes, settings.unpack_max_files, settings.unpack_max_ratio)
     return ModelSource(
         settings.model_root,
         Store(settings.cache_dir, _disk_budget(settings, limits), unpack),
-        single_dir if has_single else None,
+        single_dir,
         allow_fake=settings.fake_backend,
         may_hint=settings.is_platform or settings.admin_token is None,
+        may_take_files=settings.load_files,
         environ=environ,
     )
 
@@ -297,6 +326,16 @@ def _make_backends(settings: Settings, cores: CoreBudget) -> dict[str, Backend]:
 def _dressed(backend: Backend) -> Backend:
     """Put reshapes and warm-ups of Triton's configurations around a backend."""
     return WarmedBackend(ReshapedBackend(backend))
+
+
+def _make_triton(settings: Settings) -> TritonBackend:
+    binary = settings.tritonserver or (TRITONSERVER if TRITONSERVER.is_file() else None)
+    return TritonBackend(
+        binary,
+        settings.cache_dir / "tritonserver",
+        timeout_s=settings.request_timeout_s,
+        load_timeout_s=settings.load_timeout_s,
+    )
 
 
 def _make_workers(settings: Settings, cores: int) -> WorkerBackend:

@@ -25,6 +25,29 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
 # Read by the other verbs, by `repository` for each model, or by people's own code.
 _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
 
+# Variables of SageMaker's Triton container that mean something else here, and what to do instead.
+_NO_NEED = "nothing here needs it; leave it out."
+_MEMORY = "tensors travel in memory of their own size; leave it out."
+_TRITON = {
+    "ADDITIONAL_ARGS": "there is no tritonserver to hand them to; docs/settings.md lists what can be set.",
+    "ALLOW_GRPC": "set WHARF_GRPC_PORT to have gRPC.",
+    "GRPC_PORT": "set WHARF_GRPC_PORT instead.",
+    "ALLOW_METRICS": "/metrics is always there, on the HTTP port.",
+    "METRICS_PORT": "/metrics is on the HTTP port.",
+    "BUFFER_MANAGER_THREAD_COUNT": _NO_NEED,
+    "THREAD_COUNT": "set WHARF_MAX_IN_FLIGHT instead.",
+    "SHM_DEFAULT_BYTE_SIZE": _MEMORY,
+    "SHM_GROWTH_BYTE_SIZE": _MEMORY,
+    "DISABLE_MODEL_NAMESPACING": "members of an archive are always its own.",
+    "OVERRIDE_PING_MODE": "/ping is 200 while the server takes requests; leave it out.",
+    "TENSORFLOW_VERSION": _NO_NEED,
+    "MODEL_LOAD_GPU_LIMIT": "a load is reserved against WHARF_MEMORY_BUDGET.",
+    "INFERENCE_TYPE": "call /v2/models/NAME/generate, or set nothing to infer.",
+    "LOG_INFO": "set WHARF_LOG_LEVEL instead.",
+    "LOG_WARNING": "set WHARF_LOG_LEVEL instead.",
+    "LOG_ERROR": "set WHARF_LOG_LEVEL instead.",
+}
+
 
 class SettingError(BadRequestError):
     """A variable of the environment that cannot be read."""
@@ -163,10 +186,13 @@ class Settings:
     base_dir: Path = _setting(Path("/opt/ml"), "a folder", Path, "SAGEMAKER_BASE_DIR")
     """SageMaker's folder; `<base_dir>/model` holds the one model of a single-model endpoint."""
 
-    default_model: str | None = _setting(None, "a model's name", str, "WHARF_DEFAULT_MODEL")
+    default_model: str | None = _setting(
+        None, "a model's name", str, "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME", "WHARF_DEFAULT_MODEL"
+    )
     """Model of /invocations without a Target-Model header.
 
-    Else the single model, else the only one of the repository.
+    Else the single model, else the only one of the repository. Where a single-model endpoint's folder is a repository
+    of several models, as Triton's container wants it, it names the one to serve.
     """
 
     default_accept: str = _setting(
@@ -286,8 +312,16 @@ class Settings:
     admin_token: str | None = _setting(None, "a secret", _token, "WHARF_ADMIN_TOKEN")
     """Token that management routes want as a Bearer token. Ignored in platform mode, as the platform sends none."""
 
+    load_files: bool = _setting(False, "true or false", _flag, "WHARF_LOAD_FILES")
+    """Take files that come with a V2 load (`file:1/model.py`): who may load then runs code of their own here."""
+
     log_level: str = _setting(
-        "info", "debug, info, warning, error, critical", _log_level, "SAGEMAKER_CONTAINER_LOG_LEVEL", "WHARF_LOG_LEVEL"
+        "info",
+        "debug, info, warning, error, critical",
+        _log_level,
+        "SAGEMAKER_CONTAINER_LOG_LEVEL",
+        "WHARF_LOG_LEVEL",
+        ("SAGEMAKER_TRITON_LOG_VERBOSE", lambda text: "info" if text.strip().lower() in ("0", "false") else "debug"),
     )
     """Least level of log lines."""
 
@@ -299,6 +333,17 @@ class Settings:
 
     shared_memory: bool = _setting(False, "true or false", _flag, "WHARF_SHARED_MEMORY")
     """Let V2 clients register system shared memory: whoever may do so reads and writes what lies in /dev/shm."""
+
+    tritonserver: Path | None = _setting(None, "a file", Path, "WHARF_TRITONSERVER")
+    """A tritonserver that runs what we cannot (TensorRT, FIL, DALI, ...): our child, started with the first such model.
+
+    Unset: the one of NVIDIA's images, /opt/tritonserver/bin/tritonserver, where there is one.
+    """
+
+    triton_backends: tuple[str, ...] = _setting(
+        (), "names of Triton's backends, with commas", _names, "WHARF_TRITON_BACKENDS"
+    )
+    """Backends (python, onnxruntime, ...) whose models tritonserver runs though we could run them here."""
 
     fake_backend: bool = _setting(False, "true or false", _flag, "WHARF_FAKE_BACKEND")
     """Serve folders with a fake.json: a small real backend with a byte meter, for load tests."""
@@ -328,7 +373,12 @@ def unknown_settings(env: Mapping[str, str]) -> list[str]:
         hint = f"did you mean {near[0]}?" if near else "docs/settings.md lists all settings."
         sentences.append(f"Setting {name} does not exist and has no effect: {hint}")
     others = sorted(name for name in env if name.startswith("SAGEMAKER_") and name not in known)
-    return sentences + [f"Variable {name} has no effect in this version." for name in others]
+    return sentences + [f"Variable {name} has no effect{_instead(name)}" for name in others]
+
+
+def _instead(name: str) -> str:
+    advice = _TRITON.get(name.removeprefix("SAGEMAKER_TRITON_"))
+    return f": {advice}" if advice else " in this version."
 
 
 def _read(each: Any, env: Mapping[str, str]) -> Any:

@@ -80,10 +80,12 @@ class ModelStatistics:
                     batch[name].add(ns)
 
     def failed(self, total_ns: int, *, is_rejected: bool = False) -> None:
-        """Record a request that was not answered; `is_rejected`: it never ran."""
+        """Record a request that was not answered; one that `is_rejected` never ran: no `fail`, as with Triton."""
         with self._lock:
-            self.durations["fail"].add(total_ns)
-            self.rejected += is_rejected
+            if is_rejected:
+                self.rejected += 1
+            else:
+                self.durations["fail"].add(total_ns)
 
     def document(self) -> dict[str, Any]:
         """Return what `GET /v2/models/NAME/stats` says of it."""

@@ -55,8 +55,7 @@ def _family(name: str, text: str, models: Sequence[ModelStatistics], values: Seq
 def _failures(models: Sequence[ModelStatistics]) -> Metric:
     family = UnknownMetricFamily("nv_inference_request_failure", "Failed requests", labels=(*_LABELS, "reason"))
     for each in models:
-        failed = each.durations["fail"].count
-        counts = {"REJECTED": each.rejected, "BACKEND": failed - each.rejected}
+        counts = {"REJECTED": each.rejected, "BACKEND": each.durations["fail"].count}
         for reason in _REASONS:
             family.add_metric([each.name, each.version, reason], counts.get(reason, 0))
     return family

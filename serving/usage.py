@@ -33,7 +33,7 @@ class Usage:
         self._cores = cores
         self._admission = admission
         self._cache_dir = cache_dir
-        self._outside_bytes = outside_bytes  # the zygote's and its workers'
+        self._outside_bytes = outside_bytes  # the zygote's, its workers' and tritonserver's
         self._lock = threading.Lock()
         self._last = (time.monotonic(), _cpu_s())
 
@@ -49,7 +49,10 @@ class Usage:
             ),
             "DiskUtilization": ("Percent of the cache's disk in use", self._disk_percent()),
             "ResidentBytes": ("Anonymous memory of the server process", float(resident)),
-            "WorkerBytes": ("Memory of workers and their zygote, shared pages counted once", float(outside)),
+            "WorkerBytes": (
+                "Memory of workers, their zygote and tritonserver, shared pages counted once",
+                float(outside),
+            ),
             "InFlight": ("Invocations in flight", float(self._admission.in_flight)),
             "BodyBytes": ("Bytes of request bodies in flight", float(self._admission.body_bytes)),
             "Queue": ("Runs that wait for a core", float(self._cores.waiting)),

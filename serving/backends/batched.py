@@ -1,9 +1,8 @@
 """Models in this process whose requests share runs: what config.pbtxt's scheduling asks for.
 
-A `BatchedModel` puts a batcher before a model of another backend: inputs of a batch are joined along their first axis,
-the model runs once under the core budget, the outputs are split by rows. It answers through `invoke`, as models outside
-do, so that nobody holds cores while waiting for company. Models without scheduling are not wrapped. `server` wraps the
-backends; runtimes and wire formats are not known here.
+A `BatchedModel` is a `queued` one: inputs of a batch are joined along their first axis, the model runs once under the
+core budget, the outputs are split by rows. Models without scheduling are not wrapped. `server` wraps the backends;
+runtimes and wire formats are not known here.
 """
 
 from __future__ import annotations
@@ -16,18 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from serving.backends.base import Backend, LoadedModel
+from serving.backends.queued import QueuedJob, QueuedModel
 from serving.backends.wrapping import WrappedBackend
-from serving.batching import Batcher, Job
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, InsufficientMemoryError, ModelFailedError
 from serving.repository.layouts import ModelSpec
 from serving.repository.scheduling import Scheduling
 from serving.statistics import Spent
-from serving.tensors import Signature, Tensors
-from serving.workers.handler import Reply, Request
-from serving.workers.plan import Host
-
-_Job = Job[Tensors, Reply]
+from serving.tensors import Tensors
+from serving.workers.handler import Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class _Times:
     ran: int
     split: int
 
-    def spent(self, job: _Job, rows: int, *, is_first: bool) -> Spent:
+    def spent(self, job: QueuedJob, rows: int, *, is_first: bool) -> Spent:
         return Spent(
             queue_ns=max(0, self.started - int(job.arrived * 1e9)),
             input_ns=self.joined - self.started,
@@ -50,92 +46,19 @@ class _Times:
         )
 
 
-class BatchedModel:
+class BatchedModel(QueuedModel):
     """A model of this process behind its batcher. It is called like one outside: it takes cores by itself."""
 
-    is_outside = True
-    takes_bodies = False
-
     def __init__(self, name: str, inner: LoadedModel, scheduling: Scheduling, cores: CoreBudget) -> None:
-        self._name = name
-        self._inner = inner
-        self._cores = cores
-        self._most = scheduling.max_batch_size
         # Runs beyond the cores would take requests out of the line only to wait again, where nobody can join them.
         at_once = max(1, min(scheduling.instances, cores.cores // max(1, inner.threads)))
-        self._batcher: Batcher[Tensors, Reply] = Batcher(name, replace(scheduling, instances=at_once), self._run_batch)
+        super().__init__(name, inner, replace(scheduling, instances=at_once))
+        self._cores = cores
 
-    @property
-    def signature(self) -> Signature:
-        """Inputs and outputs of the model."""
-        return self._inner.signature
-
-    @property
-    def threads(self) -> int:
-        """CPU threads that one run uses."""
-        return self._inner.threads
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait for a run (Triton's pending requests)."""
-        return self._batcher.waiting
-
-    def held_bytes(self) -> int | None:
-        """Return what the model says: None, as it is in this process."""
-        return self._inner.held_bytes()
-
-    def attach(self, host: Host) -> None:
-        """Pass on whom to ask for memory."""
-        self._inner.attach(host)
-
-    def run(self, inputs: Tensors) -> Tensors:
-        """Compute at once, beside the batcher; the caller holds the cores."""
-        return self._inner.run(inputs)
-
-    def invoke(self, request: Request, deadline: float) -> Reply:
-        """Answer a request's tensors before `deadline` (of the monotonic clock), in a run with others or alone.
-
-        The reply has `tensors`, views of the run's, and `spent`. Raises `BadRequestError` for more rows than fit,
-        `UnavailableError` (503) as the queue's policy says or when no core is free in time, and what the model raises.
-        """
-        tensors = request.tensors or {}
-        rows = self._rows(tensors)
-        key = frozenset((name, each.shape[1:], each.dtype) for name, each in tensors.items())
-        about = request.about
-        return self._batcher.submit(
-            tensors,
-            rows,
-            key,
-            deadline=deadline,
-            priority=_whole(about.get("priority")),
-            timeout_us=_whole(about.get("timeout_us")),
-        )
-
-    def close(self) -> None:
-        """Fail what waits; let go of the model."""
-        self._batcher.close()
-        self._inner.close()
-
-    def _rows(self, tensors: Tensors) -> int:
-        if not self._most:
-            return 1
-        counts = {name: each.shape[0] if each.ndim else None for name, each in tensors.items()}
-        rows: int | None = next(iter(counts.values()), None)
-        if rows is None or len(set(counts.values())) > 1:
-            raise BadRequestError(
-                f"Model '{self._name}' batches and its inputs have {counts} rows: send as many rows in each."
-            )
-        if rows > self._most:
-            raise BadRequestError(
-                f"inference request batch-size must be <= {self._most} for '{self._name}' and this one has {rows} "
-                "rows: send fewer at once."
-            )
-        return rows
-
-    def _run_batch(self, batch: list[_Job]) -> None:
+    def _run_batch(self, batch: list[QueuedJob]) -> None:
         deadline = max(job.deadline for job in batch)
         left_s = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
-        with self._cores.lease(self._inner.threads, left_s, self._name):
+        with self._cores.lease(self.threads, left_s, self._name):
             self._batcher.grow(batch)
             try:
                 self._run_once(batch)
@@ -145,18 +68,18 @@ class BatchedModel:
                 for job in batch:
                     self._run_alone(job)
 
-    def _run_alone(self, job: _Job) -> None:
+    def _run_alone(self, job: QueuedJob) -> None:
         """Give a job its own answer or error: one bad request must not fail its neighbours."""
         try:
             self._run_once([job])
         except Exception as error:
             job.error = error
 
-    def _run_once(self, batch: Sequence[_Job]) -> None:
+    def _run_once(self, batch: Sequence[QueuedJob]) -> None:
         started = time.monotonic_ns()
         inputs = _joined(batch)
         joined = time.monotonic_ns()
-        outputs = self._inner.run(inputs)
+        outputs = self.inner.run(inputs)
         ran = time.monotonic_ns()
         rows = sum(job.rows for job in batch)
         shares = self._split(outputs, batch, rows)
@@ -164,7 +87,7 @@ class BatchedModel:
         for number, (job, share) in enumerate(zip(batch, shares, strict=True)):
             job.answer = Reply(tensors=share, spent=times.spent(job, rows, is_first=number == 0))
 
-    def _split(self, outputs: Tensors, batch: Sequence[_Job], rows: int) -> list[Tensors]:
+    def _split(self, outputs: Tensors, batch: Sequence[QueuedJob], rows: int) -> list[Tensors]:
         for name, each in outputs.items() if self._most else ():
             if each.shape[:1] != (rows,):
                 raise ModelFailedError(
@@ -201,13 +124,8 @@ def is_scheduled(scheduling: Scheduling) -> bool:
     return scheduling.is_dynamic or scheduling.priority_levels > 0 or scheduling.instances > 1
 
 
-def _joined(batch: Sequence[_Job]) -> Tensors:
-    first = batch[0].item
-    if len(batch) == 1:
-        return first
-    return {name: np.concatenate([job.item[name] for job in batch]) for name in first}
-
-
-def _whole(value: object) -> int:
-    """Return what a client sent as a number; anything else is not one."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def _joined(batch: Sequence[QueuedJob]) -> Tensors:
+    inputs = [job.item.tensors or {} for job in batch]
+    if len(inputs) == 1:
+        return inputs[0]
+    return {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}

@@ -2,7 +2,8 @@
 
 A member is an ordinary model: it is loaded, shared and evicted like any other, and counted when an ensemble calls it.
 Loading an ensemble loads its members; a request holds each member only while its step runs, and brings one back that
-was evicted meanwhile. How a member is called is `inference`'s business and comes in as `Members`.
+was evicted meanwhile. Members that came in the ensemble's own archive are loaded with it and are nobody else's
+(`compound` hands them over). How a member is called is `inference`'s business and comes in as `Members`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from serving.backends.base import Footprint
+from serving.backends.base import Footprint, LoadedModel
 from serving.errors import InvalidArtifactError, ModelFailedError, ModelNotFoundError, ServingError
 from serving.repository.ensemble_steps import Step, read_steps
 from serving.repository.layouts import ModelSpec
@@ -22,6 +23,9 @@ from serving.workers.plan import Host
 # A signature and a table of names.
 _BYTES = 64 << 10
 
+About = Mapping[str, Any]
+Member = tuple[LoadedModel, ModelSpec]
+
 
 class Members(Protocol):
     """How an ensemble reaches other models."""
@@ -29,8 +33,11 @@ class Members(Protocol):
     def prepare(self, name: str) -> None:
         """Have a model loaded; raises what its load raises."""
 
-    def call(self, step: Step, tensors: Tensors, about: Mapping[str, Any], deadline: float) -> Tensors:
+    def call(self, step: Step, tensors: Tensors, about: About, deadline: float) -> Tensors:
         """Have a member answer before `deadline` (of the monotonic clock); raises what it raises."""
+
+    def call_own(self, member: Member, step: Step, tensors: Tensors, about: About, deadline: float) -> Tensors:
+        """Have a model answer that the ensemble holds itself; as `call` else."""
 
 
 class EnsembleModel:
@@ -44,12 +51,17 @@ class EnsembleModel:
         self._name = spec.name
         self._members = members
         self._timeout_s = timeout_s
+        self._own: Mapping[str, Member] = {}
         self.steps = steps
         self.signature = Signature(spec.inputs or (), spec.outputs or ())
 
     def held_bytes(self) -> int:
         """Return what an ensemble itself holds."""
         return _BYTES
+
+    def adopt(self, members: Mapping[str, Member]) -> None:
+        """Take over members by the names of their folders: steps of those names call them."""
+        self._own = members
 
     def attach(self, host: Host) -> None:
         """Take no notice: an ensemble never grows."""
@@ -69,10 +81,14 @@ class EnsembleModel:
     def close(self) -> None:
         """Let go of nothing: members are their own."""
 
-    def _step(self, step: Step, tensors: Tensors, about: Mapping[str, Any], deadline: float) -> Tensors:
+    def _step(self, step: Step, tensors: Tensors, about: About, deadline: float) -> Tensors:
         inputs = {theirs: tensors[ours] for theirs, ours in step.inputs.items()}
         try:
-            outputs = self._members.call(step, inputs, about, deadline)
+            own = self._own.get(step.model)
+            if own is not None:
+                outputs = self._members.call_own(own, step, inputs, about, deadline)
+            else:
+                outputs = self._members.call(step, inputs, about, deadline)
         except ServingError as error:
             raise type(error)(f"in ensemble '{self._name}', {error.message}") from None
         missing = [theirs for theirs in step.outputs if theirs not in outputs]
@@ -116,7 +132,8 @@ class EnsembleBackend:
             [each.name for each in spec.inputs],
             [each.name for each in spec.outputs],
         )
-        for name in dict.fromkeys(each.model for each in steps):
+        own = {each.name.rpartition("/")[2] for each in spec.members}
+        for name in dict.fromkeys(each.model for each in steps if each.model not in own):
             try:
                 self.members.prepare(name)
             except ModelNotFoundError as error:  # not the ensemble's own name

@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -71,15 +71,17 @@ class WorkerModel:
         ready = pool.ready
         self._pool = pool
         self._environment = environment
-        self._timeout_s = pool.plan.predict_timeout_s
+        self.timeout_s = pool.plan.predict_timeout_s
+        self.workers_max = pool.plan.max_workers
         self.takes_bodies = not ready.get("takes_tensors")
+        self.batching = ready.get("batching")  # what a model says of it that completes its own configuration
         self.signature = Signature(
             spec.inputs or _specs(ready.get("inputs")) or (_ANY,), spec.outputs or _specs(ready.get("outputs")) or ()
         )
 
     def run(self, inputs: Tensors) -> Tensors:
         """Compute outputs by name; raises what `invoke` raises."""
-        reply = self.invoke(Request(tensors=inputs), time.monotonic() + self._timeout_s)
+        reply = self.invoke(Request(tensors=inputs), time.monotonic() + self.timeout_s)
         return reply.tensors or {}
 
     def invoke(self, request: Request, deadline: float) -> Reply:
@@ -89,6 +91,24 @@ class WorkerModel:
         is lost, hangs until `deadline` (of the monotonic clock) or is not free, and what the handler says of the body.
         """
         return self._pool.submit(request, deadline)
+
+    def invoke_all(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
+        """Have requests answered by one call of one worker; raises what `invoke` raises, for all of them.
+
+        The reply of a request alone may have `chunks`, as with `invoke`; of several each is whole.
+        """
+        return self._pool.submit_all(requests, deadline)
+
+    def watch(self, heard: Callable[[int], None]) -> None:
+        """Have `heard` called with the number of workers, now and when it changes; it must not call this model."""
+        self._pool.watch(heard)
+
+    def admit(self, waiting: int, batch_size: int) -> None:
+        """Say that `waiting` requests wait before this model, for calls of `batch_size`: more workers may be wanted.
+
+        Raises `UnavailableError` (503) where they are too many.
+        """
+        self._pool.admit(waiting, batch_size)
 
     def held_bytes(self) -> int:
         """Return what its workers added to the machine's memory, in bytes."""

@@ -1,6 +1,6 @@
 """A backend and a model around another: everything is passed on, for those who change one thing at this seam.
 
-`reshaped`, `warmed` and `batched` derive from these. Nothing here acts by itself.
+`reshaped`, `warmed`, `queued`, `batched` and `grouped` derive from these. Nothing here acts by itself.
 """
 
 from __future__ import annotations

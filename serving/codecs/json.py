@@ -1,8 +1,8 @@
 """JSON bodies to tensors and back.
 
 Knows the forms that clients write: rows (`instances`), columns (`inputs`, one array or named ones), the tensors of the
-Open Inference protocol (`v2`) and bare arrays or names; an answer is in the form of its question. Knows two parsers:
-orjson for most, simdjson for large numeric bodies. Knows neither media types nor HTTP; `media` and `tabular` call it.
+Open Inference protocol (`v2`) and bare arrays or names; an answer is in the form of its question. Large bodies of
+numbers are `json_numbers`'s. Knows neither media types nor HTTP; `media` and `tabular` call it.
 
 Strings are BYTES in UTF-8; bytes that are not UTF-8 travel as `{"b64": "..."}`, as TensorFlow Serving writes them.
 NaN and infinity have no JSON: answers have `null` in their place, requests with them are refused.
@@ -21,22 +21,17 @@ from typing import Any
 
 import numpy as np
 import orjson
-import simdjson
 
 from serving.codecs.binary import cast, place, single
+from serving.codecs.json_numbers import MAX_RANK, SIMDJSON_FROM_BYTES, read_numbers
 from serving.errors import BadRequestError, NotAcceptableError
 from serving.tensors import DTYPES, Array, Signature, Tensors, TensorSpec
 
-# Where both parsers cost the same (9 us at 1.3 KB of floats); at 3x224x224 (2.9 MB) orjson takes 16 ms, simdjson 2.8.
-SIMDJSON_FROM_BYTES = 1536
-MOST_MEMBERS = 100  # simdjson finds a key by going through all before it: 500,000 of them took over four minutes
-MAX_RANK = 64  # numpy's own limit (NPY_MAXDIMS of numpy 2)
 # What numbers become when the model does not tell its type, by the kind of numpy that the JSON has.
 _UNTOLD = {"f": "FP32", "i": "INT64", "u": "UINT64", "b": "BOOL"}
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 _V2_KEYS = {"name", "shape", "datatype", "data"}
 _NUMBERS = {float, int}
-_BUFFERS = (("i", np.int64), ("u", np.uint64), ("d", np.float64))
 _REPR = reprlib.Repr()  # one line of anything: a message does not echo a body of megabytes
 _REPR.maxlist, _REPR.maxstring = 16, 60
 _KEY = re.compile(rb'"\s*:')
@@ -75,7 +70,7 @@ def read(body: bytes, signature: Signature) -> tuple[Tensors, str]:
 
 def load(body: bytes) -> Any:
     """Parse a body, large rectangular numbers straight into arrays; raises what `parse` raises."""
-    document = _read_large(body) if len(body) >= SIMDJSON_FROM_BYTES else None
+    document = read_numbers(body) if len(body) >= SIMDJSON_FROM_BYTES else None
     return parse(body, "The body") if document is None else document
 
 
@@ -291,70 +286,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _short(value: object) -> str:
     return "null" if value is None else _REPR.repr(value)
-
-
-def _read_large(body: bytes) -> Any | None:
-    """Parse with simdjson, numbers straight into arrays; `None` when the body is not plainly rectangular numbers.
-
-    A parser for each call: it costs no more than one that is kept (measured at 1 KB and 3 MB), and keeps no buffer.
-    """
-    outline = _Outline()
-    try:
-        document = outline.of(simdjson.Parser().parse(body))
-    except Exception:  # whatever is wrong, the slow parser finds it and says where
-        return None
-    # simdjson flattens, so a row [1, [2], []] would pass for [1, 2]. Every array that `outline` went through is as wide
-    # as its siblings; no bracket beyond those means that the leaves are numbers and nothing else.
-    brackets = np.count_nonzero(np.frombuffer(body, np.uint8) == ord("["))
-    return document if brackets == outline.arrays else None
-
-
-def _few(members: Any) -> None:
-    if len(members) > MOST_MEMBERS:
-        raise ValueError("orjson makes many objects, and objects of many keys, quicker")
-
-
-class _Outline:
-    """A document with numpy arrays for its arrays of numbers, and how many brackets that accounts for."""
-
-    def __init__(self) -> None:
-        self.arrays = 0
-
-    def of(self, element: Any) -> Any:
-        if isinstance(element, simdjson.Object):
-            _few(element)
-            members = {key: self.of(element[key]) for key in element}
-            if len(members) != len(element):
-                raise ValueError("a key is there twice")
-            return members
-        if not isinstance(element, simdjson.Array):
-            return element
-        first = element[0]
-        if isinstance(first, simdjson.Object):
-            _few(element)
-            self.arrays += 1
-            return [self.of(row) for row in element]
-        if len(element) <= MAX_RANK and not isinstance(first, simdjson.Array):  # a shape, or too short to matter
-            self.arrays += 1
-            return element.as_list()
-        return self.numbers(element)
-
-    def numbers(self, array: Any) -> Array:
-        level, shape = [array], []
-        while True:
-            self.arrays += len(level)
-            (width,) = set(map(len, level))
-            shape.append(width)
-            leaf = level[0][0]
-            if not isinstance(leaf, simdjson.Array):
-                break
-            level = list(chain.from_iterable(level))
-        for kind, dtype in _BUFFERS if type(leaf) is int else _BUFFERS[-1:]:
-            try:
-                return np.frombuffer(array.as_buffer(of_type=kind), dtype).reshape(shape)
-            except (TypeError, ValueError):
-                continue
-        raise ValueError("not numbers")
 
 
 def write(outputs: Tensors, form: str) -> bytes:

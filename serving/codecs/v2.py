@@ -1,11 +1,11 @@
-"""Bodies of the Open Inference protocol (V2), as Triton reads and writes them: JSON, binary after JSON, raw binary.
+"""Questions and answers of the Open Inference protocol (V2), as Triton has them, and tensors as bytes.
 
-    {"id", "parameters", "inputs": [{"name", "datatype", "shape", "data" | "parameters": {"binary_data_size"}}],
-     "outputs": [{"name", "parameters": {"binary_data", "classification"}}]}
+    {"id"?, "model_name", "model_version", "parameters"?,
+     "outputs": [{"name", "datatype", "shape", "data" | "parameters": {"binary_data_size"}}]}
 
-Binary tensors follow the JSON, little-endian, in the order of the inputs; BYTES elements are a 32-bit length and so
-many bytes. Binary inputs are views of the body. What the model wants is not known here: `fitting` checks that. Texts
-of errors are Triton's where clients know them. Called by the HTTP rooms.
+Binary tensors follow the JSON, little-endian, in the order of the outputs; BYTES elements are a 32-bit length and so
+many bytes. `v2_requests` reads what clients send. What the model wants is not known here: `fitting` checks that. Texts
+of errors are Triton's where clients know them. Called by the HTTP rooms, gRPC's and `inference`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from serving.codecs import json
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES, Array
 
-# More classes than any network has (Triton's own limit).
-_CLASSES_MAX = 1_000_000
-_NOTHING = memoryview(b"")
 _LENGTH = struct.Struct("<I")
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
@@ -43,20 +40,23 @@ class ParseError(BadRequestError):
 class Wanted:
     """An output as asked for; `classes` above 0 asks for the best so many instead of the tensor.
 
-    With a `region` it goes to shared memory: `size` bytes at `offset` of it are the room that there is.
+    With a `region`, its name may be empty, it goes to shared memory: `size` bytes at `offset` are the room there is.
     """
 
     name: str
     is_binary: bool = False
     classes: int = 0
-    region: str = ""
+    region: str | None = None
     offset: int = 0
     size: int = 0
 
 
 @dataclass(slots=True)
 class Question:
-    """A request: input arrays with their datatypes, outputs (none: all), and what else the client said."""
+    """A request: input arrays with their datatypes, outputs (none: all), and what else the client said.
+
+    `is_binary` is about the outputs where none is named. `raw` is the one input's bytes: the model says what it is.
+    """
 
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +66,11 @@ class Question:
     priority: int = 0
     timeout_us: int = 0
     raw: bytes | None = None
+
+    @property
+    def about(self) -> str:
+        """How Triton's sentences about a request begin."""
+        return f"[request id: {self.id or '<id_unknown>'}] "
 
 
 class Memory(Protocol):
@@ -78,192 +83,21 @@ class Memory(Protocol):
         """Write `data` at `offset` of a region, where `limit` bytes are the output's."""
 
 
-def read(body: bytes, header_bytes: int | None, memory: Memory | None = None) -> Question:
-    """Read a request whose JSON takes `header_bytes` (None: all of it; 0: none, the body is the one input's bytes).
-
-    Raises `ParseError` for what is no request, `BadRequestError` for one that contradicts itself.
-    """
-    if header_bytes == 0:
-        return Question(raw=body, is_binary=True)
-    head = body if header_bytes is None else body[:header_bytes]
-    try:
-        document = json.load(head)
-    except BadRequestError as fault:
-        raise ParseError(f"failed to parse the request JSON buffer: {fault.message}") from None
-    if not isinstance(document, dict):
-        raise ParseError("failed to parse the request JSON buffer: The document is no object.")
-    return read_document(document, memoryview(body)[len(head) :], memory)
-
-
-def read_document(document: dict[str, Any], rest: memoryview = _NOTHING, memory: Memory | None = None) -> Question:
-    """Read a request whose JSON is parsed; binary inputs are in `rest`. Raises as `read` does."""
-    question = _question(document)
-    _Inputs(rest, memory).fill(question, _items(document, "inputs"))
-    return question
-
-
-def header_length(text: str | None, body_bytes: int) -> int | None:
-    """Return the size of the JSON that a header gives, None without one; raises `BadRequestError` (Triton's text)."""
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= body_bytes):
-        raise BadRequestError(f"inference header size should be in range (0, {body_bytes}), got: {text[:40]}")
-    return int(text)
-
-
-def vendor_header_length(content_type: str, body_bytes: int) -> int:
-    """Return the size of the JSON that SageMaker's vendor type gives; raises as `header_length` does."""
-    return header_length(content_type[len(VENDOR) :].strip(), body_bytes) or 0
-
-
-def _question(document: dict[str, Any]) -> Question:
-    parameters = _object(document, "parameters")
-    question = Question(id=_text(document, "id"), is_binary=bool(parameters.get("binary_data_output", False)))
-    question.priority = _count(parameters, "priority")
-    question.timeout_us = _count(parameters, "timeout")
-    question.parameters = checked(parameters)
-    if "outputs" in document:
-        question.outputs = [_wanted(each, question.is_binary) for each in _items(document, "outputs")]
-    return question
-
-
-def checked(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return a request's parameters: scalars, none of a reserved name; raises `BadRequestError` (Triton's texts)."""
-    for name, value in parameters.items():
-        if name.startswith("triton_"):
-            raise BadRequestError(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
-        if not isinstance(value, (str, int, float)):
-            raise BadRequestError(
-                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', 'string', or 'double'."
-            )
-    return parameters
-
-
 def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that are the model's: those that are not the protocol's."""
     return {name: value for name, value in parameters.items() if name not in _RESERVED}
 
 
-def _items(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    if key not in document:
-        raise ParseError(f"Unable to parse '{key}': attempt to access non-existing object member '{key}'")
-    items = document[key]
-    if not isinstance(items, list) or any(not isinstance(each, dict) for each in items):
-        raise ParseError(f"Unable to parse '{key}': attempt to access JSON non-array as array")
-    return items
-
-
-def _object(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = document.get(key, {})
-    if not isinstance(found, dict):
-        raise ParseError(f"Unable to parse '{key}': attempt to access JSON non-object as object")
-    return found
-
-
-def _text(document: Mapping[str, Any], key: str) -> str:
-    found = document.get(key, "")
-    if not isinstance(found, str):
-        raise ParseError(f"Unable to parse '{key}': attempt to access JSON non-string as string")
-    return found
-
-
-def _count(parameters: Mapping[str, Any], key: str) -> int:
-    found = parameters.get(key, 0)
-    if type(found) is not int or found < 0:
-        raise ParseError(f"Unable to parse '{key}': attempt to access JSON non-unsigned-integer as unsigned-integer")
-    return found
-
-
-def _wanted(item: Mapping[str, Any], is_binary: bool) -> Wanted:
-    parameters = _object(item, "parameters")
-    classes = _count(parameters, "classification")
-    if classes > _CLASSES_MAX:
-        raise BadRequestError(f"'classification' of output '{item.get('name')}' is {classes}: at most {_CLASSES_MAX}.")
-    region = _text(parameters, "shared_memory_region")
-    return Wanted(
-        _name(item, "outputs"),
-        bool(parameters.get("binary_data", is_binary)),
-        classes,
-        region,
-        _count(parameters, "shared_memory_offset"),
-        _count(parameters, "shared_memory_byte_size"),
-    )
-
-
-def _name(item: Mapping[str, Any], key: str) -> str:
-    name = item.get("name")
-    if not isinstance(name, str):
-        raise ParseError(f"Unable to parse '{key}': attempt to access non-existing object member 'name'")
-    return name
-
-
-class _Inputs:
-    """Takes inputs apart; binary ones from `rest`, in turn."""
-
-    def __init__(self, rest: memoryview, memory: Memory | None) -> None:
-        self._rest = rest
-        self._memory = memory
-
-    def fill(self, question: Question, items: list[dict[str, Any]]) -> None:
-        for item in items:
-            name = _name(item, "inputs")
-            datatype = _text(item, "datatype")
-            if datatype not in DTYPES:
-                raise BadRequestError(
-                    f"inference input '{name}' has datatype '{datatype}': one of {', '.join(DTYPES)}."
-                )
-            if name in question.inputs:
-                raise BadRequestError(f"input '{name}' already exists in request")
-            question.inputs[name] = (datatype, self._array(name, datatype, _shape(item), item))
-        if self._rest:
-            raise BadRequestError(
-                f"unexpected additional input data for model: {len(self._rest)} bytes follow the last input."
-            )
-
-    def _array(self, name: str, datatype: str, shape: list[int], item: Mapping[str, Any]) -> Array:
-        parameters = _object(item, "parameters")
-        if region := _text(parameters, "shared_memory_region"):
-            size = _count(parameters, "shared_memory_byte_size")
-            shared = _memory(self._memory).read(region, _count(parameters, "shared_memory_offset"), size)
-            return from_bytes(name, datatype, shape, shared)
-        if "binary_data_size" not in parameters:
-            return _from_json(name, datatype, shape, item)
-        size = _count(parameters, "binary_data_size")
-        if "data" in item:
-            raise BadRequestError(f"input '{name}' has both 'data' and 'binary_data_size': send one of them.")
-        if size > len(self._rest):
-            raise BadRequestError(f"unexpected size for input '{name}', expecting {size} bytes, got {len(self._rest)}")
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return from_bytes(name, datatype, shape, data)
+def from_region(place: tuple[str, int, int], memory: Memory | None) -> memoryview:
+    """Return what lies in shared memory at a place: a region, an offset, a size in bytes."""
+    region, offset, size = place
+    return _memory(memory).read(region, offset, size)
 
 
 def _memory(memory: Memory | None) -> Memory:
     if memory is None:
         raise BadRequestError("shared memory is not read on this route: send the data itself.")
     return memory
-
-
-def _shape(item: Mapping[str, Any]) -> list[int]:
-    shape = item.get("shape")
-    if isinstance(shape, np.ndarray):
-        shape = shape.tolist()
-    if not isinstance(shape, list) or any(type(dim) is not int for dim in shape):
-        raise ParseError("Unable to parse 'shape': attempt to access JSON non-array as array")
-    # The product of what is not 0 as well: numpy refuses an empty array of such a shape.
-    if len(shape) > json.MAX_RANK or min(shape, default=0) < 0 or math.prod(filter(None, shape)) >= 2**31:
-        raise BadRequestError(
-            f"input '{item.get('name')}' has the shape {shape[:8]}: dimensions, and their product, are 0 to 2**31 - 1."
-        )
-    return shape
-
-
-def _from_json(name: str, datatype: str, shape: list[int], item: Mapping[str, Any]) -> Array:
-    if "data" not in item:
-        raise ParseError("Unable to parse 'data': attempt to access non-existing object member 'data'")
-    array = json.to_array(item["data"], datatype, name)
-    if array.size != math.prod(shape):
-        raise ParseError("Unable to parse 'data': Shape does not match true shape of 'data' field")
-    return array.reshape(shape)
 
 
 def from_bytes(name: str, datatype: str, shape: list[int], data: memoryview) -> Array:
@@ -313,14 +147,14 @@ def write(
 ) -> tuple[bytes, int | None]:
     """Write an answer of `head` (model_name ...) and `outputs`; return the body, and its JSON's size if binary follows.
 
-    Only outputs asked for in binary that are not empty are written so. `outputs` are in the order that was asked for.
+    `outputs` are in the order that was asked for. An empty one that was asked for in binary has the size 0.
     """
     wanted = {each.name: each for each in question.outputs}
     items, tail = [], []
     for name, array in outputs.items():
         want = wanted.get(name) or Wanted(name, question.is_binary)
         item: dict[str, Any] = {"name": name, "datatype": json.datatype_of(array), "shape": list(array.shape)}
-        if want.region:
+        if want.region is not None:
             data = to_bytes(array)
             _memory(memory).write(want.region, want.offset, want.size, data)
             item["parameters"] = {
@@ -328,14 +162,14 @@ def write(
                 **({"shared_memory_offset": want.offset} if want.offset else {}),
                 "shared_memory_byte_size": len(data),
             }
-        elif want.is_binary and array.size:
+        elif want.is_binary:
             tail.append(to_bytes(array))
             item["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
             item["data"] = array.ravel()
         items.append(item)
     text = json.dump({**head, "outputs": items})
-    return (b"".join((text, *tail)), len(text)) if tail else (text, None)
+    return (b"".join((text, *tail)), len(text)) if any(tail) else (text, None)
 
 
 def classified(array: Array, classes: int, labels: tuple[str, ...] | None, *, has_batch: bool) -> Array:

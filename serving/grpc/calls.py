@@ -117,5 +117,5 @@ def fault(error: Exception, request_id: str) -> tuple[grpc.StatusCode, str]:
         log.error("event=internal_error request_id=%s", request_id, exc_info=error)
         return grpc.StatusCode.INTERNAL, f"Internal error; the log has it under request id {request_id}."
     if isinstance(error, (ParseError, ModelFailedError)):
-        return grpc.StatusCode.INTERNAL, error.message
-    return grpc.StatusCode[error.grpc_code], error.message
+        return grpc.StatusCode.INTERNAL, error.text
+    return grpc.StatusCode[error.grpc_code], error.text

@@ -15,17 +15,20 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.codecs import json, v2
+from serving.codecs.json_numbers import MAX_RANK
 from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
 from serving.inference import Answer
+from serving.repository.overrides import Override
 from serving.tensors import DTYPES, Array
 
+_FILE = "file:"
 FINAL = "triton_final_response"
 WANTS_FINAL = "triton_enable_empty_final_response"
 
 # More classes than any network has (Triton's own limit).
 _CLASSES_MAX = 1_000_000
-_RANK_MAX = json.MAX_RANK
+_RANK_MAX = MAX_RANK
 # The field of InferTensorContents that a datatype travels in (Open Inference protocol); FP16 and BF16 have none.
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -50,6 +53,29 @@ def read_parameters(entries: Mapping[str, Any]) -> dict[str, Any]:
         kind = value.WhichOneof("parameter_choice")
         found[name] = getattr(value, kind) if kind else None
     return found
+
+
+def read_load(entries: Mapping[str, Any]) -> Override | None:
+    """Return what came with a load as ModelRepositoryParameters, None for nothing; raises `BadRequestError`."""
+    kinds = {"config": "string_param"} | {name: "bytes_param" for name in entries if name.startswith(_FILE)}
+    for name, value in entries.items():
+        if name not in kinds:
+            raise BadRequestError(f"unrecognized load parameter '{name}'.")
+        if value.WhichOneof("parameter_choice") != kinds[name]:
+            raise BadRequestError(f"invalid value type for load parameter '{name}', expected {kinds[name]}.")
+    found = read_parameters(entries)
+    config = found.pop("config", None)
+    files = {name.removeprefix(_FILE): content for name, content in found.items()}
+    return Override(config, files) if entries else None
+
+
+def read_unload(entries: Mapping[str, Any]) -> bool:
+    """Say whether an ensemble's members are to go, too; raises `BadRequestError`."""
+    if "unload_dependents" not in entries:
+        return False
+    if entries["unload_dependents"].WhichOneof("parameter_choice") != "bool_param":
+        raise BadRequestError("invalid value type for 'unload_dependents' parameter, expected bool_param.")
+    return bool(entries["unload_dependents"].bool_param)
 
 
 def write_parameters(entries: Any, parameters: Mapping[str, Any]) -> None:

@@ -34,6 +34,11 @@ def _refused(what: str) -> Callable[[Any, Any, Any], Any]:
     return method
 
 
+def _refuse_repository_name(request: Any) -> None:
+    if request.repository_name:
+        raise UnsupportedError("'repository_name' specification is not supported")
+
+
 class Service:
     """The servicer; one call of a method is one thread."""
 
@@ -57,7 +62,7 @@ class Service:
         return self.calls.answered(
             context,
             lambda: pb.ModelReadyResponse(
-                ready=self._inference.is_ready(self._house.check_name(request.name), request.version)
+                ready=self._inference.catalog.is_ready(self._house.check_name(request.name), request.version)
             ),
         )
 
@@ -81,7 +86,7 @@ class Service:
         """Return the statistics of a model, of all without a name."""
 
         def stats() -> Any:
-            found = {"model_stats": self._inference.stats(request.name, request.version)}
+            found = {"model_stats": self._inference.catalog.stats(request.name, request.version)}
             return json_format.ParseDict(found, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
 
         return self.calls.answered(context, stats)
@@ -100,7 +105,7 @@ class Service:
 
         def index() -> Any:
             self._authorize(context)
-            return pb.RepositoryIndexResponse(models=self._inference.index(only_ready=request.ready))
+            return pb.RepositoryIndexResponse(models=self._inference.catalog.index(only_ready=request.ready))
 
         return self.calls.answered(context, index)
 
@@ -110,7 +115,8 @@ class Service:
         def load() -> Any:
             self._authorize(context)
             name = self._house.check_name(request.model_name)
-            self._inference.load(name, messages.read_parameters(request.parameters))
+            _refuse_repository_name(request)
+            self._inference.catalog.load(name, messages.read_load(request.parameters))
             return pb.RepositoryModelLoadResponse()
 
         return self.calls.answered(context, load, self.calls.running)
@@ -120,7 +126,9 @@ class Service:
 
         def unload() -> Any:
             self._authorize(context)
-            self._inference.unload(self._house.check_name(request.model_name))
+            _refuse_repository_name(request)
+            name = self._house.check_name(request.model_name)
+            self._inference.catalog.unload(name, with_members=messages.read_unload(request.parameters))
             return pb.RepositoryModelUnloadResponse()
 
         return self.calls.answered(context, unload, self.calls.running)

@@ -1,19 +1,90 @@
 """Request bodies: admitted, read whole, counted out again.
 
-Knows what a Content-Length and a chunked body are under both HTTP servers, and Content-Encoding, which only the V2
-routes take. What a body means is the codecs' business. `sagemaker` and `v2` call it.
+A request has a `Place` from the moment it is admitted until its answer is whole; a stream takes the place over. Knows
+what a Content-Length and a chunked body are under both HTTP servers, and Content-Encoding, which only the V2 routes
+take. What a body means is the codecs' business. `sagemaker` and `v2` call it.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from types import TracebackType
 
-from serving.errors import BadRequestError, PayloadTooLargeError, ServingError, UnsupportedError
+from serving.errors import (
+    BadRequestError,
+    InsufficientMemoryError,
+    PayloadTooLargeError,
+    ServingError,
+    UnsupportedError,
+)
 from serving.http.admission import Admission
 from serving.http.replies import Environ
 
 # RFC 1952 and RFC 1950 by zlib's window bits; 32 + 15 finds out which of them it is.
 _ENCODINGS = {"gzip": 47, "deflate": 47}
+ENCODINGS = ", ".join(_ENCODINGS)
+
+
+class UnknownEncodingError(UnsupportedError):
+    """A Content-Encoding that is not read; the reply says which are (`ENCODINGS`)."""
+
+
+class Place:
+    """The place of one request, `with` which it is read and answered; left at the end, unless something keeps it."""
+
+    __slots__ = ("_admission", "_admitted_bytes", "_environ", "_is_kept", "_model")
+
+    def __init__(self, admission: Admission, environ: Environ, model: str) -> None:
+        self._admission = admission
+        self._environ = environ
+        self._model = model
+        self._admitted_bytes = 0
+        self._is_kept = False
+
+    def __enter__(self) -> Place:
+        length = content_length(self._environ)
+        try:
+            self._admitted_bytes = self._admission.enter(length)
+        except ServingError as error:
+            # Granian reads the rest of a small body by itself. A client that asks first (100-continue) sends none.
+            connection = self._environ.get("gunicorn.socket")
+            is_large = isinstance(error, PayloadTooLargeError) and "HTTP_EXPECT" not in self._environ
+            if connection is not None or is_large:
+                self._admission.swallow(self._environ["wsgi.input"], connection)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._is_kept:
+            self._leave()
+        if isinstance(error, MemoryError):
+            what = f"Model '{self._model}'" if self._model else "The server"
+            raise InsufficientMemoryError(f"{what} ran out of memory on this request: send less at once.") from None
+
+    def keep(self) -> Callable[[], None]:
+        """Hand the place over to what outlives the `with`: return what gives it back, to be called once."""
+        self._is_kept = True
+        return self._leave
+
+    def read(self) -> bytes:
+        """Return the whole body; raises `BadRequestError` for one that is cut short, 413 for one that is too long."""
+        length = self._environ.get("CONTENT_LENGTH")
+        if length:
+            body = _read(self._environ, int(length))
+            if len(body) != int(length):
+                raise BadRequestError(f"The body ended after {len(body)} of {length} bytes: send all of it.")
+            return body
+        if not self._environ.get("wsgi.input_terminated"):
+            return b""
+        # Chunked: read one byte past the limit to know.
+        body = _read(self._environ, self._admission.max_body_bytes + 1)
+        if len(body) > self._admission.max_body_bytes:
+            raise self._admission.too_large(f"over {self._admission.max_body_bytes} bytes")
+        return body
+
+    def _leave(self) -> None:
+        self._admission.leave(self._admitted_bytes)
 
 
 class Bodies:
@@ -22,38 +93,12 @@ class Bodies:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
 
-    def enter(self, environ: Environ) -> int:
-        """Admit a request by its declared length; return what to `leave` with. Raises what admission raises."""
-        length = content_length(environ)
-        try:
-            return self._admission.enter(length)
-        except ServingError as error:
-            # Granian reads the rest of a small body by itself. A client that asks first (100-continue) sends none.
-            connection = environ.get("gunicorn.socket")
-            is_large = isinstance(error, PayloadTooLargeError) and "HTTP_EXPECT" not in environ
-            if connection is not None or is_large:
-                self._admission.swallow(environ["wsgi.input"], connection)
-            raise
+    def admitted(self, environ: Environ, model: str = "") -> Place:
+        """Return the place of a request of `model`; entering it raises what admission raises.
 
-    def leave(self, admitted_bytes: int) -> None:
-        """Give back what `enter` returned."""
-        self._admission.leave(admitted_bytes)
-
-    def read(self, environ: Environ) -> bytes:
-        """Return the whole body; raises `BadRequestError` for one that is cut short, 413 for one that is too long."""
-        length = environ.get("CONTENT_LENGTH")
-        if length:
-            body = _read(environ, int(length))
-            if len(body) != int(length):
-                raise BadRequestError(f"The body ended after {len(body)} of {length} bytes: send all of it.")
-            return body
-        if not environ.get("wsgi.input_terminated"):
-            return b""
-        # Chunked: read one byte past the limit to know.
-        body = _read(environ, self._admission.max_body_bytes + 1)
-        if len(body) > self._admission.max_body_bytes:
-            raise self._admission.too_large(f"over {self._admission.max_body_bytes} bytes")
-        return body
+        What runs out of memory within it is `InsufficientMemoryError`.
+        """
+        return Place(self._admission, environ, model)
 
     def decoded(self, body: bytes, encoding: str) -> bytes:
         """Return `body` without its Content-Encoding (gzip, deflate or none), never more than a body may have."""
@@ -61,7 +106,7 @@ class Bodies:
         if encoding in ("", "identity"):
             return body
         if encoding not in _ENCODINGS:
-            raise UnsupportedError("Unsupported compression type")
+            raise UnknownEncodingError("Unsupported compression type")
         reader = zlib.decompressobj(_ENCODINGS[encoding])
         try:
             found = reader.decompress(body, self._admission.max_body_bytes + 1)

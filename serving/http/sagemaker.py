@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from serving.backends.base import HandlerModel, LoadedModel
-from serving.codecs import json, v2
+from serving.codecs import json, v2, v2_requests
 from serving.codecs.media import decode, encode
 from serving.contract import (
     CUSTOM_ATTRIBUTES,
@@ -29,12 +29,8 @@ from serving.contract import (
     PAGE_LIMIT_MAX,
 )
 from serving.cores import CoreBudget
-from serving.errors import (
-    BadRequestError,
-    InsufficientMemoryError,
-    ModelNotFoundError,
-)
-from serving.http.bodies import Bodies
+from serving.errors import BadRequestError, ModelNotFoundError
+from serving.http.bodies import Bodies, Place
 from serving.http.handed import Stream, headers_of, request_of
 from serving.http.replies import JSON, Environ, Headers, Reply
 from serving.inference import Answer, Inference
@@ -126,42 +122,30 @@ class SageMakerRoutes:
         """`POST /models/{name}/invoke`: body to tensors, run, tensors to body."""
         call.model = name
         about.set((call.request_id, name))
-        environ = call.environ
-        admitted_bytes = self._bodies.enter(environ)
-        is_streaming = False
-        try:
-            body = self._bodies.read(environ)
+        with self._bodies.admitted(call.environ, name) as place:
+            body = place.read()
             lease = self._manager.ready(name)
             with lease as resident:
                 call.is_hit = lease.is_hit
-                reply = self._invoke(call, body, lease, resident, admitted_bytes)
-                is_streaming = isinstance(reply[2], Stream)
-                return reply
-        except MemoryError:
-            raise InsufficientMemoryError(
-                f"Model '{name}' ran out of memory on this request: send less at once."
-            ) from None
-        finally:
-            if not is_streaming:
-                self._bodies.leave(admitted_bytes)
+                return self._invoke(call, body, lease, resident, place)
 
-    def _invoke(self, call: Call, body: bytes, lease: Lease, resident: Resident, admitted_bytes: int) -> Reply:
+    def _invoke(self, call: Call, body: bytes, lease: Lease, resident: Resident, place: Place) -> Reply:
         """Answer by the shortest way: people's own code, or tensors here; V2's way where the body asks for it."""
         model = resident.model
         try:
             if (call.environ.get("CONTENT_TYPE") or "").startswith(v2.VENDOR) and _reads_tensors(model):
                 return self._vendor(call, body, resident)
             if model.is_outside:
-                return self._hand_over(call, body, lease, resident, admitted_bytes)
+                return self._hand_over(call, body, lease, resident, place)
             answer, content_type = self._run(call, body, resident)
         except json.OpenInferenceError as found:
-            return self._open(call, resident, v2.read_document(found.document))
+            return self._open(call, resident, v2_requests.read_document(found.document, call.model))
         return 200, _headers(call.environ, content_type), answer
 
     def _vendor(self, call: Call, body: bytes, resident: Resident) -> Reply:
         """Answer a body of SageMaker's vendor type for Triton."""
-        header = v2.vendor_header_length(call.environ["CONTENT_TYPE"], len(body))
-        return self._open(call, resident, v2.read(body, header))
+        header = v2_requests.vendor_header_length(call.environ["CONTENT_TYPE"], len(body))
+        return self._open(call, resident, v2_requests.read(body, header, call.model))
 
     def _open(self, call: Call, resident: Resident, question: v2.Question) -> Reply:
         """Answer in V2's form: in the vendor type where an output is binary, else in JSON."""
@@ -182,7 +166,7 @@ class SageMakerRoutes:
         return self._write(call, outputs, decoded.form, resident)
 
     def _hand_over(
-        self, call: Call, body: bytes, lease: Lease, resident: Resident, admitted_bytes: int
+        self, call: Call, body: bytes, lease: Lease, resident: Resident, place: Place
     ) -> tuple[int, Headers, bytes | Stream]:
         """Give a request to people's own code, as it came or decoded, whichever it takes.
 
@@ -203,7 +187,7 @@ class SageMakerRoutes:
         if reply.chunks is None:
             return reply.status, headers_of(reply), bytes(reply.body)
         stream = Stream(reply.chunks, lease.keep())
-        stream.when_over(lambda: self._bodies.leave(admitted_bytes))
+        stream.when_over(place.keep())
         return reply.status, headers_of(reply), stream
 
     def _write(self, call: Call, outputs: Tensors, form: str, resident: Resident) -> tuple[bytes, str]:

@@ -8,19 +8,19 @@ that change what is loaded want the admin token where one is set. Called by `app
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from serving import __version__
-from serving.codecs import generate, v2
-from serving.codecs.v2 import BINARY, HEADER_LENGTH, ParseError, header_length
+from serving.codecs import generate, v2, v2_requests
+from serving.codecs.v2 import BINARY, HEADER_LENGTH, ParseError
 from serving.errors import (
     BadRequestError,
-    InsufficientMemoryError,
     MethodNotAllowedError,
     ModelFailedError,
     ModelNotFoundError,
@@ -28,9 +28,10 @@ from serving.errors import (
     ServingError,
     UnsupportedError,
 )
+from serving.http import v2_repository
 from serving.http.admin import Guard
 from serving.http.admission import Gate
-from serving.http.bodies import Bodies
+from serving.http.bodies import ENCODINGS, Bodies, UnknownEncodingError
 from serving.http.handed import Stream
 from serving.http.replies import JSON, Environ, Reply, error_reply
 from serving.http.sagemaker import Call, check_name
@@ -52,6 +53,8 @@ EXTENSIONS = [
     "logging",
 ]
 _SSE = ("Content-Type", "text/event-stream; charset=utf-8")
+_WEIGHT = re.compile(r"q\s*=\s*(1(\.0*)?|0?\.0*[1-9]\d*)")  # any but 0
+Done = TypeVar("Done")
 
 
 class V2Routes:
@@ -74,7 +77,7 @@ class V2Routes:
     def answer(self, call: Call) -> Reply:
         """Answer one request below `/v2`, errors included."""
         try:
-            return self._route(call, call.environ["PATH_INFO"].strip("/").split("/")[1:])
+            return self._route(call, call.environ["PATH_INFO"].split("/")[2:])
         except Exception as error:
             return v2_error(error, call.request_id)
 
@@ -82,6 +85,8 @@ class V2Routes:
         """Find the route: 1. inference, 2. what is asked about a model, 3. the repository, 4. the server itself."""
         method = call.environ["REQUEST_METHOD"]
         call.is_invocation = False
+        if "" in parts:  # a slash at the end, or two
+            raise RouteNotFoundError("Not Found")
         if len(parts) > 2 and parts[0] == "models" and parts[-1] in ("infer", "generate", "generate_stream"):
             _allow(method, "POST")
             return self._infer(call, *_model(parts[1:-1]), parts[-1])
@@ -98,7 +103,7 @@ class V2Routes:
             if method == "POST":
                 self._guard.check(call.environ)
             with self._gate:
-                return _document(change(self._inference, self._body_object(call.environ)))
+                return _document(change(self._inference, v2_repository.read_object(self._body(call.environ))))
         return self._server(method, parts)
 
     # ---- the server and its models ----------------------------------------------------------------------------------
@@ -114,87 +119,72 @@ class V2Routes:
     def _about(self, parts: list[str]) -> Reply:
         what = parts.pop() if parts and parts[-1] in ("ready", "config", "stats") else ""
         if not parts and what == "stats":
-            return _document({"model_stats": self._inference.stats()})
+            return _document({"model_stats": self._inference.catalog.stats()})
         name, version = _model(parts)
         if what == "ready":
-            if not self._inference.is_ready(name, version):
+            if not self._inference.catalog.is_ready(name, version):
                 raise BadRequestError("Model version not ready")
             return 200, [], b""
         if what == "stats":
-            return _document({"model_stats": self._inference.stats(name, version)})
+            return _document({"model_stats": self._inference.catalog.stats(name, version)})
         find = self._inference.config if what == "config" else self._inference.metadata
         return _document(find(name, version))
 
     def _repository(self, environ: Environ, parts: list[str]) -> Reply:
-        said = self._body_object(environ)
-        if parts[1:2] == ["models"]:
-            raise UnsupportedError("Repositories have no names here: leave it out of the path.")
-        if parts == ["index"]:
-            return _document(self._inference.index(only_ready=bool(said.get("ready", False))))
-        if len(parts) < 3 or parts[0] != "models" or parts[-1] not in ("load", "unload"):
+        """`index`, `models/NAME/load`, `models/NAME/unload`; each may have a repository's name before it."""
+        catalog = self._inference.catalog
+        if parts[-1:] == ["index"] and len(parts) < 3:  # of which repository, Triton does not ask
+            return _document(catalog.index(only_ready=v2_repository.read_index(self._body(environ))))
+        if len(parts) < 3 or parts[-1] not in ("load", "unload") or "models" not in parts[:2]:
             raise RouteNotFoundError("Not Found")
-        name, parameters = check_name(_decoded("/".join(parts[1:-1]))), said.get("parameters", {})
+        if parts[0] != "models":
+            raise UnsupportedError("'repository_name' specification is not supported")
+        name, body = check_name(_decoded("/".join(parts[1:-1]))), self._body(environ)
         if parts[-1] == "load":
-            self._inference.load(name, parameters)
+            catalog.load(name, v2_repository.read_load(body))
         else:
-            self._inference.unload(name, with_members=bool(parameters.get("unload_dependents", False)))
+            catalog.unload(name, with_members=v2_repository.read_unload(body))
         return 200, [], b""
 
-    def _body_object(self, environ: Environ) -> dict[str, Any]:
-        admitted_bytes = self._bodies.enter(environ)
-        try:
-            return _read_object(self._bodies.read(environ))
-        finally:
-            self._bodies.leave(admitted_bytes)
+    def _body(self, environ: Environ) -> bytes:
+        with self._bodies.admitted(environ) as place:
+            return place.read()
 
     # ---- inference --------------------------------------------------------------------------------------------------
 
     def _infer(self, call: Call, name: str, version: str, how: str) -> Reply:
         call.model, call.is_invocation = name, True
-        environ = call.environ
-        admitted_bytes = self._bodies.enter(environ)
-        is_streaming = False
-        try:
-            body = self._bodies.read(environ)
-            if encoding := environ.get("HTTP_CONTENT_ENCODING"):
+        with self._bodies.admitted(call.environ, name) as place:
+            body = place.read()
+            if encoding := call.environ.get("HTTP_CONTENT_ENCODING"):
                 body = self._bodies.decoded(body, encoding)
             if how == "infer":
                 return self._tensors(call, name, version, body)
             question = generate.read(body, self._inference.signature(name, version))
-            if how == "generate":
-                answer = self._timed(call, lambda: self._inference.infer(name, version, question))
-                return _document(generate.flat(answer.head, answer.outputs))
             answers = self._inference.stream(name, version, question)
+            if how == "generate":
+                return self._timed(call, lambda: _only(answers))
             events = _events(answers)
-            first = next(events)  # an error before the first answer is an error of the request
-            reply = Stream(_chain(first, events), lambda: self._bodies.leave(admitted_bytes))
-            is_streaming = True
-            return 200, [_SSE], reply
-        except MemoryError:
-            raise InsufficientMemoryError(
-                f"Model '{name}' ran out of memory on this request: send less at once."
-            ) from None
-        finally:
-            if not is_streaming:
-                self._bodies.leave(admitted_bytes)
+            try:
+                first = next(events)  # an error before the first answer is an error of the request
+            except ModelFailedError as error:
+                return 400, [_SSE], _event({"error": error.message})
+            return 200, [_SSE], Stream(_chain(first, events), place.keep())
 
     def _tensors(self, call: Call, name: str, version: str, body: bytes) -> Reply:
         environ = call.environ
-        header = header_length(environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
-        question = v2.read(body, header, self._inference.regions)
+        header = v2_requests.header_length(environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
+        question = v2_requests.read(body, header, name, self._inference.regions)
         answer = self._timed(call, lambda: self._inference.infer(name, version, question))
         content, header = v2.write(answer.head, answer.outputs, question, self._inference.regions)
         headers = [JSON] if header is None else [("Content-Type", BINARY), (HEADER_LENGTH, str(header))]
-        encoding = environ.get("HTTP_ACCEPT_ENCODING", "")
-        # Only for who asks for one and nothing else, as tritonclient does: others offer all that they know by habit,
-        # and a tensor of floats is no smaller for the time that it takes.
-        if encoding in ("gzip", "deflate"):
+        if encoding := _asked_encoding(environ.get("HTTP_ACCEPT_ENCODING", "")):
             content = gzip.compress(content, 1) if encoding == "gzip" else zlib.compress(content, 1)
             headers.append(("Content-Encoding", encoding))
         return 200, headers, content
 
     @staticmethod
-    def _timed(call: Call, infer: Callable[[], Answer]) -> Answer:
+    def _timed(call: Call, infer: Callable[[], Done]) -> Done:
         started = perf_counter()
         answer = infer()
         call.model_s = perf_counter() - started
@@ -208,6 +198,10 @@ def v2_error(error: BaseException, request_id: str) -> Reply:
     if isinstance(error, MethodNotAllowedError):
         return 405, [JSON, ("Allow", error.allow)], b'{"error":"Method Not Allowed"}'
     status, headers, body = error_reply(error, request_id)
+    if isinstance(error, ServingError):
+        body = orjson.dumps({"error": error.text})
+    if isinstance(error, UnknownEncodingError):
+        headers.append(("Accept-Encoding", ENCODINGS))
     if isinstance(error, (ParseError, ModelFailedError)):
         status = 500
     return status, headers, body
@@ -219,11 +213,11 @@ def _allow(method: str, allowed: str) -> None:
 
 
 def _model(parts: list[str]) -> tuple[str, str]:
-    """Take `NAME` or `NAME/versions/V` apart; a name may have slashes of its own."""
+    """Take `NAME` or `NAME/versions/V` apart; a name may have slashes of its own, a version is a number."""
     version = ""
     if len(parts) > 2 and parts[-2] == "versions":
         *parts, _, version = parts
-    if not parts:
+    if not parts or "versions" in parts[1:] or not (version.isdigit() or version == ""):
         raise RouteNotFoundError("Not Found")
     return check_name(_decoded("/".join(parts))), version
 
@@ -236,20 +230,48 @@ def _decoded(name: str) -> str:
         raise ModelNotFoundError(f"Request for unknown model: {ascii(name[:80])} is not found") from None
 
 
-def _read_object(body: bytes) -> dict[str, Any]:
-    if not body.strip():
-        return {}
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError as fault:
-        raise ParseError(f"failed to parse the request JSON buffer: {fault.msg} at {fault.pos}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("parameters", {}), dict):
-        raise ParseError("failed to parse the request JSON buffer: an object is wanted, 'parameters' one too.")
-    return found
+def _asked_encoding(offered: str) -> str:
+    """Return the encoding of the answer for an Accept-Encoding, empty for none.
+
+    Only for who accepts one of those that there are and not both: clients that offer all they know do so by habit, and
+    a tensor of floats is no smaller for the time that it takes.
+    """
+    known = {each for each in map(_accepted, offered.split(",")) if each in ("gzip", "deflate")}
+    return known.pop() if len(known) == 1 else ""
+
+
+def _accepted(offer: str) -> str:
+    """Return what an element of Accept-Encoding accepts, empty where its weight is 0 or none (RFC 9110 12.5.3)."""
+    coding, _, weight = offer.partition(";")
+    return coding.strip() if not weight or _WEIGHT.fullmatch(weight.strip()) else ""
 
 
 def _document(value: object) -> Reply:
     return 200, [JSON], b"" if value is None else orjson.dumps(value)
+
+
+def _only(answers: Iterator[Answer]) -> Reply:
+    """Return the one answer of a model; of another number of them Triton says so with the status 200.
+
+    That the first is an error is 400 on these routes, whatever the error.
+    """
+    try:
+        first = next(answers, None)
+        is_only = first is not None and not _has_another(answers)
+    except ModelFailedError as error:
+        return 400, [JSON], orjson.dumps({"error": error.message})
+    finally:
+        _close(answers)
+    if first is None or not is_only:
+        return _document({"error": generate.NOT_ONE_ANSWER})
+    return _document(generate.flat(first.head, first.outputs))
+
+
+def _has_another(answers: Iterator[Answer]) -> bool:
+    try:
+        return next(answers, None) is not None
+    except ModelFailedError:
+        return True
 
 
 def _events(answers: Iterator[Answer]) -> Iterator[bytes]:
@@ -258,13 +280,19 @@ def _events(answers: Iterator[Answer]) -> Iterator[bytes]:
     try:
         for answer in answers:
             is_first = False
-            yield b"data: " + orjson.dumps(generate.flat(answer.head, answer.outputs)) + b"\n\n"
+            yield _event(generate.flat(answer.head, answer.outputs))
         if is_first:
             yield b""
     except ServingError as error:
         if is_first:
             raise
-        yield b"data: " + orjson.dumps({"error": error.message}) + b"\n\n"
+        yield _event({"error": error.message})
+    finally:
+        _close(answers)  # now: until then the model is held
+
+
+def _event(said: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(said) + b"\n\n"
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -272,4 +300,8 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
         yield first
         yield from rest
     finally:
-        getattr(rest, "close", lambda: None)()
+        _close(rest)
+
+
+def _close(answers: Iterator[object]) -> None:
+    getattr(answers, "close", lambda: None)()

@@ -10,6 +10,7 @@ Models of Triton's Python backend read the whole configuration themselves: `Mode
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from serving.repository.warmup import read_warmup
 
 PYTHON = "triton_python"
 ENSEMBLE = "ensemble"
+TRITON = "triton"
+"""The format of what tritonserver alone runs."""
 
 # Triton's `platform`, or its `backend`; None leaves torch's two formats to the file.
 _FORMATS = {
@@ -34,6 +37,19 @@ _FORMATS = {
     "torch_aoti": "torch_export",
     "python": PYTHON,
     "ensemble": ENSEMBLE,
+    **dict.fromkeys(
+        (
+            "tensorrt",
+            "tensorrt_plan",
+            "tensorflow",
+            "tensorflow_savedmodel",
+            "tensorflow_graphdef",
+            "openvino",
+            "fil",
+            "dali",
+        ),
+        TRITON,
+    ),
 }
 
 # What is acted on, here or in a room beside this one, which looks into it.
@@ -59,13 +75,27 @@ _REFUSED = {
 }
 
 
-def read_config_pbtxt(model: str, file: Path, device: str = "cpu") -> ModelConfig:
+def read_config_pbtxt(
+    model: str, file: Path, device: str = "cpu", given_away: Collection[str] = (), folder: Path | None = None
+) -> ModelConfig:
     """Read `file`, the configuration of `model`, for a server on `device`.
 
+    `given_away` are backends of Triton's that tritonserver is to run though we could; it reads their fields itself.
+    `folder` is the model's, where that is not the file's own.
     Raises `InvalidArtifactError` for what cannot be parsed, is refused, or when tritonclient is not installed.
     """
-    config, folder = read(file), file.parent
+    config, folder = read(file), folder or file.parent
     format_ = _format(config)
+    if given_away and {config.backend, config.platform}.intersection(given_away):
+        format_ = TRITON
+    if format_ == TRITON:
+        return ModelConfig(
+            format=TRITON,
+            inputs=read_tensors(model, config.input, config.max_batch_size, folder),
+            outputs=read_tensors(model, config.output, config.max_batch_size, folder),
+            triton={**as_json(config), "name": config.name or model},
+            scheduling=read_scheduling(model, config),
+        )
     is_python = format_ == PYTHON
     _check_fields(model, config, is_python=is_python)
     scheduling = read_scheduling(model, config)
@@ -126,8 +156,8 @@ def _idle(config: Any, *, is_python: bool, device: str) -> tuple[str, ...]:
     fields = [name for name in set_fields(config) if name not in _USED]
     if not config.response_cache.enable:
         fields = [name for name in fields if name != "response_cache"]
-    fields += idle_of_tensors((*config.input, *config.output))
-    fields += idle_of_scheduling(config, is_python=is_python, is_cpu=device == "cpu")
+    fields += idle_of_tensors((*config.input, *config.output), is_python=is_python)
+    fields += idle_of_scheduling(config, is_cpu=device == "cpu")
     if not is_python:
         fields += idle_parameters(config)
     return tuple(sorted(set(fields)))

@@ -17,19 +17,28 @@ def explained(spec: ModelSpec) -> list[tuple[str, str]]:
     """Return pairs of a word and a sentence; none for a model without a config.pbtxt."""
     if spec.scheduling is None:
         return []
-    rows = [("version", spec.version), ("batching", _batching(spec.scheduling))]
+    rows = [("version", _versions(spec)), ("batching", _batching(spec.scheduling))]
     if spec.scheduling.priority_levels:
         levels, default = spec.scheduling.priority_levels, spec.scheduling.default_priority
         rows.append(("priority", f"1 to {levels}, {default} for a request that says none"))
     rows.append(("instances", str(spec.scheduling.instances)))
     for tensor in (*(spec.inputs or ()), *(spec.outputs or ())):
         rows += [(word, sentence) for word, sentence in _tensor(tensor)]
+    rows += [
+        ("member", f"{each.name}: {each.handler.dialect if each.handler else each.format}") for each in spec.members
+    ]
     for sample in spec.warmup:
         times = "once" if sample.count == 1 else f"{sample.count} times"
         rows.append(
             ("warm-up", f"{sample.name or 'a sample'}, {times}: {', '.join(each.name for each in sample.inputs)}")
         )
     return rows
+
+
+def _versions(spec: ModelSpec) -> str:
+    if not spec.versions:
+        return spec.version
+    return f"{spec.version} for who names none, and {', '.join(each.version for each in spec.versions)}"
 
 
 def _batching(scheduling: Scheduling) -> str:

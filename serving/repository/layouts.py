@@ -8,6 +8,9 @@ Folders that hold one folder are followed down. Then, the first that applies:
 7. What is served in process: `model.*`, else the only model file; in the folder, else in its highest version. Python
    beside it that would change its answers, and that no dialect knows, is refused.
 
+A config.pbtxt may want several versions at once, and a folder of models may hold an ensemble with its members: those
+are `parts` of the one model.
+
 What a file holds is told from its bytes, without unpickling, torch or a runtime; Python is read as text and never run.
 Nothing is ever written. `source` calls `describe` once the artifact is on disk; `wharf validate` prints what it says.
 """
@@ -21,7 +24,8 @@ from types import MappingProxyType
 from typing import Any
 
 from serving.errors import InvalidArtifactError
-from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, read_config_pbtxt, warnings_of
+from serving.repository.bundle import Bundle, find_bundle
+from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, TRITON, read_config_pbtxt, warnings_of
 from serving.repository.ensemble_steps import read_steps
 from serving.repository.folders import (
     check_readable,
@@ -40,7 +44,7 @@ from serving.repository.onnx_files import external_files
 from serving.repository.plain_files import plain_dialect
 from serving.repository.scheduling import Scheduling
 from serving.repository.unserved import advice_for, python_among
-from serving.repository.versions import UNVERSIONED, unserved_versions
+from serving.repository.versions import UNVERSIONED, VersionPolicy, other_versions
 from serving.repository.warmup import WarmupSample
 from serving.repository.wharf_toml import read_wharf_toml
 from serving.repository.worker_config import WorkerConfig
@@ -63,7 +67,8 @@ class ModelSpec:
     the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are sentences
     about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
     config.pbtxt has that whole, as JSON, in `triton`, what it says of queues and batches in `scheduling`, and what
-    is to be run before it is ready in `warmup`.
+    is to be run before it is ready in `warmup`. `versions` are the others that are served beside it, ascending;
+    `members` are an ensemble's own. `folder` is that of a model of tritonserver's, whose `file` is its config.pbtxt.
     """
 
     name: str
@@ -82,47 +87,107 @@ class ModelSpec:
     scheduling: Scheduling | None = None
     triton: Mapping[str, Any] | None = None
     warmup: tuple[WarmupSample, ...] = ()
+    versions: tuple[ModelSpec, ...] = ()
+    members: tuple[ModelSpec, ...] = ()
+    folder: Path | None = None
+
+    @property
+    def parts(self) -> tuple[ModelSpec, ...]:
+        """What is loaded with it and goes with it."""
+        return (*self.versions, *self.members)
 
 
-def describe(
+def describe(  # noqa: PLR0913  the last four by name alone
     name: str,
     path: Path,
     *,
     allow_fake: bool = False,
     within: Path = Path("/"),
     environ: Mapping[str, str] = NO_ENVIRON,
+    config_file: Path | None = None,
 ) -> ModelSpec:
     """Say what `path` is served as.
 
     Only files that lie, links followed, inside `within` are looked at. `environ` is the server's environment, as far as
-    SageMaker's and DJL's variables in it steer every model.
+    SageMaker's and DJL's variables in it steer every model. `config_file` is one that is used instead of the folder's
+    config.pbtxt, wherever it lies.
     Raises `InvalidArtifactError` that lists what was found and what was wanted.
     """
     check_readable(path, within)
     if not path.is_dir():
+        _refuse_config(name, "a single file", config_file)
         return _describe_file(name, path, within)
     folder = descend(path)
     check_readable(folder, within)
     if (folder / "fake.json").is_file():  # 1
+        _refuse_config(name, "a fake", config_file)
         check_readable(folder / "fake.json", within)
         return _fake(name, folder / "fake.json", allow_fake)
-    config, workers, sources = _config(name, folder, within, environ)
+    if bundle := find_bundle(name, folder, within):
+        _refuse_config(name, "an ensemble with its members", config_file)
+        return _bundle(name, bundle, within, environ)
+    config, workers, sources = _config(name, folder, within, environ, config_file)
     place = ModelFolder(name, folder, within, config, workers, environ)
     if config.format == ENSEMBLE:
-        return _ensemble(place, config)
-    found = find_handler(place) or Found(config)  # 2 to 6
+        return _ensemble(place, config, config_file or folder / "config.pbtxt")
+    if config.format == TRITON:
+        file = config_file or folder / "config.pbtxt"
+        size_bytes = total_bytes(folder)
+        return _as_triton_says(
+            place,
+            ModelSpec(
+                name,
+                TRITON,
+                file,
+                size_bytes,
+                config.inputs,
+                config.outputs,
+                sources=(file.name,),
+                folder=folder,
+            ),
+        )
+    spec = _describe_folder(place, sources)
+    if place.version is None or not spec.file.is_relative_to(place.version):
+        return spec
+    others = (replace(config, versions=VersionPolicy(0, (each,))) for each in other_versions(folder, config.versions))
+    return replace(spec, versions=tuple(_describe_folder(replace(place, config=each), sources) for each in others))
+
+
+def _bundle(name: str, bundle: Bundle, within: Path, environ: Mapping[str, str]) -> ModelSpec:
+    """Return the ensemble of an archive, its members named below it: they are nobody else's."""
+    entry, *members = (
+        describe(each.name, each, within=within, environ=environ) for each in (bundle.entry, *bundle.members)
+    )
+    idle = tuple(
+        f"The folder '{each}' of '{name}' is no step of its ensemble: it is not loaded." for each in bundle.idle
+    )
+    named = tuple(_renamed(each, f"{name}/{each.name}") for each in members)
+    return replace(entry, name=name, members=named, warnings=(*entry.warnings, *idle))
+
+
+def _renamed(spec: ModelSpec, name: str) -> ModelSpec:
+    return replace(spec, name=name, versions=tuple(_renamed(each, name) for each in spec.versions))
+
+
+def _describe_folder(place: ModelFolder, sources: tuple[str, ...]) -> ModelSpec:
+    """Say what one version of a folder is served as."""
+    found = find_handler(place) or Found(place.config)  # 2 to 6
     sources += found.sources
     if found.handler is not None:
-        file = found.handler.file or folder / sources[-1]
-        return _as_triton_says(place, _worker_spec(name, file, total_bytes(folder), found, sources))
+        file = found.handler.file or place.path / sources[-1]
+        return _as_triton_says(place, _worker_spec(place.name, file, total_bytes(place.path), found, sources))
     file = _model_file(place, found.config)  # 7
-    found = replace(found, warnings=(*found.warnings, *_idle(workers)))
-    return _as_triton_says(place, _spec(name, file, within, found, sources))
+    found = replace(found, warnings=(*found.warnings, *_idle(place.workers)))
+    return _as_triton_says(place, _spec(place.name, file, place.within, found, sources))
 
 
-def _ensemble(place: ModelFolder, config: ModelConfig) -> ModelSpec:
+def _refuse_config(name: str, what: str, config_file: Path | None) -> None:
+    if config_file is not None:
+        raise InvalidArtifactError(f"Model '{name}' is {what} and takes no configuration: load it without one.")
+
+
+def _ensemble(place: ModelFolder, config: ModelConfig, file: Path) -> ModelSpec:
     """Return an ensemble, whose members are other models; its steps are looked at here, who they name at the load."""
-    file = place.path / "config.pbtxt"
     inputs, outputs = config.inputs or (), config.outputs or ()
     scheduling = (config.triton or {}).get("ensemble_scheduling") or {}
     read_steps(place.name, scheduling, [each.name for each in inputs], [each.name for each in outputs])
@@ -141,7 +206,7 @@ def _as_triton_says(place: ModelFolder, spec: ModelSpec) -> ModelSpec:
         triton=config.triton,
         scheduling=config.scheduling,
         warmup=config.warmup or (),
-        warnings=(*spec.warnings, *warnings, *unserved_versions(place.name, place.path, config.versions)),
+        warnings=(*spec.warnings, *warnings),
     )
 
 
@@ -163,18 +228,26 @@ def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
 
 
 def _config(
-    name: str, folder: Path, within: Path, environ: Mapping[str, str]
+    name: str, folder: Path, within: Path, environ: Mapping[str, str], config_file: Path | None
 ) -> tuple[ModelConfig, WorkerConfig, tuple[str, ...]]:
     config, workers, sources = ModelConfig(), WorkerConfig(), []
     if (file := folder / "wharf.toml").exists():
         check_readable(file, within)
         config, workers = read_wharf_toml(file)
         sources.append(file.name)
-    if (file := folder / "config.pbtxt").exists():
-        check_readable(file, within)
-        config = config.over(read_config_pbtxt(name, file, config.device or environ.get("WHARF_DEVICE", "cpu")))
+    if (file := config_file or folder / "config.pbtxt").exists():
+        if config_file is None:
+            check_readable(file, within)
+        config = config.over(_read_config_pbtxt(name, file, config.device, environ, folder))
         sources.append(file.name)
     return config, workers, tuple(sources)
+
+
+def _read_config_pbtxt(
+    name: str, file: Path, device: str | None, environ: Mapping[str, str], folder: Path
+) -> ModelConfig:
+    given_away = [each.strip() for each in environ.get("WHARF_TRITON_BACKENDS", "").split(",") if each.strip()]
+    return read_config_pbtxt(name, file, device or environ.get("WHARF_DEVICE", "cpu"), given_away, folder)
 
 
 def _model_file(folder: ModelFolder, config: ModelConfig) -> Path:

@@ -30,8 +30,9 @@ class UnpackLimits:
 class Meter:
     """Counts what comes out of one archive and refuses what passes a limit."""
 
-    def __init__(self, archive: str, packed_bytes: int, limits: UnpackLimits) -> None:
+    def __init__(self, archive: str, packed_bytes: int, limits: UnpackLimits, noun: str = "Archive") -> None:
         self.archive = archive
+        self.noun = noun  # what it is called in messages
         self.limits = limits
         self._ratio_bytes = max(RATIO_FREE_BYTES, packed_bytes * limits.max_ratio)
         self._bytes = 0
@@ -65,7 +66,7 @@ class Meter:
 
     def refusal(self, fault: str, advice: str) -> InvalidArtifactError:
         """Return the error for this archive: `fault` follows its name, `advice` is the next step."""
-        return InvalidArtifactError(f"Archive '{self.archive}' {fault}: {advice}.")
+        return InvalidArtifactError(f"{self.noun} '{self.archive}' {fault}: {advice}.")
 
 
 def quoted(name: str) -> str:

@@ -15,7 +15,7 @@ class QueuePolicy:
     """One priority's queue: `timeout_us` 0 is none, `max_queue_size` 0 is no limit of its own.
 
     A request past its timeout is rejected, or, where `is_delayed`, served after all others. `may_override`: a request's
-    own timeout applies where it is shorter.
+    own timeout applies where it is shorter than `timeout_us`, and never where that is none.
     """
 
     timeout_us: int = 0

@@ -18,7 +18,6 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -33,6 +32,7 @@ from serving.errors import (
 )
 from serving.ledger import format_bytes
 from serving.repository.archives import ArchiveKind, archive_kind
+from serving.repository.keyed_locks import KeyedLocks
 from serving.repository.limits import Meter, UnpackLimits
 from serving.repository.owned_folder import lock_folder
 from serving.repository.unpack import DISK_BLOCK_BYTES, DiskFullError, on_disk, unpack
@@ -102,18 +102,18 @@ class Store:
     """A cache folder with a budget in bytes; all methods may be called from any thread."""
 
     def __init__(self, cache_dir: Path, disk_budget_bytes: int, limits: UnpackLimits | None = None) -> None:
-        self._cache_dir = cache_dir
+        self.folder = cache_dir
         self._budget_bytes = disk_budget_bytes
-        self._limits = limits or UnpackLimits()
+        self.limits = limits or UnpackLimits()
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
         self._used_bytes = 0
         self._digests: OrderedDict[_Identity, str] = OrderedDict()
-        self._one_at_a_time = _KeyedLocks()
+        self._one_at_a_time = KeyedLocks()
         self._owner: weakref.finalize[[int], Store] | None = None
         if cache_dir.exists():
             with contextlib.suppress(ServingError):
-                self._own_cache_dir()
+                self.own()
 
     @property
     def budget_bytes(self) -> int:
@@ -143,6 +143,10 @@ class Store:
         except OSError as error:
             raise _unreadable(path, error) from error
 
+    def charge(self, name: str) -> Charge:
+        """Return an account of the disk that `name` takes, nothing as yet; for files that others keep in the folder."""
+        return Charge(self, name)
+
     def close(self) -> None:
         """Give the cache folder to the next owner; what is unpacked stays."""
         with self._lock:
@@ -150,7 +154,7 @@ class Store:
                 self._owner()
 
     def _open_archive(self, path: Path, file: BufferedReader, kind: ArchiveKind) -> Opened:
-        self._own_cache_dir()
+        self.own()
         identity = _Identity.of(path, file)
         with self._one_at_a_time.hold(identity):
             digest = self._digest(identity, file)
@@ -162,7 +166,7 @@ class Store:
                     if not self._clear():
                         raise
                     self._unpack(digest, identity, file, kind)
-        return Opened(self._cache_dir / digest, digest, self)
+        return Opened(self.folder / digest, digest, self)
 
     def _digest(self, identity: _Identity, file: BufferedReader) -> str:
         with self._lock:
@@ -180,8 +184,8 @@ class Store:
         """Unpack into a private folder, rename it to its digest and pin it; leave nothing after an error."""
         name = identity.path.name
         self._check_possible(name, identity.size_bytes)
-        meter = Meter(name, identity.size_bytes, self._limits)
-        charged = _Charge(self, name)
+        meter = Meter(name, identity.size_bytes, self.limits)
+        charged = self.charge(name)
         folder = self._private_folder()
         try:
             file.seek(0)
@@ -189,7 +193,7 @@ class Store:
             if _Identity.of(identity.path, file) != identity:
                 raise LoadFailedError(f"Archive '{name}' changed while it was read: load it again.")
             with self._lock:
-                folder.rename(self._cache_dir / digest)
+                folder.rename(self.folder / digest)
                 self._entries[digest] = _Entry(charged.bytes, pins=1)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -198,8 +202,8 @@ class Store:
 
     def _private_folder(self) -> Path:
         try:
-            self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # cleaners of /tmp take whole folders
-            return Path(tempfile.mkdtemp(prefix=f"{_LEFTOVER}unpacking-", dir=self._cache_dir))
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # cleaners of /tmp take whole folders
+            return Path(tempfile.mkdtemp(prefix=f"{_LEFTOVER}unpacking-", dir=self.folder))
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -208,13 +212,13 @@ class Store:
             entry = self._entries.get(digest)
             if entry is None:
                 return False
-            if entry.pins == 0 and not (self._cache_dir / digest).is_dir():  # somebody cleaned the folder
+            if entry.pins == 0 and not (self.folder / digest).is_dir():  # somebody cleaned the folder
                 self._used_bytes -= self._entries.pop(digest).bytes
                 return False
             entry.pins += 1
             self._entries.move_to_end(digest)
             with contextlib.suppress(OSError):
-                os.utime(self._cache_dir / digest)  # the order of use survives a restart
+                os.utime(self.folder / digest)  # the order of use survives a restart
             return True
 
     def _unpin(self, digest: str) -> None:
@@ -271,39 +275,39 @@ class Store:
 
     def _move_away(self, digest: str) -> Path:
         # The name must be free at once: another thread may unpack the same bytes while these are being removed.
-        trash = Path(tempfile.mkdtemp(prefix=f"{_LEFTOVER}trash-", dir=self._cache_dir))
+        trash = Path(tempfile.mkdtemp(prefix=f"{_LEFTOVER}trash-", dir=self.folder))
         with contextlib.suppress(FileNotFoundError):
-            (self._cache_dir / digest).rename(trash / digest)
+            (self.folder / digest).rename(trash / digest)
         return trash
 
-    def _own_cache_dir(self) -> None:
+    def own(self) -> None:
         """Lock the cache folder for this process, sweep what a killed one left and index what it completed."""
         with self._lock:
             if self._owner is not None and self._owner.alive:
                 return
             try:
-                self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._owner = weakref.finalize(self, os.close, lock_folder(self._cache_dir, _LOCK, "unpacked"))
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._owner = weakref.finalize(self, os.close, lock_folder(self.folder, _LOCK, "unpacked"))
                 self._index()
             except OSError as error:
                 raise self._unusable(error) from error
 
     def _index(self) -> None:
-        for left in self._cache_dir.glob(f"{_LEFTOVER}*-*"):
+        for left in self.folder.glob(f"{_LEFTOVER}*-*"):
             shutil.rmtree(left, ignore_errors=True)
-        folders = [each for each in self._cache_dir.iterdir() if _DIGEST.fullmatch(each.name) and each.is_dir()]
+        folders = [each for each in self.folder.iterdir() if _DIGEST.fullmatch(each.name) and each.is_dir()]
         for folder in sorted(folders, key=lambda each: each.stat().st_mtime_ns):
-            self._entries[folder.name] = _Entry(_tree_bytes(folder))
+            self._entries[folder.name] = _Entry(tree_bytes(folder))
         self._used_bytes = sum(entry.bytes for entry in self._entries.values())
 
     def _unusable(self, error: OSError) -> LoadFailedError:
         return LoadFailedError(
-            f"Cache folder '{self._cache_dir}' cannot hold unpacked archives ({error.strerror}): "
+            f"Cache folder '{self.folder}' cannot hold unpacked archives ({error.strerror}): "
             "set WHARF_CACHE_DIR to a writable folder of this server alone."
         )
 
 
-class _Charge:
+class Charge:
     """What one unpacking has taken of the budget."""
 
     def __init__(self, store: Store, name: str) -> None:
@@ -312,34 +316,14 @@ class _Charge:
         self.bytes = 0
 
     def add(self, count: int) -> None:
+        """Take `count` bytes more, evicting who is not in use; raise `InsufficientDiskError` past the budget."""
         self._store._take(self._name, self.bytes, count)
         self.bytes += count
 
     def give_back(self) -> None:
+        """Give back all of it."""
         self._store._give_back(self.bytes)
-
-
-class _KeyedLocks:
-    """One lock a key, there only while somebody holds it or waits for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: dict[Hashable, tuple[threading.Lock, int]] = {}
-
-    @contextlib.contextmanager
-    def hold(self, key: Hashable) -> Iterator[None]:
-        with self._lock:
-            own, waiting = self._held.get(key, (threading.Lock(), 0))
-            self._held[key] = own, waiting + 1
-        try:
-            with own:
-                yield
-        finally:
-            with self._lock:
-                own, waiting = self._held[key]
-                self._held[key] = own, waiting - 1
-                if waiting == 1:
-                    del self._held[key]
+        self.bytes = 0
 
 
 def _too_large(name: str, wanted_bytes: int, budget_bytes: int, free_bytes: int) -> InsufficientDiskError:
@@ -358,7 +342,7 @@ def _unreadable(path: Path, error: OSError) -> ServingError:
     return LoadFailedError(f"Artifact '{path.name}' could not be opened ({error.strerror}): check its disk.")
 
 
-def _tree_bytes(folder: Path) -> int:
+def tree_bytes(folder: Path) -> int:
     """Return what a folder was charged for when it was unpacked, near enough: hard links count again as their file."""
     total = 0
     for at, folders, files in os.walk(folder):

@@ -62,8 +62,7 @@ def _environment(folder: ModelFolder, parameters: Mapping[str, str]) -> str | No
 def _figures(config: Mapping[str, Any]) -> dict[str, Any]:
     count = _instances(config.get("instance_group", ()))
     said: dict[str, Any] = {"min_workers": count, "max_workers": count}
-    if (batching := config.get("dynamic_batching")) is not None:  # an empty one switches the batcher on
-        said["batch_size"] = max(1, int(config.get("max_batch_size", 0)))
+    if (batching := config.get("dynamic_batching")) is not None:  # for who sets a batch_size in wharf.toml
         said["max_batch_delay_s"] = int(batching.get("max_queue_delay_microseconds", 0)) / 1e6
     return said
 

@@ -14,8 +14,6 @@ from serving.errors import InvalidArtifactError
 from serving.repository.scheduling import QueuePolicy, Scheduling
 from serving.repository.triton_schema import enum_name, set_fields
 
-# What the line of a worker model acts on.
-_USED_OF_BATCHING_BY_PYTHON = frozenset(("max_queue_delay_microseconds",))
 _USED_OF_GROUP = frozenset(("name", "count", "kind"))
 _CPU_KINDS = frozenset(("KIND_AUTO", "KIND_CPU", "KIND_MODEL"))
 
@@ -53,14 +51,11 @@ def read_scheduling(model: str, config: Any) -> Scheduling:
     )
 
 
-def idle_of_scheduling(config: Any, *, is_python: bool, is_cpu: bool) -> list[str]:
+def idle_of_scheduling(config: Any, *, is_cpu: bool) -> list[str]:
     """Return the fields of the batcher and of the instance groups that nobody acts on."""
     idle = []
     batching = config.dynamic_batching
-    if is_python:
-        names = [name for name in set_fields(batching) if name not in _USED_OF_BATCHING_BY_PYTHON]
-        idle += [f"dynamic_batching.{name}" for name in names]
-    elif not batching.priority_levels:
+    if not batching.priority_levels:
         names = [name for name in ("default_priority_level", "priority_queue_policy") if getattr(batching, name)]
         idle += [f"dynamic_batching.{name}" for name in names]
     for group in config.instance_group:

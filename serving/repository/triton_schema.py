@@ -41,13 +41,24 @@ def converted(file: Path) -> str:
     """
     if file.suffix != ".json":
         return json.dumps(as_json(read(file)), indent=2, ensure_ascii=False) + "\n"
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise _unparsed(file.name, error) from error
+    return json_to_text(text, file.name)
+
+
+def json_to_text(text: str, source: str) -> str:
+    """Return the text of a config.pbtxt for a `ModelConfig` in JSON; raise `InvalidArtifactError` naming `source`."""
     schema, text_format = load_schema()
     from google.protobuf import json_format
 
     try:
-        message = json_format.Parse(file.read_text("utf-8"), schema.ModelConfig())
-    except (OSError, ValueError, RecursionError, json_format.ParseError) as error:
-        raise _unparsed(file.name, error) from error
+        if not isinstance(json.loads(text), dict):  # of an empty list the parser makes an empty message
+            raise ValueError("it is no JSON object")
+        message = json_format.Parse(text, schema.ModelConfig())
+    except (ValueError, RecursionError, json_format.ParseError) as error:
+        raise _unparsed(source, error) from error
     return str(text_format.MessageToString(message, as_utf8=True))
 
 
@@ -75,7 +86,8 @@ def set_fields(message: Any) -> list[str]:
 
 
 def _unparsed(name: str, error: Exception) -> InvalidArtifactError:
-    return InvalidArtifactError(f"{name} cannot be parsed ({error}): correct it.")
+    fault = str(error).partition(" Available Fields")[0].strip()  # all of the schema's
+    return InvalidArtifactError(f"{name} cannot be parsed ({fault}): correct it.")
 
 
 def _json_value(field: Any, value: Any) -> Any:

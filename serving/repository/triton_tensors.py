@@ -25,6 +25,8 @@ _REFUSED = {
     "is_non_linear_format_io": "that is TensorRT's, leave it out",
 }
 _USED = frozenset(("name", "data_type", "dims", "reshape", "optional", "label_filename"))
+# Requests that are not joined may differ.
+_USED_BY_PYTHON = _USED | {"allow_ragged_batch"}
 
 # ImageNet's thousand classes take 30 KB.
 _LABELS_BYTES = 16 << 20
@@ -44,9 +46,10 @@ def read_tensors(
     return checked_specs((_spec(model, each, max_batch_size, folder) for each in found), source)
 
 
-def idle_of_tensors(tensors: Iterable[Any]) -> list[str]:
+def idle_of_tensors(tensors: Iterable[Any], *, is_python: bool) -> list[str]:
     """Return the fields of `tensors` that nobody acts on."""
-    return [f"{_kind(each)}.{name}" for each in tensors for name in set_fields(each) if name not in _USED]
+    used = _USED_BY_PYTHON if is_python else _USED
+    return [f"{_kind(each)}.{name}" for each in tensors for name in set_fields(each) if name not in used]
 
 
 def _kind(tensor: Any) -> str:

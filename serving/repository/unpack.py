@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BufferedReader
 from pathlib import Path
 
@@ -42,9 +42,14 @@ def unpack(file: BufferedReader, kind: ArchiveKind, folder: Path, meter: Meter, 
     Raises `InvalidArtifactError` for anything wrong with the archive, `DiskFullError` for a full disk,
     `LoadFailedError` for other failures of the disk, and what `charge` raises.
     """
+    write(_READERS[kind](file, meter), folder, meter, charge)
+
+
+def write(members: Iterable[Member], folder: Path, meter: Meter, charge: Callable[[int], None]) -> None:
+    """Write `members` into the empty `folder`; as `unpack` else."""
     tree = _Tree(folder, meter, charge)
     try:
-        for member in _READERS[kind](file, meter):
+        for member in members:
             tree.add(member)
         tree.link()
     except ServingError:
@@ -62,13 +67,13 @@ def _damaged(error: Exception, meter: Meter) -> ServingError:
 def _disk_error(error: OSError, meter: Meter) -> ServingError:
     if error.errno in _DISK_FULL:
         return DiskFullError(
-            f"Archive '{meter.archive}' does not fit the disk ({error.strerror}): unload a model, free space below "
-            "WHARF_CACHE_DIR or lower WHARF_DISK_BUDGET under what the disk has."
+            f"{meter.noun} '{meter.archive}' does not fit the disk ({error.strerror}): unload a model, free space "
+            "below WHARF_CACHE_DIR or lower WHARF_DISK_BUDGET under what the disk has."
         )
     if error.errno in (None, errno.EINVAL):  # BadGzipFile, and seeks that damaged offsets ask for
         return _damaged(error, meter)
     return LoadFailedError(
-        f"Archive '{meter.archive}' could not be unpacked ({error.strerror}): check the disk of WHARF_CACHE_DIR."
+        f"{meter.noun} '{meter.archive}' could not be unpacked ({error.strerror}): check the disk of WHARF_CACHE_DIR."
     )
 
 

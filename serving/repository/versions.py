@@ -1,7 +1,6 @@
-"""Which version of a model is served: the highest that its version_policy names, one at a time.
+"""Which versions of a model are served: those that its version_policy names, the highest for who names none.
 
-Triton serves several versions side by side; this server serves one, and says by name which others it leaves out.
-`layouts` and the rooms that find handlers ask here for the version's folder; `config_pbtxt` reads the policy.
+`layouts` and the rooms that find handlers ask here for a version's folder; `config_pbtxt` reads the policy.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def read_policy(model: str, config: Any) -> VersionPolicy:
 
 
 def served_version(model: str, folder: Path, policy: VersionPolicy | None) -> Path | None:
-    """Return the folder of the version to serve, None where `folder` has no versions.
+    """Return the folder of the highest version to serve, None where `folder` has no versions.
 
     Raises `InvalidArtifactError` for a version that the policy names and that is not there.
     """
@@ -57,15 +56,9 @@ def served_version(model: str, folder: Path, policy: VersionPolicy | None) -> Pa
     return found.get(max(wanted))
 
 
-def unserved_versions(model: str, folder: Path, policy: VersionPolicy | None) -> tuple[str, ...]:
-    """Return a sentence about the versions that the policy wants besides the one that is served."""
+def other_versions(folder: Path, policy: VersionPolicy | None) -> tuple[int, ...]:
+    """Return the versions, ascending, that the policy wants besides the one that `served_version` gives."""
     there = sorted(int(each.name) for each in version_folders(folder))
     policy = policy or VersionPolicy()
-    wanted = policy.wanted or (there[-policy.count :] if policy.count else there)
-    if len(wanted) < 2:
-        return ()
-    left_out = ", ".join(map(str, wanted[:-1][-_LISTED_MAX:]))
-    return (
-        f"config.pbtxt of '{model}' sets version_policy for more than one version: {wanted[-1]} is served, "
-        f"{left_out} are not by this version of Wharf.",
-    )
+    wanted = policy.wanted or tuple(there[-policy.count :] if policy.count else there)
+    return wanted[:-1]

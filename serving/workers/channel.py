@@ -113,13 +113,14 @@ class Message:
 class Channel:
     """One end. `maps`: large bodies are read in place (the worker's side) instead of copied (the server's).
 
-    One thread at a time sends and one receives. A body of over `body_max_bytes` is a `ProtocolError`.
+    One thread at a time sends and one receives. A body of over `body_max_bytes`, which its owner may change between
+    messages, is a `ProtocolError`.
     """
 
     def __init__(self, sock: socket.socket, *, maps: bool = False, body_max_bytes: int = 1 << 40) -> None:
         self._socket = sock
         self._maps = maps
-        self._body_max_bytes = body_max_bytes
+        self.body_max_bytes = body_max_bytes
         self._pending = b""
         self._fds: deque[int] = deque()
         self._out: Segment | None = None  # what we wrote last, for the next body
@@ -168,7 +169,7 @@ class Channel:
         """Return the next message. Raises `PeerGoneError`, `ProtocolError`, and `LateError` past `deadline`."""
         header = self._take(_HEADER.size, deadline)
         kind, flags, fd_count, call, meta_bytes, size = _HEADER.unpack(header)
-        most_bytes = self._body_max_bytes if flags & _IN_SEGMENT else SHARED_FROM_BYTES
+        most_bytes = self.body_max_bytes if flags & _IN_SEGMENT else SHARED_FROM_BYTES
         if meta_bytes > META_MAX_BYTES or size > most_bytes or fd_count > _FDS_MAX:
             raise ProtocolError(f"a message of {meta_bytes} + {size} bytes and {fd_count} files")
         fds: list[int] = []

@@ -104,11 +104,13 @@ class Handler(Protocol):
 
     outputs: list[dict[str, Any]] | None
 
+    # One that completes its own configuration has `batching` besides: {"max_batch_size", "is_dynamic"}.
+
     def call(self, requests: list[Request]) -> list[Reply]:
         """Answer each request, in order.
 
-        More than one only where `Launch.batch_size` allows. An exception fails all of them: 424 with its last line,
-        507 for MemoryError.
+        More than one only where `Launch.batch_size` or Triton's batcher allows. An exception fails all of them: 424
+        with its last line, 507 for MemoryError.
         """
 
     def close(self) -> None:

@@ -38,6 +38,8 @@ _END_KNOWN_S = 0.8
 # For people's own farewell (`finalize`) after STOP, before SIGKILL.
 _FAREWELL_S = 3.0
 _KILLED_S = 5.0
+# What a worker says of where its model failed to start, at most.
+_PLACES_MAX, _PLACE_MAX_CHARS = 16, 500
 # After a client has left, for the handler's generator to come to its next yield.
 _CANCEL_S = 2.0
 _BY_STATUS: dict[int, type[ServingError]] = {
@@ -97,12 +99,14 @@ class Instance:
                 self.process.spawned.wait(_END_KNOWN_S)  # who measures it now needs its pid
                 return
             said, status = str(message.meta["message"]), int(message.meta["status"])
+            places = [str(each)[:_PLACE_MAX_CHARS] for each in message.meta["places"][:_PLACES_MAX]]
         except (KeyError, TypeError, ValueError) as error:
             raise self._not_loaded(self._end(ProtocolError(repr(error)))) from None
         self.kill()
         if status == 507:
             raise InsufficientMemoryError(f"Model '{self.name}' ran out of memory while it loaded: {said}")
-        raise LoadFailedError(f"Model '{self.name}' failed to load: {said}")
+        at = "\n\nAt:\n" + "".join(f"  {each}\n" for each in places) if places else ""
+        raise LoadFailedError(f"Model '{self.name}' failed to load: {said}", said + at)
 
     def call(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
         """Have requests answered; a reply's `chunks` must be read to the end or closed before the next call.
@@ -112,6 +116,7 @@ class Instance:
         items, buffers = _pack(requests)
         call = next(self._calls)
         timeout_s = deadline - time.monotonic()
+        self.process.channel.body_max_bytes = len(requests) * self._launch.max_reply_bytes
         try:
             self.process.channel.send(Kind.CALL, call, {"items": items}, buffers, deadline=deadline)
             message = self._expect(call, deadline)

@@ -8,6 +8,7 @@ it says. Forked from the zygote, or executed by a foreign interpreter: standard 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import socket
 import traceback
@@ -20,8 +21,10 @@ from serving.workers.handler import Body, Handler, HandlerError, Launch, Reply, 
 from serving.workers.process_setup import flush_output, set_up
 
 _MESSAGE_MAX_CHARS = 500
+_PLACES_MAX = 16
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120  as frames have it, in text
 # People's code may change these under us.
-_print_exception, _exit = traceback.print_exception, os._exit
+_print_exception, _exit, _dumps = traceback.print_exception, os._exit, json.dumps
 
 
 def main(number: int) -> NoReturn:
@@ -53,13 +56,15 @@ def _work(channel: Channel) -> None:
         _tell_failure(channel, error)
         raise SystemExit(1) from None
     ready = {"takes_tensors": handler.takes_tensors, "inputs": handler.inputs, "outputs": handler.outputs}
+    ready["batching"] = getattr(handler, "batching", None)
     channel.send(Kind.READY, 0, ready)
     _Loop(channel, handler, launch).run()
 
 
 def _tell_failure(channel: Channel, error: BaseException) -> None:
     _print_exception(type(error), error, error.__traceback__)
-    channel.send(Kind.FAILED, 0, {"status": _status(error, 500), "message": _said(error)})
+    meta = {"status": _status(error, 500), "message": _said(error), "places": _places(error)}
+    channel.send(Kind.FAILED, 0, meta)
 
 
 class _Loop:
@@ -106,26 +111,27 @@ class _Loop:
                 _run_quietly(reply.after)
 
     def _pack(self, replies: Sequence[Reply]) -> tuple[list[dict[str, Any]], list[Body]]:
+        """Describe replies and collect their bodies; one of several that is too large becomes an error of its own."""
         items: list[dict[str, Any]] = []
         buffers: list[Body] = []
         total = 0
         for reply in replies:
-            item: dict[str, Any] = {"status": reply.status, "headers": reply.headers, "at": total}
-            if reply.tensors is not None:
-                item["tensors"], parts, total = tensor_frames.pack(reply.tensors, total)
-                buffers += parts
-            else:
-                item["bytes"] = len(reply.body)
-                item["is_stream"] = reply.chunks is not None
-                buffers.append(reply.body)
-                total += len(reply.body)
+            item, parts, end = _packed(reply, total)
+            if end - total > self._launch.max_reply_bytes:
+                error = self._too_large(end - total)
+                if len(replies) == 1:
+                    raise error
+                item, parts, end = _packed(_error_reply(error), total)
             items.append(item)
-        if total > self._launch.max_reply_bytes:
-            raise HandlerError(
-                f"The handler's answer has {total} bytes and {self._launch.max_reply_bytes} are allowed "
-                "(WHARF_MAX_REPLY_BYTES): answer less, or stream it."
-            )
+            buffers += parts
+            total = end
         return items, buffers
+
+    def _too_large(self, size: int) -> HandlerError:
+        return HandlerError(
+            f"The handler's answer has {size} bytes and {self._launch.max_reply_bytes} are allowed "
+            "(WHARF_MAX_REPLY_BYTES): answer less, or stream it."
+        )
 
     def _stream(self, call: int, reply: Reply) -> None:
         chunks = reply.chunks
@@ -159,6 +165,20 @@ def _request(item: dict[str, Any], body: Body) -> Request:
     # Of a view a view of its own: theirs stays valid when ours is let go.
     whole = size == len(body) and isinstance(body, bytes)
     return Request(body if whole else memoryview(body)[start : start + size], headers, None, query, about)
+
+
+def _packed(reply: Reply, start: int) -> tuple[dict[str, Any], list[Body], int]:
+    """Return the description of a reply whose body begins at `start`, the parts of that, and where it ends."""
+    item: dict[str, Any] = {"status": reply.status, "headers": reply.headers, "at": start}
+    if reply.tensors is not None:
+        item["tensors"], parts, end = tensor_frames.pack(reply.tensors, start)
+        return item, parts, end
+    item["bytes"], item["is_stream"] = len(reply.body), reply.chunks is not None
+    return item, [reply.body], start + len(reply.body)
+
+
+def _error_reply(error: HandlerError) -> Reply:
+    return Reply(_dumps({"error": str(error)}).encode(), error.status, {"Content-Type": "application/json"})
 
 
 def _gather_chunks(replies: Sequence[Reply]) -> None:
@@ -195,6 +215,13 @@ def _said(error: BaseException) -> str:
     except Exception:  # an exception whose own __str__ fails
         lines = [type(error).__name__]
     return lines[-1][:_MESSAGE_MAX_CHARS]
+
+
+def _places(error: BaseException) -> list[str]:
+    """Return where people's code raised it, the innermost first, as Triton's Python backend says it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [each for each in reversed(frames) if not each.filename.startswith(_HERE)]
+    return [f"{each.filename}({each.lineno}): {each.name}"[:_MESSAGE_MAX_CHARS] for each in theirs[:_PLACES_MAX]]
 
 
 def _run_quietly(function: Any) -> None:

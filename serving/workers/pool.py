@@ -7,7 +7,9 @@
 5. A worker that dies is replaced: the first time at once, then after 0.5, 1, 2 ... 30 s. While none lives and none is
    starting, requests get 503 at once. A model that dies again and again without an answer is given up, with the reason.
 
-Knows no HTTP and no ledger: both come as `Host`. Called by the worker backend; `instance` is one worker.
+Where somebody else keeps the line and forms the batches (`backends.grouped`), it only lends workers: `watch`, `admit`,
+`submit_all`. Knows no HTTP and no ledger: both come as `Host`. Called by the worker backend; `instance` is one worker.
+Longer than others, as one lock guards all of it.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from serving.errors import ServingError, UnavailableError
+from serving.workers import refusals
 from serving.workers.handler import Reply, Request
-from serving.workers.instance import Held, Instance, WorkerLostError
+from serving.workers.instance import Held, Instance
 from serving.workers.plan import Alone, Host, Plan
 from serving.workers.supervisor import Supervisor, describe_end
 
@@ -50,6 +54,7 @@ class Pool:
 
     def __init__(self, plan: Plan, supervisor: Supervisor) -> None:
         self.plan = plan
+        self._name = plan.launch.name
         self.host: Host = Alone()
         self._supervisor = supervisor
         self._lock = threading.Lock()
@@ -68,6 +73,7 @@ class Pool:
         self._gone = ""  # why no request is taken any more
         self._timers: set[threading.Timer] = set()
         self._bytes_each = 0
+        self._heard: Callable[[int], None] = lambda _count: None
 
     @property
     def ready(self) -> dict[str, object]:
@@ -110,33 +116,54 @@ class Pool:
             self.host.correct(self.held_bytes())
 
     def submit(self, request: Request, deadline: float) -> Reply:
-        """Have a request answered before `deadline` (of the monotonic clock).
+        """Have a request answered before `deadline` (of the monotonic clock), with others where the pool batches.
 
         A reply's `chunks` hold the worker until they are read to the end or closed. Raises `UnavailableError` (503)
         when no worker is free in time, the line is full or the worker is lost, and what the handler's error means.
         """
+        return self._submit([request], deadline, may_gather=self.plan.launch.batch_size > 1)[0]
+
+    def submit_all(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
+        """Have requests that somebody else put together answered in one call; raises what `submit` raises, for all."""
+        return self._submit(requests, deadline, may_gather=False)
+
+    def _submit(self, requests: Sequence[Request], deadline: float, *, may_gather: bool) -> list[Reply]:
         # As long in line at most, and as long with a worker: one that gets a late request is not slow for that.
         wait_s = min(deadline - time.monotonic(), self.plan.predict_timeout_s)
         job: _Job | None = None
         with self._lock:
             if wait_s <= 0:
-                raise self._busy()
+                raise refusals.busy(self._name)
             instance = self._idle.pop() if self._idle and not self._leaders else None
             if instance is None:
-                job = self._queue(request)
+                job = self._queue(requests[0])
         if job is not None:
             if not job.is_done.wait(wait_s) and self._leave(job):
-                raise self._busy()
+                raise refusals.busy(self._name)
             if job.error is not None:
                 raise job.error
             if job.reply is not None:
-                return job.reply
+                return [job.reply]
             instance = job.instance
         assert instance is not None
-        batch = [job or _Job(request)]
-        if self.plan.launch.batch_size > 1:
-            batch += self._gather()
-        return self._run(instance, batch, time.monotonic() + wait_s)
+        if not may_gather:
+            return self._call(instance, requests, time.monotonic() + wait_s)
+        batch = [job or _Job(requests[0]), *self._gather()]
+        return self._lead(instance, batch, time.monotonic() + wait_s)
+
+    def watch(self, heard: Callable[[int], None]) -> None:
+        """Have `heard` called with the number of workers, now and when it changes; it must not call this pool."""
+        with self._lock:
+            self._heard = heard
+            heard(len(self._live))
+
+    def admit(self, waiting: int, batch_size: int) -> None:
+        """Treat a line that somebody else keeps as our own: raise where it is full, start a worker where it is long."""
+        if waiting >= self.plan.queue_size:
+            raise refusals.full(self._name, waiting)
+        with self._lock:
+            if waiting >= 2 * batch_size and not self._gone:
+                self._scale_up()
 
     def trim(self) -> None:
         """End one worker beyond the least number that has been idle for long enough."""
@@ -146,6 +173,7 @@ class Pool:
                 return
             instance = self._idle.pop(0)
             self._live.discard(instance)
+            self._heard(len(self._live))
         instance.stop()
         with self._lock:
             self._give_back_grants()
@@ -155,6 +183,7 @@ class Pool:
         """End every worker; return when their memory is back."""
         with self._lock:
             self._fail_line(self._go("it is being unloaded"))
+            self._heard = lambda _count: None
             live, self._live, self._idle = list(self._live), set(), []
             timers, loading = list(self._timers), list(self._loading)
             for instance in live:
@@ -177,11 +206,9 @@ class Pool:
         if self._gone:
             raise UnavailableError(self._gone)
         if not self._live and not self._starting:
-            raise self._resting()
+            raise refusals.resting(self._name, self._last_death)
         if len(self._line) >= self.plan.queue_size:
-            raise UnavailableError(
-                f"Model '{self.plan.launch.name}' has {len(self._line)} requests waiting, its limit: try again."
-            )
+            raise refusals.full(self._name, len(self._line))
         job = _Job(request)
         self._line.append(job)
         if self._leaders:
@@ -227,27 +254,36 @@ class Pool:
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
-    def _run(self, instance: Instance, batch: list[_Job], deadline: float) -> Reply:
-        """Have a batch answered and hand out the answers; return the first."""
+    def _call(self, instance: Instance, requests: Sequence[Request], deadline: float) -> list[Reply]:
+        """Have a worker answer, and give it back: at once, or at the end of a stream."""
         is_held = False
-        error: ServingError = UnavailableError(f"Model '{self.plan.launch.name}' failed on another request of a batch.")
         try:
-            replies = instance.call([each.request for each in batch], deadline)
+            replies = instance.call(requests, deadline)
             self._deaths = 0
-            for each, reply in zip(batch, replies, strict=True):
-                each.reply = reply
             if replies[0].chunks is not None:
                 is_held = True
                 replies[0].chunks = Held(replies[0].chunks, lambda: self._release(instance))
-            return replies[0]
-        except ServingError as failure:
-            error = failure
+            return replies
+        except ServingError:
             if not instance.process.exited.is_set():  # an answer too, if no good one
                 self._deaths = 0
             raise
         finally:
             if not is_held:
                 self._release(instance)
+
+    def _lead(self, instance: Instance, batch: list[_Job], deadline: float) -> list[Reply]:
+        """Have a batch answered, and hand out the answers to who follows."""
+        error: ServingError = UnavailableError(f"Model '{self._name}' failed on another request of a batch.")
+        try:
+            replies = self._call(instance, [each.request for each in batch], deadline)
+            for each, reply in zip(batch, replies, strict=True):
+                each.reply = reply
+            return replies
+        except ServingError as failure:
+            error = failure
+            raise
+        finally:
             for each in batch[1:]:
                 each.error = error if each.reply is None else None
                 each.is_done.set()
@@ -294,6 +330,7 @@ class Pool:
                 self._ready = instance.ready
                 self._live.add(instance)
                 self._pass_on(instance)
+                self._heard(len(self._live))
                 # It may have died between its first word and this one.
                 is_dead = instance.process.exited.is_set()
         if self._gone:
@@ -320,14 +357,14 @@ class Pool:
 
     def _start_in_background(self) -> None:
         self._starting += 1
-        threading.Thread(target=self._try_to_start, name=f"worker-{self.plan.launch.name}", daemon=True).start()
+        threading.Thread(target=self._try_to_start, name=f"worker-{self._name}", daemon=True).start()
 
     def _try_to_start(self) -> None:
         try:
             instance = self._new_instance()
         except Exception as error:
             if not isinstance(error, ServingError):
-                log.exception("event=worker_not_started model=%s", self.plan.launch.name)
+                log.exception("event=worker_not_started model=%s", self._name)
             with self._lock:
                 self._starting -= 1
                 self._after_death(error.message if isinstance(error, ServingError) else repr(error))
@@ -339,6 +376,7 @@ class Pool:
             if instance not in self._live:
                 return
             self._live.discard(instance)
+            self._heard(len(self._live))
             if instance in self._idle:
                 self._idle.remove(instance)
                 instance.process.channel.close()
@@ -364,7 +402,7 @@ class Pool:
         elif missing > 0 and not self._timers:
             self._later(min(_BACK_OFF_MAX_S, _BACK_OFF_S * 2 ** (self._deaths - 2)))
         if not self._live and not self._starting:
-            self._fail_line(self._resting())
+            self._fail_line(refusals.resting(self._name, self._last_death))
 
     def _later(self, delay_s: float) -> None:
         def start() -> None:
@@ -378,14 +416,7 @@ class Pool:
         self._timers.add(timer)
         timer.start()
 
-    def _busy(self) -> UnavailableError:
-        return UnavailableError(f"Model '{self.plan.launch.name}' is busy: no worker was free in time.")
-
-    def _resting(self) -> UnavailableError:
-        return WorkerLostError(
-            f"Model '{self.plan.launch.name}' has no worker just now and gets a new one soon: {self._last_death}"
-        )
-
     def _go(self, reason: str) -> UnavailableError:
-        self._gone = f"Model '{self.plan.launch.name}' takes no requests: {reason}"
-        return UnavailableError(self._gone)
+        error = refusals.gone(self._name, reason)
+        self._gone = error.message
+        return error

@@ -24,7 +24,7 @@ EXAMPLES = 60
 # Too busy, no room, not served here. 500 is what Triton says of a body that does not parse and of a model that failed.
 DELIBERATE = {501, 503, 507}
 PARSE_OR_MODEL = re.compile(
-    r"failed to parse the request JSON buffer|Unable to parse '|failed to load '|load failed for|told to|Failed|failed"
+    r"Unable to (parse|set) |attempt to (get|access) |unexpected error on creating Triton parameter|told to|[Ff]ailed"
 )
 
 # Long ones by a name: hypothesis writes down what it tries.

@@ -110,7 +110,7 @@ def test_every_locked_package_has_a_hash_and_no_lock_names_an_index() -> None:
 def test_ci_calls_make_targets_that_exist() -> None:
     """CI runs nothing that a person could not."""
     steps = re.findall(r"^step (\S+)$", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
-    assert steps == ["check", "test", "test-image/cpu"]
+    assert steps == ["check", "test", "test-image/cpu", "test-image/triton"]
     assert all(re.search(rf"^{step}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE) for step in steps)
 
 

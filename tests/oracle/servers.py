@@ -62,6 +62,8 @@ def _triton(root: Path, folder: Path) -> Target:
 
 
 def _wharf(root: Path, folder: Path) -> Target:
-    server = RunningServer(root, folder / "wharf.log", {"WHARF_GRPC_PORT": "0", "WHARF_SHARED_MEMORY": "true"})
+    server = RunningServer(
+        root, folder / "wharf.log", {"WHARF_GRPC_PORT": "0", "WHARF_SHARED_MEMORY": "true", "WHARF_LOAD_FILES": "true"}
+    )
     found = _GRPC.search(server.log())
     return Target("wharf", server.url, found[1] if found else "127.0.0.1:1", root, server.stop)

@@ -41,11 +41,8 @@ def environment() -> dict[str, str]:
 def command(repository: Path, backends: Path, http_port: int | str, grpc_port: int, *more: str) -> list[str]:
     """Return the command line of a server over `repository`; what it needs of backends is put into `backends`."""
     wheel = site_packages() / "pytriton/tritonserver"
-    python = site_packages().parent.name.removeprefix("python")
-    shutil.copytree(wheel / "backends/python", backends / "python")
-    shutil.copy(wheel / "python_backend_stubs" / python / "triton_python_backend_stub", backends / "python")
-    for binary in (wheel / "bin/tritonserver", backends / "python/triton_python_backend_stub"):
-        binary.chmod(0o755)
+    copy_backends(backends)
+    (wheel / "bin/tritonserver").chmod(0o755)
     return [
         str(wheel / "bin/tritonserver"),
         f"--model-repository={repository}",
@@ -59,6 +56,16 @@ def command(repository: Path, backends: Path, http_port: int | str, grpc_port: i
         "--exit-timeout-secs=5",
         *more,
     ]
+
+
+def copy_backends(folder: Path) -> None:
+    """Make a folder of backends: Python's, with the stub of this Python beside it."""
+    wheel = site_packages() / "pytriton/tritonserver"
+    python = site_packages().parent.name.removeprefix("python")
+    shutil.copytree(wheel / "backends/python", folder / "python")
+    stub = folder / "python/triton_python_backend_stub"
+    shutil.copy(wheel / "python_backend_stubs" / python / stub.name, stub)
+    stub.chmod(0o755)
 
 
 def free_port() -> int:

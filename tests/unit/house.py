@@ -13,6 +13,7 @@ from serving import memory
 from serving.backends.base import Footprint, InProcessBackend, InProcessModel, LoadedModel
 from serving.backends.batched import BatchedModel
 from serving.backends.fake import FakeBackend
+from serving.catalog import Catalog
 from serving.cores import CoreBudget
 from serving.eviction import Candidate
 from serving.journal import Journal
@@ -24,6 +25,7 @@ from serving.repository.scheduling import Scheduling
 from serving.repository.source import ModelSource
 from serving.repository.store import Store
 from serving.residents import Limits
+from serving.statistics import Statistics
 from serving.tensors import Array, Signature, Tensors
 from serving.workers.handler import Reply, Request
 from serving.workers.plan import Host
@@ -171,7 +173,8 @@ class House:
         self.journal = Journal(self.journal_path)
         self.store = Store(folder / "cache", 1 << 30)
         self.evicted: list[Candidate] = []
-        self.source = ModelSource(self.root, self.store, allow_fake=True)
+        self.source = ModelSource(self.root, self.store, allow_fake=True, may_take_files=True)
+        self.statistics = Statistics()
         self.manager = ModelManager(
             self.source,
             {"fake": self.backend},
@@ -182,6 +185,7 @@ class House:
             journal=self.journal,
             on_evict=lambda victim, _: self.evicted.append(victim),
         )
+        self.catalog = Catalog(self.manager, self.source, self.statistics)
 
     def make(self, name: str, **config: object) -> str:
         """Write a fake model; return its url."""

@@ -7,7 +7,14 @@ from http import HTTPStatus
 import pytest
 
 from serving import errors
-from serving.errors import MESSAGE_MAX_CHARS, BadRequestError, MethodNotAllowedError, ServingError, UnavailableError
+from serving.errors import (
+    MESSAGE_MAX_CHARS,
+    TEXT_MAX_CHARS,
+    BadRequestError,
+    MethodNotAllowedError,
+    ServingError,
+    UnavailableError,
+)
 
 # Of google.rpc.Code.
 GRPC_CODES = {
@@ -53,6 +60,12 @@ def test_a_message_is_one_bounded_line_that_can_be_encoded(text: str, message: s
     """Whatever a file is called or a client sent."""
     assert BadRequestError(text).message == message
     assert BadRequestError(text).message.encode().decode() == message
+
+
+def test_a_text_keeps_its_lines_and_is_bounded_too() -> None:
+    """As Triton's clients know it."""
+    assert BadRequestError(" one\n  two\ud800").text == " one\n  two\\ud800"
+    assert len(BadRequestError("x" * 5000).text) == TEXT_MAX_CHARS
 
 
 def test_a_wrong_method_knows_the_right_ones() -> None:

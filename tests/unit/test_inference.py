@@ -14,7 +14,6 @@ from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
-    LoadFailedError,
     ModelFailedError,
     ModelNotFoundError,
     ServingError,
@@ -23,7 +22,7 @@ from serving.errors import (
 )
 from serving.inference import Answer, Inference, streamed
 from serving.residents import Resident
-from serving.statistics import Spent, Statistics
+from serving.statistics import Spent
 from serving.workers import answer_frames
 from serving.workers.handler import Reply, Request
 from tests.unit.house import House
@@ -34,8 +33,8 @@ class Engine:
 
     def __init__(self, folder: Path, *, is_platform: bool = False, budget_bytes: int = 1 << 30) -> None:
         self.house = House(folder, is_platform=is_platform, budget_bytes=budget_bytes)
-        source = self.house.source
-        self.inference = Inference(self.house.manager, source, CoreBudget(2), Statistics(), 5, source.available)
+        manager, self.catalog = self.house.manager, self.house.catalog
+        self.inference = Inference(manager, self.catalog, CoreBudget(2), self.house.statistics, 5)
 
     def outside(self, answer: Callable[[Request], Reply], name: str = "far") -> str:
         """Make a model that a function answers."""
@@ -69,7 +68,7 @@ def engine(tmp_path: Path) -> Engine:
 
 def counts(engine: Engine, name: str = "m") -> dict[str, int]:
     """Successes and failures."""
-    (found,) = engine.inference.stats(name)
+    (found,) = engine.catalog.stats(name)
     return {what: found["inference_stats"][what]["count"] for what in ("success", "fail")}
 
 
@@ -105,10 +104,10 @@ def test_unknown_models_and_versions_are_told_in_tritons_words(engine: Engine) -
     assert engine.infer("m", "1").version == engine.infer("m", "-1").version == "1"
 
 
-def test_a_request_that_does_not_fit_is_counted_as_a_failure(engine: Engine) -> None:
-    """As rejected: it never ran."""
+def test_a_request_that_does_not_fit_is_counted_as_rejected(engine: Engine) -> None:
+    """It never ran, and is no `fail`."""
     assert "expected 1 inputs but got 0 inputs" in engine.refusal(BadRequestError, inputs={})
-    assert counts(engine) == {"success": 0, "fail": 1}
+    assert counts(engine) == {"success": 0, "fail": 0}
     assert engine.inference.statistics.of("m", "1").rejected == 1
 
 
@@ -146,7 +145,7 @@ def test_a_worker_gets_what_the_client_said_besides(engine: Engine) -> None:
         },
         {},
     ]
-    assert engine.inference.stats("far")[0]["inference_stats"]["compute_infer"] == {"count": 2, "ns": 6}
+    assert engine.catalog.stats("far")[0]["inference_stats"]["compute_infer"] == {"count": 2, "ns": 6}
 
 
 @pytest.mark.parametrize(
@@ -264,94 +263,11 @@ def test_a_model_says_what_it_is(engine: Engine) -> None:
     assert engine.inference.signature("m").inputs[0].name == "x"
 
 
-def test_readiness_is_whether_a_request_would_be_served(engine: Engine) -> None:
-    """Standalone: what is there loads when asked for."""
-    ready = engine.inference.is_ready
-
-    assert [ready("m"), ready("m", "1"), ready("m", "2"), ready("nope")] == [True, True, False, False]
-    engine.infer()
-    assert [ready("m"), ready("m", "1"), ready("m", "2")] == [True, True, False]
-    engine.inference.unload("m")
-    assert ready("m") is False
-
-
-def test_in_platform_mode_only_what_is_loaded_is_ready(tmp_path: Path) -> None:
-    """Nothing loads by itself."""
-    engine = Engine(tmp_path, is_platform=True)
-    url = engine.house.make("m")
-
-    assert engine.inference.is_ready("m") is False
-    engine.house.manager.load("m", url)
-    assert engine.inference.is_ready("m") is True
-
-
-def test_statistics_of_an_unknown_model_are_refused_and_of_an_idle_one_zero(engine: Engine) -> None:
-    """400, in Triton's words."""
-    with pytest.raises(BadRequestError, match="requested model 'nope' is not available"):
-        engine.inference.stats("nope")
-    engine.house.use("m")
-    assert engine.inference.stats("m")[0]["inference_count"] == 0
-    assert [each["name"] for each in engine.inference.stats()] == ["m"]
-
-
-def test_the_index_has_every_model_with_its_state(engine: Engine) -> None:
-    """A name alone for what was never loaded."""
-    for name in ("never", "gone", "bad"):
-        engine.house.make(name, **({"fail_load": "no good"} if name == "bad" else {}))
-    engine.infer()
-    engine.inference.load("gone", {})
-    engine.inference.unload("gone")
-    with pytest.raises(LoadFailedError, match=r"^load failed for model 'bad': .*no good"):
-        engine.inference.load("bad", {})
-    rows = {row.pop("name"): row for row in engine.inference.index()}
-
-    assert rows["never"] == {}
-    assert rows["m"] == {"version": "1", "state": "READY"}
-    assert rows["gone"] == {"version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
-    assert "no good" in rows["bad"]["reason"]
-    assert [row["name"] for row in engine.inference.index(only_ready=True)] == ["m"]
-
-
-# ---- the repository extension ----------------------------------------------------------------------------------------
-
-
 def test_an_unloaded_model_is_not_loaded_by_a_mere_request(engine: Engine) -> None:
-    """Until somebody loads it, by whichever route."""
-    url = engine.house.load("m")
-    engine.inference.unload("m")
+    """Until somebody loads it."""
+    engine.catalog.load("m")
+    engine.catalog.unload("m")
 
     assert engine.refusal(ModelNotFoundError, "m") == "Request for unknown model: 'm' has no available versions"
-    engine.house.manager.load("m", url)
+    engine.catalog.load("m")
     assert engine.infer().version == "1"
-    engine.inference.unload("m")
-    engine.inference.load("m", {})
-    assert engine.infer().version == "1"
-
-
-def test_a_second_load_loads_anew(engine: Engine) -> None:
-    """As Triton reloads a model whose files changed."""
-    engine.inference.load("m", {})
-    engine.house.make("m", scale=2)
-    engine.inference.load("m", {})
-
-    assert engine.infer().outputs["y"].tolist() == [[2, 4]]
-
-
-def test_unloading_what_is_not_there_is_no_error(engine: Engine) -> None:
-    """As with Triton; its name is free for later."""
-    engine.inference.unload("later")
-    engine.house.make("later")
-
-    assert engine.infer("later").version == "1"
-
-
-def test_a_load_that_cannot_be_says_why(tmp_path: Path) -> None:
-    """A missing model, no memory, parameters that nobody acts on."""
-    engine = Engine(tmp_path, budget_bytes=1 << 20)
-    engine.house.make("big", bytes=2 << 20)
-    with pytest.raises(LoadFailedError, match="failed to load 'nope', failed to poll from model repository: "):
-        engine.inference.load("nope", {})
-    with pytest.raises(InsufficientMemoryError):
-        engine.inference.load("big", {})
-    with pytest.raises(UnsupportedError, match=r"has the parameters \['config'\]"):
-        engine.inference.load("big", {"config": "{}"})

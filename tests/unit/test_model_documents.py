@@ -55,6 +55,18 @@ def test_a_model_without_a_configuration_gets_the_one_that_describes_it() -> Non
     assert found["optimization"]["input_pinned_memory"] == {"enable": True}
 
 
+def test_groups_of_instances_are_named_and_counted() -> None:
+    """As Triton's clients see them: its own names stay."""
+    said = {"instance_group": [{"kind": "KIND_MODEL", "count": 0, "name": ""}, {"name": "mine", "count": 3}]}
+    groups = config_of(spec(triton=said), SIGNATURE)["instance_group"]
+
+    assert [(each["name"], each["kind"], each["count"]) for each in groups] == [
+        ("m_0", "KIND_MODEL", 1),
+        ("mine", "KIND_CPU", 3),
+    ]
+    assert config_of(spec(), SIGNATURE)["instance_group"][0]["name"] == "m"
+
+
 def test_a_models_own_configuration_is_kept_and_completed() -> None:
     """Dims come without the batch where there is one."""
     said = {"max_batch_size": 8, "backend": "python", "output": [{"name": "own"}], "version_policy": {"all": {}}}

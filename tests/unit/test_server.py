@@ -148,6 +148,27 @@ def test_a_single_model_is_loaded_at_the_start_and_is_the_default(site: Site) ->
     assert server.manager.loaded() == [("model", str(site.single))]
 
 
+def test_the_folder_of_a_single_model_may_be_a_repository_of_tritons(site: Site) -> None:
+    """SAGEMAKER_TRITON_DEFAULT_MODEL_NAME says which of its models is served, under its own name."""
+    for name, scale in (("resnet", 7), ("other", 2)):
+        make_fake(site.single, name, scale=scale)
+    server = site.serve(SAGEMAKER_TRITON_DEFAULT_MODEL_NAME="resnet")
+
+    until(lambda: get(server, "/ping").status == 200)
+    assert post(server, "/invocations").json() == {"predictions": [[7.0]]}
+    assert server.manager.loaded() == [("resnet", str(site.single / "resnet"))]
+
+
+@pytest.mark.parametrize("name", ["nobody", "../model", ".", ".."])
+def test_a_default_that_is_no_folder_of_the_single_model_is_another_one(site: Site, name: str) -> None:
+    """A model of the repository, as ever."""
+    make_fake(site.single.parent, "model")
+    server = site.serve(WHARF_DEFAULT_MODEL=name)
+    until(lambda: get(server, "/ping").status == 200)
+    assert server.manager.loaded() == [("model", str(site.single))]
+    assert post(server, "/invocations").status in (400, 404)
+
+
 def test_a_single_model_that_cannot_load_keeps_ping_red(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """The endpoint's creation fails, with a line that says why."""
     make_fake(site.single.parent, "model", fail_load="no good")

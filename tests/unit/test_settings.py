@@ -94,6 +94,17 @@ def test_a_variable_of_another_container_is_named_as_without_effect() -> None:
     ]
 
 
+def test_variables_of_sagemakers_triton_container_say_what_to_do_instead() -> None:
+    """Those that name something are acted on."""
+    env = {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "resnet", "SAGEMAKER_TRITON_LOG_VERBOSE": "true"}
+    assert unknown_settings(env) == []
+    assert (Settings.from_env(env).default_model, Settings.from_env(env).log_level) == ("resnet", "debug")
+    assert Settings.from_env({"SAGEMAKER_TRITON_LOG_VERBOSE": "false"}).log_level == "info"
+    assert unknown_settings({"SAGEMAKER_TRITON_GRPC_PORT": "8001"}) == [
+        "Variable SAGEMAKER_TRITON_GRPC_PORT has no effect: set WHARF_GRPC_PORT instead."
+    ]
+
+
 def test_a_second_port_outside_the_safe_range_is_refused() -> None:
     """SAGEMAKER_SAFE_PORT_RANGE binds WHARF_GRPC_PORT."""
     settings = Settings.from_env({"WHARF_GRPC_PORT": "9000", "SAGEMAKER_SAFE_PORT_RANGE": "25000-25999"})

@@ -321,10 +321,12 @@ def test_models_are_unloaded_and_loaded(client: Any) -> None:
 
 
 def test_loads_that_cannot_be_say_why(client: Any) -> None:
-    """A name that is not there; parameters that nobody acts on."""
+    """A name that is not there; a configuration that is none; files, which are code."""
     status, text = refusal(lambda: client.load_model("nope"))
     assert (status, "failed to load 'nope'" in text) == ("INTERNAL", True)
-    assert refusal(lambda: client.load_model("int8", config="{}"))[0] == "UNIMPLEMENTED"
+    assert refusal(lambda: client.load_model("int8", config="{"))[0] == "INTERNAL"
+    status, text = refusal(lambda: client.load_model("new", config="{}", files={"file:1/model.py": b""}))
+    assert (status, "set WHARF_LOAD_FILES" in text) == ("UNIMPLEMENTED", True)
 
 
 def test_what_is_not_here_is_said(client: Any) -> None:

@@ -101,7 +101,18 @@ def test_models_come_and_go(client: Any) -> None:
     assert client.is_model_ready("fake")
     assert "failed to poll from model repository" in refused(client.load_model, "nope")[1]
     assert "no good" in refused(client.load_model, "bad")[1]
-    assert refused(client.load_model, "fake", config="{}")[0] == "501"
+    assert refused(client.load_model, "fake", config="{}")[0] == "500"
+
+
+def test_a_load_brings_a_configuration_and_no_code(client: Any) -> None:
+    """Files want a setting; the next load has the model's own configuration again."""
+    own = client.get_model_config("triton_python")
+    client.load_model("triton_python", config=json.dumps(own | {"max_batch_size": 3}))
+    assert client.get_model_config("triton_python")["max_batch_size"] == 3
+    client.load_model("triton_python")
+    assert client.get_model_config("triton_python")["max_batch_size"] == own["max_batch_size"]
+    status, text = refused(client.load_model, "new", config="{}", files={"file:1/model.py": b""})
+    assert (status, "set WHARF_LOAD_FILES" in text) == ("501", True)
 
 
 def test_statistics_count_what_was_inferred(client: Any) -> None:

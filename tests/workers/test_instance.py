@@ -83,6 +83,22 @@ def test_a_failure_to_load_says_why_and_leaves_no_process(
     assert open_files() == before
 
 
+def test_a_failure_to_load_says_where_people_s_code_raised_it(supervisor: Supervisor, tmp_path: Path) -> None:
+    """The innermost first, as Triton's Python backend does; nothing of ours is among it."""
+    with pytest.raises(LoadFailedError) as caught:
+        load(supervisor, tmp_path, "def deep():\n    return 1 / 0\ndef model_fn(folder):\n    return deep()")
+
+    said, _, places = caught.value.said.partition("\n\nAt:\n")
+    assert said == "ZeroDivisionError: division by zero"
+    assert [line.rpartition("/")[2] for line in places.splitlines()] == [
+        "inference.py(3): deep",
+        "inference.py(5): model_fn",
+    ]
+    with pytest.raises(LoadFailedError) as caught:
+        load(supervisor, tmp_path / "b", "import sys; sys.exit(3)")
+    assert caught.value.said.startswith("The handler called sys.exit(3).")
+
+
 def test_a_load_past_its_deadline_is_ended(supervisor: Supervisor, tmp_path: Path) -> None:
     """With the setting to raise; whatever the handler waits for."""
     began = time.monotonic()
@@ -187,6 +203,18 @@ def test_a_batch_is_answered_in_order(supervisor: Supervisor, tmp_path: Path) ->
     with worker(supervisor, launch_of(tmp_path, ECHO, batch_size=3)) as instance:
         replies = instance.call([Request(body) for body in bodies], soon())
     assert [reply.body for reply in replies] == bodies
+
+
+def test_each_answer_of_a_batch_may_be_as_large_as_one_alone(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Sharing a call makes no answer too large; one that is fails alone, with the setting."""
+    bodies = [b"a" * 700_000, b"b" * 900_000, b"c" * (2 << 20), b"d"]
+    with worker(supervisor, launch_of(tmp_path, ECHO, batch_size=4, max_reply_bytes=1 << 20)) as instance:
+        first, second, third, fourth = instance.call([Request(body) for body in bodies], soon())
+        assert [first.body, second.body, fourth.body] == [bodies[0], bodies[1], bodies[3]]
+        assert (third.status, third.headers["Content-Type"]) == (424, "application/json")
+        assert b"2097152 bytes and 1048576 are allowed (WHARF_MAX_REPLY_BYTES)" in third.body
+        with pytest.raises(ModelFailedError, match=r"WHARF_MAX_REPLY_BYTES"):
+            instance.call([Request(bodies[2])], soon())
 
 
 def test_a_view_that_a_handler_keeps_stays_right(supervisor: Supervisor, tmp_path: Path) -> None:

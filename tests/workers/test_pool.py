@@ -470,6 +470,25 @@ def test_what_fails_a_batch_fails_all_of_it_and_no_more(batching: Pool, word: st
     assert ask_for(batching, "e")() == ["e", 1]
 
 
+def test_a_batch_made_elsewhere_goes_as_it_is(batching: Pool) -> None:
+    """Nobody is gathered to it, and nothing is waited for."""
+    began = time.monotonic()
+    replies = batching.submit_all([Request(body=name.encode()) for name in "abc"], soon())
+    assert [json.loads(bytes(each.body)) for each in replies] == [["a", 3], ["b", 3], ["c", 3]]
+    assert time.monotonic() - began < 0.9
+
+
+def test_who_keeps_the_line_hears_how_many_workers_there_are(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Now, when one dies, and when its successor is there."""
+    heard: list[int] = []
+    with pool(supervisor, launch_of(tmp_path), min_workers=2) as made:
+        made.watch(heard.append)
+        with pytest.raises(WorkerLostError):
+            ask(made, "os._exit(1)")
+        until(lambda: len(heard) == 3)
+    assert heard == [2, 1, 2]
+
+
 def test_a_stream_alone_in_its_batch_is_a_stream(batching: Pool) -> None:
     """It holds the worker to its end, as without batches."""
     reply = send(batching, "stream")

@@ -153,6 +153,10 @@ class TritonPythonHandler:
         self._utils, self._model, self._name, self._version = utils, model, launch.name, version
         self.inputs = _specs(launch.config, "input")
         self.outputs = _specs(launch.config, "output")
+        self.batching = {
+            "max_batch_size": launch.config.get("max_batch_size", 0),
+            "is_dynamic": launch.config.get("dynamic_batching") is not None,
+        }
         self._output_names = [spec["name"] for spec in self.outputs or ()]
         self._is_decoupled = utils.using_decoupled_model_transaction_policy(launch.config)
         self._loop: asyncio.AbstractEventLoop | None = None

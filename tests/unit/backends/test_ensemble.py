@@ -15,7 +15,6 @@ from serving.cores import CoreBudget
 from serving.errors import InvalidArtifactError, ModelFailedError, ServingError
 from serving.inference import Inference
 from serving.repository.layouts import ModelSpec
-from serving.statistics import Statistics
 from serving.tensors import TensorSpec
 from serving.workers.handler import Request
 from tests.unit.house import PATIENT, House
@@ -44,8 +43,8 @@ class Ensembles:
         self.house.make("twice", scale=2)
         self.house.make("thrice", scale=3)
         self.house.make("broken", fail_run="no luck")
-        manager, source = self.house.manager, self.house.source
-        self.engine = Inference(manager, source, CoreBudget(2), Statistics(), 10, source.available)
+        manager, catalog = self.house.manager, self.house.catalog
+        self.engine = Inference(manager, catalog, CoreBudget(2), self.house.statistics, 10)
         self.backend = EnsembleBackend(10)
         self.backend.members = self.engine
 

@@ -48,25 +48,58 @@ def test_a_long_list_is_as_good_as_a_short_one() -> None:
     assert read(x=[0.5] * 2000).inputs["x"][1].shape == (1000, 2)
 
 
-@pytest.mark.parametrize("body", [b"", b"[1]", b"nope"])
-def test_what_is_no_object_is_a_parse_error(body: bytes) -> None:
+@pytest.mark.parametrize("value", ["hello", ["hello"], [["hello"]]])
+def test_a_list_is_taken_however_it_is_nested(value: object) -> None:
+    """The model's shape decides."""
+    assert read(text=value).inputs["text"][1].tolist() == [[b"hello"]]
+    assert read(x=[[0.5] * 2000]).inputs["x"][1].shape == (1000, 2)
+
+
+def test_an_input_without_a_type_has_the_one_of_the_json() -> None:
+    """A model may tell nothing of its inputs."""
+    signature = Signature((TensorSpec("x"),), ())
+
+    assert [read(signature, x=value).inputs["x"][0] for value in ("a", 1, 0.5, True)] == [
+        "BYTES",
+        "INT64",
+        "FP32",
+        "BOOL",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "failed to parse the request JSON buffer: The document is empty. at 0"),
+        (b"nope", "failed to parse the request JSON buffer: "),
+        (b"[1]", "attempt to get members for non-object"),
+        (b'{"id": 7}', "Unable to parse 'id': attempt to access JSON non-string as string"),
+        (b'{"text": 7}', "Unable to parse JSON bytes array: attempt to access JSON non-string as string"),
+        (b'{"text": null}', "Unable to parse JSON bytes array: attempt to access JSON non-string as string"),
+        (b'{"x": ["a", 1]}', "Unable to parse 'data': attempt to access JSON non-number as double"),
+        (b'{"parameters": [1]}', "Expected JSON object for keyword: 'parameters': attempt to access JSON non-object"),
+        (b'{"parameters": {"priority": -1}}', "Unable to parse 'priority'"),
+    ],
+)
+def test_what_is_no_request_is_a_parse_error_in_tritons_words(body: bytes, said: str) -> None:
     """As on /infer."""
-    with pytest.raises(ParseError, match="failed to parse the request JSON buffer"):
+    with pytest.raises(ParseError) as caught:
         generate.read(body, ROWS)
+
+    assert caught.value.message.startswith(said)
 
 
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ({"x": [[1, 2]]}, "attempt to access JSON non-scalar in 'x'"),
-        ({"x": [[0.5] * 2000]}, "attempt to access JSON non-scalar in 'x'"),
-        ({"x": [1, 2, 3]}, "input 'x' has 3 values and the model wants the shape [-1, 2]"),
-        ({"parameters": [1]}, "parameter 'parameters' has invalid type"),
+        ({"x": [1, 2, 3]}, "The schema can not convert input 'x' to tensor with proper shape"),
+        ({"stop": ["a"]}, "parameter 'stop' has invalid type. It should be either 'int', 'bool', or 'string'."),
+        ({"parameters": {"a": []}}, "Converting keyword: 'parameters': parameter 'a' has invalid type."),
         ({"triton_a": 1}, "reserved"),
     ],
 )
 def test_what_does_not_fit_is_refused(document: dict[str, Any], said: str) -> None:
-    """Nested lists, counts, reserved names."""
+    """Counts, types, reserved names."""
     with pytest.raises(BadRequestError) as caught:
         read(**document)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.codecs import json
+from serving.codecs import json, json_numbers
 from serving.codecs.media import decode
 from serving.errors import BadRequestError, NotAcceptableError
 from serving.tensors import Array, Signature
@@ -354,7 +354,7 @@ def test_a_large_body_takes_the_quick_way_in_every_form(form: str) -> None:
     }
     body = orjson.dumps(documents[form], option=orjson.OPT_SERIALIZE_NUMPY)
 
-    assert json._read_large(body) is not None
+    assert json_numbers.read_numbers(body) is not None
     assert np.array_equal(read(body, IMAGE)["x"], x)
 
 
@@ -366,7 +366,7 @@ def test_rows_that_only_add_up_are_not_rectangular(row: str) -> None:
     rows = ["[1, 2, 3, 4]"] * 1000
     body = f'{{"instances": [{", ".join([*rows, row])}]}}'.encode()
 
-    assert json._read_large(body) is None
+    assert json_numbers.read_numbers(body) is None
     assert "Input 'x'" in refusal(body)
 
 
@@ -379,7 +379,7 @@ shapes: Any = st.recursive(st.lists(numbers, max_size=4), lambda inner: st.lists
 def test_the_quick_way_reads_what_the_slow_way_reads_or_nothing(values: Any, depth: int) -> None:
     """For nested arrays of any raggedness the two parsers agree, wherever simdjson answers at all."""
     body = orjson.dumps(values)
-    quick = json._read_large(body)
+    quick = json_numbers.read_numbers(body)
 
     if isinstance(quick, np.ndarray):
         assert np.array_equal(quick, np.asarray(values))
@@ -424,7 +424,7 @@ def test_many_small_objects_are_read_all_the_same() -> None:
     """By orjson, which makes them quicker."""
     document = {"instances": [{"a": [1, 2], "b": 3}] * 500}
 
-    assert json._read_large(orjson.dumps(document)) is None
+    assert json_numbers.read_numbers(orjson.dumps(document)) is None
     assert read(document, PAIR)["a"].shape == (500, 2)
 
 

@@ -1,40 +1,17 @@
-"""Bodies of the Open Inference protocol: read, refused with Triton's words, written."""
+"""Answers of the Open Inference protocol: written, classified."""
 
 from __future__ import annotations
 
 import json
 import struct
-from typing import Any
 
 import numpy as np
 import pytest
 
 from serving.codecs import v2
-from serving.codecs.v2 import ParseError, Question, Wanted
+from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
-from serving.tensors import DTYPES, Array
-
-X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
-
-
-def read(**document: Any) -> Question:
-    """Read a JSON request."""
-    return v2.read(json.dumps(document).encode(), None)
-
-
-def refusal(kind: type[BadRequestError] = BadRequestError, **document: Any) -> str:
-    """The sentence for a JSON request that is refused."""
-    with pytest.raises(kind) as caught:
-        read(**document)
-    assert type(caught.value) is kind
-    return caught.value.message
-
-
-def binary(data: bytes, **item: Any) -> Question:
-    """Read a request of one binary input."""
-    item = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": len(data)}} | item
-    head = json.dumps({"inputs": [item]}).encode()
-    return v2.read(head + data, len(head))
+from serving.tensors import Array
 
 
 def texts(*elements: bytes) -> Array:
@@ -42,143 +19,6 @@ def texts(*elements: bytes) -> Array:
     array = np.empty(len(elements), object)
     array[:] = elements
     return array
-
-
-# ---- reading ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_request_is_read_whole() -> None:
-    """Id, parameters, inputs and outputs."""
-    question = read(
-        id="7",
-        parameters={"priority": 2, "timeout": 9, "own": "a", "binary_data_output": True},
-        inputs=[X],
-        outputs=[{"name": "y", "parameters": {"binary_data": False, "classification": 3}}, {"name": "z"}],
-    )
-
-    assert (question.id, question.priority, question.timeout_us, question.is_binary) == ("7", 2, 9, True)
-    assert question.outputs == [Wanted("y", False, 3), Wanted("z", True, 0)]
-    assert question.inputs["x"][0] == "FP32"
-    assert question.inputs["x"][1].tolist() == [[1, 2]]
-    assert v2.own_parameters(question.parameters) == {"own": "a"}
-
-
-def test_large_numbers_and_shapes_take_the_fast_parser_to_the_same_end() -> None:
-    """Flat or nested, simdjson or orjson."""
-    question = read(inputs=[{"name": "x", "datatype": "INT64", "shape": [2, 1000], "data": list(range(2000))}])
-
-    assert question.inputs["x"][1].shape == (2, 1000)
-    assert "dimensions" in refusal(inputs=[X | {"shape": [1] * 400, "data": [1.5]}], id="x" * 2000)
-
-
-@pytest.mark.parametrize("datatype", sorted(DTYPES))
-def test_every_datatype_travels_in_binary_and_back(datatype: str) -> None:
-    """The bytes that came are the bytes that go."""
-    array = texts(b"", b"\xff\x00") if datatype == "BYTES" else np.array([0, 1]).astype(DTYPES[datatype])
-    data = v2.to_bytes(array)
-    found = binary(data, datatype=datatype, shape=[2]).inputs["x"][1]
-
-    assert found.dtype == array.dtype
-    assert found.tolist() == array.tolist()
-    assert v2.to_bytes(found) == data
-
-
-def test_a_header_of_zero_is_one_input_and_nothing_else() -> None:
-    """Raw binary: the model says what it is."""
-    question = v2.read(b"\x00\x01", 0)
-
-    assert (question.raw, question.is_binary) == (b"\x00\x01", True)
-
-
-@pytest.mark.parametrize(
-    ("document", "said"),
-    [
-        ({}, "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'"),
-        ({"inputs": 3}, "Unable to parse 'inputs': attempt to access JSON non-array as array"),
-        ({"inputs": [3]}, "Unable to parse 'inputs': attempt to access JSON non-array as array"),
-        ({"inputs": [{}]}, "Unable to parse 'inputs': attempt to access non-existing object member 'name'"),
-        ({"inputs": [], "outputs": [{"name": 1}]}, "Unable to parse 'outputs'"),
-        ({"inputs": [], "id": 3}, "Unable to parse 'id': attempt to access JSON non-string as string"),
-        ({"inputs": [], "parameters": 3}, "Unable to parse 'parameters'"),
-        ({"inputs": [], "parameters": {"priority": -1}}, "Unable to parse 'priority'"),
-        ({"inputs": [], "parameters": {"timeout": "1"}}, "Unable to parse 'timeout'"),
-        ({"inputs": [X | {"shape": None}]}, "Unable to parse 'shape'"),
-        ({"inputs": [X | {"shape": [1.0, 2]}]}, "Unable to parse 'shape'"),
-        ({"inputs": [X | {"shape": [3]}]}, "Unable to parse 'data': Shape does not match true shape of 'data' field"),
-        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]}, "non-existing object member 'data'"),
-    ],
-)
-def test_what_is_no_request_is_a_parse_error_in_tritons_words(document: dict[str, Any], said: str) -> None:
-    """Triton says 500 for these."""
-    assert said in refusal(ParseError, **document)
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"3", b"\xff", b"[" * 5000])
-def test_what_is_no_json_object_is_a_parse_error(body: bytes) -> None:
-    """With the reason behind Triton's words."""
-    with pytest.raises(ParseError, match="failed to parse the request JSON buffer: "):
-        v2.read(body, None)
-
-
-@pytest.mark.parametrize(
-    ("document", "said"),
-    [
-        ({"inputs": [X, X]}, "input 'x' already exists in request"),
-        ({"inputs": [X | {"datatype": "BF17"}]}, "has datatype 'BF17'"),
-        ({"inputs": [X | {"shape": [-1, 2]}]}, "dimensions, and their product, are 0 to 2**31 - 1"),
-        ({"inputs": [X | {"shape": [0, 2**31 - 1, 2**31 - 1, 2**31 - 1], "data": []}]}, "and their product"),
-        ({"inputs": [X | {"shape": [2**40]}]}, "and their product"),
-        ({"inputs": [X | {"data": [1, "a"]}]}, "Input 'x' has 'a' at [1]"),
-        ({"inputs": [X | {"parameters": {"binary_data_size": 8}}]}, "has both 'data' and 'binary_data_size'"),
-        ({"inputs": [X | {"parameters": {"shared_memory_region": "r"}}]}, "shared memory is not read on this route"),
-        ({"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 10**7}}]}, "at most 1000000"),
-        ({"inputs": [], "parameters": {"triton_x": 1}}, "reserved for Triton usage: 'triton_x'"),
-        ({"inputs": [], "parameters": {"a": [1]}}, "parameter 'a' has invalid type"),
-        ({"inputs": [], "parameters": {"a": None}}, "parameter 'a' has invalid type"),
-    ],
-)
-def test_a_request_that_contradicts_itself_is_refused(document: dict[str, Any], said: str) -> None:
-    """400, on every route."""
-    assert said in refusal(**document)
-
-
-@pytest.mark.parametrize(
-    ("data", "item", "said"),
-    [
-        (b"1234", {}, "unexpected size for input 'x', expecting 8 bytes, got 4"),
-        (b"1234", {"parameters": {"binary_data_size": 9}}, "expecting 9 bytes, got 4"),
-        (b"12345678", {"parameters": {"binary_data_size": 4}, "shape": [1]}, "unexpected additional input data"),
-        (b"\x02", {"datatype": "BOOL", "shape": [1]}, "is BOOL and has bytes other than 0 and 1"),
-        (b"\x05\x00\x00\x00abc", {"datatype": "BYTES", "shape": [1]}, "incomplete string data"),
-        (b"\x05\x00", {"datatype": "BYTES", "shape": [1]}, "incomplete string data"),
-        (struct.pack("<I", 0), {"datatype": "BYTES", "shape": [2]}, "expected 2 strings for inference input 'x', got"),
-        (struct.pack("<II", 0, 0), {"datatype": "BYTES", "shape": [1]}, "expected 1 strings"),
-    ],
-)
-def test_binary_data_that_does_not_fit_is_refused(data: bytes, item: dict[str, Any], said: str) -> None:
-    """Too short, too long, cut within an element."""
-    with pytest.raises(BadRequestError) as caught:
-        binary(data, **item)
-
-    assert said in caught.value.message
-
-
-# ---- lengths ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["99999", "-1", "x", "", "1.0", "٣", "9" * 5000])
-def test_a_header_length_out_of_range_is_told_in_tritons_words(text: str) -> None:
-    """Also one that no machine could count."""
-    with pytest.raises(BadRequestError, match=r"inference header size should be in range \(0, 256\), got: "):
-        v2.header_length(text, 256)
-
-
-def test_a_header_length_in_range_is_a_number() -> None:
-    """None without the header; the vendor type's is the same."""
-    assert (v2.header_length(None, 9), v2.header_length("9", 9)) == (None, 9)
-    assert v2.vendor_header_length(f"{v2.VENDOR} 7", 9) == 7
-    with pytest.raises(BadRequestError, match="in range"):
-        v2.vendor_header_length(v2.VENDOR, 9)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -196,16 +36,28 @@ def test_an_answer_in_json_has_tritons_keys_in_tritons_order() -> None:
     )
 
 
-def test_binary_outputs_follow_the_json_and_empty_ones_do_not() -> None:
-    """Mixed, each as it was asked for."""
+def test_binary_outputs_follow_the_json() -> None:
+    """Mixed, each as it was asked for; an empty one has a size, too."""
     question = Question(outputs=[Wanted("a", True), Wanted("b"), Wanted("c", True)])
     outputs = {"a": np.array([1], np.int16), "b": texts(b"x"), "c": np.empty((0, 2), np.float32)}
     body, header = v2.write(HEAD, outputs, question)
     document = json.loads(body[:header])
 
     assert body[header:] == b"\x01\x00"
-    assert [each.get("parameters") for each in document["outputs"]] == [{"binary_data_size": 2}, None, None]
-    assert [each.get("data") for each in document["outputs"]] == [None, ["x"], []]
+    assert [each.get("parameters") for each in document["outputs"]] == [
+        {"binary_data_size": 2},
+        None,
+        {"binary_data_size": 0},
+    ]
+    assert [each.get("data") for each in document["outputs"]] == [None, ["x"], None]
+
+
+def test_binary_outputs_that_are_all_empty_leave_json() -> None:
+    """Nothing follows it, so that nobody needs its length."""
+    body, header = v2.write(HEAD, {"a": np.empty((0, 2), np.float32)}, Question(is_binary=True))
+
+    assert header is None
+    assert json.loads(body)["outputs"][0]["parameters"] == {"binary_data_size": 0}
 
 
 def test_texts_of_numpy_are_written_as_bytes_too() -> None:

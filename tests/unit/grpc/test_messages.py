@@ -12,6 +12,7 @@ from serving.codecs.v2 import Wanted
 from serving.errors import BadRequestError
 from serving.grpc import messages
 from serving.inference import Answer
+from serving.repository.overrides import Override
 
 pb = pytest.importorskip("tritonclient.grpc.service_pb2")
 
@@ -153,3 +154,37 @@ def test_an_answer_is_written_raw() -> None:
     ]
     assert list(written.raw_output_contents) == [np.ones(2, np.float32).tobytes(), b"\x02\x00\x00\x00ab"]
     assert (written.model_version, written.id, written.parameters["p"].int64_param) == ("1", "7", 1)
+
+
+def test_a_load_brings_a_configuration_and_files() -> None:
+    """Nothing said, nothing brought."""
+    request = pb.RepositoryModelLoadRequest()
+    assert messages.read_load(request.parameters) is None
+    request.parameters["config"].string_param = "{}"
+    request.parameters["file:1/model.py"].bytes_param = b"code"
+
+    assert messages.read_load(request.parameters) == Override("{}", {"1/model.py": b"code"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("1/model.py", {"bytes_param": b""}, "unrecognized load parameter '1/model.py'."),
+        ("config", {"bytes_param": b""}, "invalid value type for load parameter 'config', expected string_param."),
+        ("file:a", {"string_param": ""}, "invalid value type for load parameter 'file:a', expected bytes_param."),
+        ("file:a", {}, "invalid value type for load parameter 'file:a', expected bytes_param."),
+    ],
+)
+def test_parameters_of_a_load_that_are_none_are_refused(name: str, value: dict[str, Any], error: str) -> None:
+    """In Triton's words."""
+    with pytest.raises(BadRequestError) as caught:
+        messages.read_load({name: pb.ModelRepositoryParameter(**value)})
+    assert caught.value.message == error
+
+
+def test_an_unload_says_whether_members_go_too() -> None:
+    """A boolean or nothing."""
+    assert messages.read_unload({}) is False
+    assert messages.read_unload({"unload_dependents": pb.ModelRepositoryParameter(bool_param=True)}) is True
+    with pytest.raises(BadRequestError, match="expected bool_param"):
+        messages.read_unload({"unload_dependents": pb.ModelRepositoryParameter(string_param="x")})

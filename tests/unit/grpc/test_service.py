@@ -15,6 +15,8 @@ from tests.models import make_fake
 from tests.unit.grpc.test_listener import server
 
 triton = pytest.importorskip("tritonclient.grpc")
+pb = pytest.importorskip("tritonclient.grpc.service_pb2")
+grpc = pytest.importorskip("grpc")
 
 
 @pytest.fixture
@@ -76,8 +78,20 @@ def test_the_repository_is_open_to_the_token(client: Any) -> None:
     headers = {"authorization": "Bearer s3cret"}
     client.load_model("a", headers=headers)
     assert [each.state for each in client.get_model_repository_index(headers=headers).models] == ["READY"]
-    client.unload_model("a", headers=headers)
+    assert code(lambda: client.load_model("a", headers=headers, config="{}")) == "INTERNAL"
+    client.unload_model("a", headers=headers, unload_dependents=True)
     assert not client.is_model_ready("a")
+
+
+def test_repositories_have_no_names(client: Any) -> None:
+    """As with Triton."""
+    stub, metadata = client._client_stub, (("authorization", "Bearer s3cret"),)
+    for call, kind in (
+        (stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest),
+        (stub.RepositoryModelUnload, pb.RepositoryModelUnloadRequest),
+    ):
+        with pytest.raises(grpc.RpcError, match="'repository_name' specification is not supported"):
+            call(kind(repository_name="here", model_name="a"), metadata=metadata)
 
 
 def test_a_stream_answers_and_goes_on_after_an_error(client: Any) -> None:

@@ -17,7 +17,6 @@ from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
 from serving.http.v2 import V2Routes
 from serving.inference import Inference
 from serving.logs import AccessLog
-from serving.statistics import Statistics
 from tests.unit.house import House
 from tests.unit.http.wsgi import Answer, ask, call, environ_of
 
@@ -47,8 +46,7 @@ class Front:
         self.lines = folder / "access.log"
         fd = os.open(self.lines, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         guard, request_id = Guard(token), RequestIds()
-        source = self.house.source
-        self.inference = Inference(self.house.manager, source, self.cores, Statistics(), 0.2, source.available)
+        self.inference = Inference(self.house.manager, self.house.catalog, self.cores, self.house.statistics, 0.2)
         bodies = Bodies(self.admission)
         routes = SageMakerRoutes(
             self.house.manager, self.cores, bodies, self.inference, InvokeSettings(0.2, accept), default_model

@@ -5,15 +5,58 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from serving.errors import BadRequestError, PayloadTooLargeError, UnsupportedError
+from serving.errors import BadRequestError, InsufficientMemoryError, PayloadTooLargeError, UnsupportedError
 from serving.http.admission import Admission
 from serving.http.bodies import Bodies, content_length
 
-BODIES = Bodies(Admission(2, 1000, 2000))
+ADMISSION = Admission(2, 1000, 2000)
+BODIES = Bodies(ADMISSION)
+
+
+def read(environ: dict[str, Any]) -> bytes:
+    """Read one body, as a route does."""
+    with BODIES.admitted(environ) as place:
+        return place.read()
+
+
+@pytest.mark.parametrize("error", [None, KeyError()])
+def test_a_place_is_given_back_at_the_end(error: Exception | None) -> None:
+    """Whatever the end was."""
+    with suppress(KeyError), BODIES.admitted({"CONTENT_LENGTH": "3"}):
+        assert ADMISSION.in_flight == 1
+        if error:
+            raise error
+
+    assert ADMISSION.in_flight == 0
+
+
+def test_a_place_that_is_kept_is_given_back_by_who_keeps_it() -> None:
+    """A stream outlives its request."""
+    with BODIES.admitted({"CONTENT_LENGTH": "3"}) as place:
+        leave = place.keep()
+
+    assert ADMISSION.in_flight == 1
+    leave()
+    assert ADMISSION.in_flight == 0
+
+
+@pytest.mark.parametrize(("model", "who"), [("m", "Model 'm' ran"), ("", "The server ran")])
+def test_memory_that_runs_out_within_a_place_is_told(model: str, who: str) -> None:
+    """As the platform wants it: 507."""
+    with pytest.raises(InsufficientMemoryError, match=f"{who} out of memory on this request: send less at once"):
+        _run_out(model)
+
+    assert ADMISSION.in_flight == 0
+
+
+def _run_out(model: str) -> None:
+    with BODIES.admitted({}, model):
+        raise MemoryError
 
 
 @pytest.mark.parametrize(
@@ -35,17 +78,17 @@ def test_a_length_that_is_no_number_of_bytes_is_refused(text: str) -> None:
 def test_a_body_that_is_cut_short_is_refused() -> None:
     """A model must not see half of it."""
     with pytest.raises(BadRequestError, match="ended after 3 of 5 bytes"):
-        BODIES.read({"CONTENT_LENGTH": "5", "wsgi.input": io.BytesIO(b"abc")})
+        read({"CONTENT_LENGTH": "5", "wsgi.input": io.BytesIO(b"abc")})
 
 
 def test_a_chunked_body_is_read_to_its_end_or_to_the_limit() -> None:
     """One byte past it is enough to know."""
     environ = {"wsgi.input_terminated": True}
 
-    assert BODIES.read(environ | {"wsgi.input": io.BytesIO(b"abc")}) == b"abc"
-    assert BODIES.read({"wsgi.input": io.BytesIO(b"abc")}) == b""
+    assert read(environ | {"wsgi.input": io.BytesIO(b"abc")}) == b"abc"
+    assert read({"wsgi.input": io.BytesIO(b"abc")}) == b""
     with pytest.raises(PayloadTooLargeError, match="over 1000 bytes"):
-        BODIES.read(environ | {"wsgi.input": io.BytesIO(b"a" * 2000)})
+        read(environ | {"wsgi.input": io.BytesIO(b"a" * 2000)})
 
 
 class _Broken:
@@ -57,11 +100,11 @@ class _Broken:
 
 
 def test_a_body_that_cannot_be_read_says_so() -> None:
-    """A client that is gone; memory that is gone stays what it is."""
+    """A client that is gone, or memory."""
     with pytest.raises(BadRequestError, match="cannot be read \\(OSError\\)"):
-        BODIES.read({"CONTENT_LENGTH": "5", "wsgi.input": _Broken(OSError())})
-    with pytest.raises(MemoryError):
-        BODIES.read({"CONTENT_LENGTH": "5", "wsgi.input": _Broken(MemoryError())})
+        read({"CONTENT_LENGTH": "5", "wsgi.input": _Broken(OSError())})
+    with pytest.raises(InsufficientMemoryError):
+        read({"CONTENT_LENGTH": "5", "wsgi.input": _Broken(MemoryError())})
 
 
 @pytest.mark.parametrize(

@@ -70,12 +70,11 @@ def test_health_is_a_status_and_nothing_else(front: Front) -> None:
 
 
 def test_the_server_says_what_it_speaks(front: Front) -> None:
-    """With a slash behind it or not."""
+    """Clients look for the extensions that they use."""
     found = get(front).json()
 
     assert found["name"] == "wharf"
     assert {"binary_tensor_data", "classification", "statistics", "model_repository"} <= set(found["extensions"])
-    assert get(front, "/").json() == found
 
 
 @pytest.mark.parametrize(
@@ -85,16 +84,24 @@ def test_the_server_says_what_it_speaks(front: Front) -> None:
         ("POST", "/nope", 404, "Not Found"),
         ("GET", "/models", 404, "Not Found"),
         ("GET", "/models/config", 404, "Not Found"),
+        ("GET", "/", 404, "Not Found"),
         ("GET", "//models/quick", 404, "Not Found"),
+        ("GET", "/models/quick/", 404, "Not Found"),
+        ("GET", "/models/quick/versions", 404, "Not Found"),
+        ("GET", "/models/quick/versions/x", 404, "Not Found"),
+        ("GET", "/models/quick/versions/x/config", 404, "Not Found"),
+        ("POST", "/models/quick/versions/x/infer", 404, "Not Found"),
         ("GET", "/some/base/v2/health/live", 404, "Not Found"),
         ("POST", "/repository", 404, "Not Found"),
+        ("POST", "/repository/models/load", 404, "Not Found"),
         ("POST", "/repository/models/quick/nope", 404, "Not Found"),
         ("POST", "", 405, "Method Not Allowed"),
         ("POST", "/health/live", 405, "Method Not Allowed"),
         ("GET", "/models/quick/infer", 405, "Method Not Allowed"),
         ("POST", "/models/quick", 405, "Method Not Allowed"),
         ("GET", "/repository/index", 405, "Method Not Allowed"),
-        ("POST", "/repository/own/models/quick/load", 501, "Repositories have no names here"),
+        ("POST", "/repository/own/models/quick/load", 501, "'repository_name' specification is not supported"),
+        ("POST", "/repository/own/models/quick/nope", 404, "Not Found"),
         ("GET", "/systemsharedmemory/status", 501, "shared memory is off on this server: set WHARF_SHARED_MEMORY"),
         ("GET", "/systemsharedmemory/region/r/nothing", 404, "Not Found"),
         ("POST", "/cudasharedmemory/region/r/register", 501, "is not served here"),
@@ -192,13 +199,43 @@ def test_raw_bytes_are_the_one_input(front: Front) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_compression_both_ways(front: Front, encoding: str) -> None:
-    """The reply's only where it alone is asked for."""
+    """The answer's, too."""
     pack = gzip.compress if encoding == "gzip" else zlib.compress
     answer = post(front, "models/quick/infer", pack(body_of()), content_encoding=encoding, accept_encoding=encoding)
 
     assert answer.headers["Content-Encoding"] == encoding
     assert json.loads(zlib.decompress(answer.body, 47))["outputs"][0]["data"] == [4, 8]
-    assert "Content-Encoding" not in post(front, "models/quick/infer", body_of(), accept_encoding="gzip, br").headers
+
+
+@pytest.mark.parametrize(
+    ("offer", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("br, gzip", "gzip"),
+        ("gzip;q=0, deflate", "deflate"),
+        ("gzip; q=0.5", "gzip"),
+        ("gzip;q=0.0", None),
+        ("gzip, deflate", None),
+        ("deflate, gzip, br, zstd", None),
+        ("*", None),
+        ("br", None),
+        ("", None),
+    ],
+)
+def test_an_answer_is_packed_for_who_takes_one_packing(front: Front, offer: str, encoding: str | None) -> None:
+    """Who takes both offers all that it knows, by habit."""
+    answer = post(front, "models/quick/infer", body_of(), accept_encoding=offer)
+
+    assert answer.headers.get("Content-Encoding") == encoding
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, deflate", "x"])
+def test_an_encoding_that_is_not_read_is_told_which_are(front: Front, encoding: str) -> None:
+    """501, and a header."""
+    answer = post(front, "models/quick/infer", body_of(), content_encoding=encoding)
+
+    assert (answer.status, answer.error) == (501, "Unsupported compression type")
+    assert answer.headers["Accept-Encoding"] == "gzip, deflate"
 
 
 @pytest.mark.parametrize(
@@ -286,9 +323,40 @@ def test_generate_is_flat(front: Front) -> None:
         **{"y": [4, 8], "id": "3"},
         **{"model_name": "quick", "model_version": "1"},
     }
-    assert post(front, "models/quick/generate", b'{"x": [[1]]}').status == 400
+    assert post(front, "models/quick/generate", b'{"x": [[1]]}').json()["y"] == 4
+    assert post(front, "models/quick/generate", b'{"x": []}').json()["y"] == []
     assert post(front, "models/quick/generate", b"nope").status == 500
     assert post(front, "models/nope/generate", b"{}").status == 404
+
+
+def _generate(front: Front, *lines: bytes) -> Answer:
+    """Generate by a model that answers as often as it likes."""
+    _streams(front, *lines)
+    return post(front, "models/far/generate", b'{"x": 1}')
+
+
+def test_generate_takes_the_one_answer_of_a_decoupled_model(front: Front) -> None:
+    """As if it were any model."""
+    answer = _generate(front, _line(1))
+
+    assert (answer.status, answer.json()) == (200, {"y": 1, "model_name": "far", "model_version": "1"})
+
+
+@pytest.mark.parametrize("lines", [(), (1, 2), (1, None)])
+def test_generate_of_another_number_of_answers_is_triton_s_200(front: Front, lines: tuple[int | None, ...]) -> None:
+    """None, several, an error after the first: the model is given back, and the place."""
+    answer = _generate(front, *(answer_frames.write_error("late") if each is None else _line(each) for each in lines))
+
+    assert answer.status == 200
+    assert answer.json()["error"].startswith("generate expects model to produce exactly 1 response, use generate")
+    assert (front.admission.in_flight, front.house.in_flight("far")) == (0, 0)
+
+
+def test_an_error_that_comes_first_is_400_of_generate(front: Front) -> None:
+    """Whatever it is; infer says 500."""
+    answer = _generate(front, answer_frames.write_error("at once"))
+
+    assert (answer.status, answer.error) == (400, "at once")
 
 
 def test_a_stream_of_answers_is_one_of_events(front: Front) -> None:
@@ -313,7 +381,7 @@ def test_an_error_before_the_first_event_is_the_requests_and_after_it_an_event(f
     """The status has gone by then."""
     _streams(front, answer_frames.write_error("at once"))
     answer = post(front, "models/far/generate_stream", b'{"x": 1}')
-    assert (answer.status, answer.error) == (500, "at once")
+    assert (answer.status, answer.body) == (400, b'data: {"error":"at once"}\n\n')
     _streams(front, _line(1), fails=UnavailableError("gone"))
     assert stream(front, "models/far/generate_stream", b'{"x": 1}')[2][1:] == [b'data: {"error":"gone"}\n\n']
     assert front.admission.in_flight == 0
@@ -347,15 +415,40 @@ def test_models_come_and_go_by_the_repository_routes(front: Front) -> None:
     assert post(front, "repository/models/nope/unload").status == 200
 
 
+@pytest.mark.parametrize("body", [b"[]", b"7", b'{"parameters": {}}'])
+def test_a_body_that_says_nothing_is_as_good_as_none(front: Front, body: bytes) -> None:
+    """Triton looks for members and finds none."""
+    assert post(front, "repository/models/quick/load", body).status == 200
+    assert [each["state"] for each in post(front, "repository/index", body).json()] == ["READY"]
+    assert post(front, "repository/own/index", body).json() == post(front, "repository/index").json()
+    assert post(front, "repository/models/quick/unload", body).status == 200
+    assert front.house.names() == []
+
+
+@pytest.mark.parametrize("body", [b'{"parameters": 1}', b'{"parameters": {"unload_dependents": "x"}}'])
+def test_an_unload_asks_for_members_with_true_and_nothing_else(front: Front, body: bytes) -> None:
+    """What is no flag is none."""
+    assert post(front, "repository/models/nope/unload", body).status == 200
+
+
+def test_an_index_of_what_is_ready_wants_a_flag(front: Front) -> None:
+    """Triton's words."""
+    answer = post(front, "repository/index", b'{"ready": "x"}')
+
+    assert (answer.status, answer.error) == (500, "attempt to access JSON non-boolean as boolean")
+
+
 @pytest.mark.parametrize(
     ("name", "body", "status", "error"),
     [
         ("nope", b"", 500, "failed to load 'nope', failed to poll from model repository: "),
-        ("bad", b"", 500, "load failed for model 'bad': "),
+        ("bad", b"", 400, "load failed for model 'bad': version 1 is at UNAVAILABLE state: Internal: "),
         ("quick", b"nope", 500, "failed to parse the request JSON buffer: "),
-        ("quick", b"[]", 500, "an object is wanted"),
-        ("quick", b'{"parameters": 3}', 500, "an object is wanted"),
-        ("quick", b'{"parameters": {"config": "{}"}}', 501, "has the parameters ['config']"),
+        ("quick", b'{"parameters": 3}', 500, "attempt to get members for non-object"),
+        ("quick", b'{"parameters": {"config": "{}"}}', 500, "'quick' is a fake and takes no configuration"),
+        ("quick", b'{"parameters": {"config": {}}}', 500, "attempt to access JSON non-string as string"),
+        ("quick", b'{"parameters": {"file:1/a": 1}}', 500, "attempt to access JSON non-string as string"),
+        ("quick", b'{"parameters": {"a": "x"}}', 500, "unexpected error on creating Triton parameter"),
         ("..", b"", 400, "is not legal"),
     ],
 )

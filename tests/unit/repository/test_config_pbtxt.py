@@ -71,8 +71,7 @@ def test_backend_and_platform_give_the_format(tmp_path: Path, text: str, format_
     [
         ('backend: "python" sequence_batching { }', "sequence_batching"),
         ('backend: "python" max_batch_size: -1', "max_batch_size"),
-        ('platform: "tensorrt_plan"', "'tensorrt_plan'"),
-        ('platform: "tensorflow_savedmodel"', "'tensorflow_savedmodel'"),
+        ('platform: "caffe2_netdef"', "'caffe2_netdef'"),
         ('platform: "ensemble"', "one of platform 'ensemble' and ensemble_scheduling without the other"),
         ('backend: "pytorch" runtime: "model.py"', "runtime"),
         ('backend: "python" ensemble_scheduling { step [] }', "ensemble_scheduling"),
@@ -237,20 +236,21 @@ def test_a_python_model_needs_no_inputs(tmp_path: Path) -> None:
 
 
 def test_a_python_models_own_fields_are_used(tmp_path: Path) -> None:
-    """Instances, batching, parameters and decoupled are no reason for a warning."""
-    assert warned(tmp_path, PYTHON, is_python=True) == ""
+    """Instances, batching, ragged inputs, parameters and decoupled are no reason for a warning."""
+    batching = "dynamic_batching { preferred_batch_size: [4] default_queue_policy { max_queue_size: 9 }"
+    ragged = 'input { name: "r" data_type: TYPE_FP32 dims: [-1] allow_ragged_batch: true }'
+    text = PYTHON.replace("dynamic_batching {", batching) + ragged
+    assert warned(tmp_path, text, is_python=True) == ""
 
 
 def test_what_a_python_model_sets_in_vain_is_warned_about(tmp_path: Path) -> None:
     """Down to the fields of the batcher and of the groups."""
     text = """
     backend: "python" optimization { } max_batch_size: 4
-    dynamic_batching { preferred_batch_size: [4] preserve_ordering: true }
-    instance_group [{ count: 1 kind: KIND_GPU gpus: [0] }]
+    dynamic_batching { default_priority_level: 1 } instance_group [{ count: 1 kind: KIND_GPU gpus: [0] }]
     """
     assert warned(tmp_path, text, is_python=True) == (
-        "dynamic_batching.preferred_batch_size, dynamic_batching.preserve_ordering, instance_group.gpus, "
-        "instance_group.kind, optimization"
+        "dynamic_batching.default_priority_level, instance_group.gpus, instance_group.kind, optimization"
     )
 
 

@@ -31,7 +31,7 @@ def test_the_configuration_reaches_the_worker(tmp_path: Path) -> None:
     parameters { key: "greeting" value { string_value: "hello" } }
     """
     spec, handler = worker(write(tmp_path / "m", "1/model.py", "lib/x.py", config_pbtxt=pbtxt))
-    assert (handler.min_workers, handler.max_workers, handler.batch_size) == (3, 3, 8)
+    assert (handler.min_workers, handler.max_workers, handler.batch_size) == (3, 3, 1)  # its batcher has figures too
     assert (handler.max_batch_delay_s, handler.options) == (0.0005, {"greeting": "hello"})
     assert handler.config["max_batch_size"] == 8
     assert handler.paths == (tmp_path / "m" / "lib",)

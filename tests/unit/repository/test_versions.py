@@ -1,4 +1,4 @@
-"""One version of a model is served, and whoever wants more is told."""
+"""The versions of a model that its policy wants are served, the highest for who names none."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ def described(folder: Path, policy: str, *names: str) -> ModelSpec:
 
 
 @pytest.mark.parametrize(
-    ("policy", "version", "left_out"),
+    ("policy", "version", "others"),
     [
-        ("", "10", ""),
-        ("latest { }", "10", ""),
-        ("latest { num_versions: 1 }", "10", ""),
-        ("latest { num_versions: 2 }", "10", "2 are not"),
-        ("latest { num_versions: 9 }", "10", "1, 2 are not"),
-        ("all { }", "10", "1, 2 are not"),
-        ("specific { versions: 2 }", "2", ""),
-        ("specific { versions: [2, 1] }", "2", "1 are not"),
+        ("", "10", []),
+        ("latest { }", "10", []),
+        ("latest { num_versions: 1 }", "10", []),
+        ("latest { num_versions: 2 }", "10", ["2"]),
+        ("latest { num_versions: 9 }", "10", ["1", "2"]),
+        ("all { }", "10", ["1", "2"]),
+        ("specific { versions: 2 }", "2", []),
+        ("specific { versions: [2, 1] }", "2", ["1"]),
     ],
 )
-def test_the_highest_version_of_the_policy_is_served(tmp_path: Path, policy: str, version: str, left_out: str) -> None:
-    """Names that are no numbers or start with 0 are no versions; the others that it wants are warned about by name."""
+def test_the_versions_of_the_policy_are_served(tmp_path: Path, policy: str, version: str, others: list[str]) -> None:
+    """Names that are no numbers or start with 0 are no versions."""
     spec = described(tmp_path, policy)
     assert (spec.version, spec.file) == (version, tmp_path / version / "model.onnx")
-    assert len(spec.warnings) == bool(left_out)
-    assert all(left_out in warning and "version_policy" in warning for warning in spec.warnings)
+    assert [(each.version, each.file.parent.name, each.name) for each in spec.versions] == [
+        (other, other, "m") for other in others
+    ]
+    assert not spec.warnings
 
 
 @pytest.mark.parametrize("versions", ["3", "[1, 3]", "-1", "11"])
@@ -63,6 +65,17 @@ def test_python_and_named_files_follow_the_policy(tmp_path: Path) -> None:
     policy = 'default_model_filename: "net.onnx" version_policy { specific { versions: 1 } }'
     folder = write(tmp_path / "f", "1/net.onnx", "2/net.onnx", config_pbtxt=policy)
     assert (describe("f", folder).version, describe("f", folder).file) == ("1", folder / "1" / "net.onnx")
+
+
+def test_every_version_must_be_servable(tmp_path: Path) -> None:
+    """A version that the policy wants and that holds nothing is refused, as any model without a model."""
+    with pytest.raises(InvalidArtifactError, match="holds no model"):
+        described(tmp_path, "all { }", "1/readme.txt", "2/model.onnx")
+
+
+def test_a_model_beside_its_versions_is_the_only_one(tmp_path: Path) -> None:
+    """A file in the folder itself goes before those in versions."""
+    assert described(tmp_path, "all { }", "model.onnx", "1/x", "2/x").versions == ()
 
 
 def test_a_named_folder_holds_the_model(tmp_path: Path) -> None:

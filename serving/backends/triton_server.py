@@ -1,0 +1,252 @@
+"""The tritonserver of the Triton flavour: our child, on loopback alone, in explicit mode, over a repository of our own.
+
+Started with the first model that needs it, watched, and started again when it dies; whoever has models in it is told
+then (`on_restart`) and loads them again. It ends with us, however we end. Its log lines are ours. Strict readiness is
+off: one model that failed would keep the strict one red for ever. Knows no model; `triton` calls it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, cast
+
+from serving import memory
+from serving.errors import LoadFailedError, UnavailableError
+
+log = logging.getLogger("wharf.tritonserver")
+
+# 1 is PR_SET_PDEATHSIG (linux/prctl.h): it comes when the thread that started it ends, which is the one that waits.
+_BOOT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+# A dead server is started again at once, then later and later while it does not live.
+_BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+# One that lived so long has earned a start without delay.
+_SETTLED_S = 30.0
+_START_TIMEOUT_S = 60.0
+_PROBE_S = 0.02
+_STOP_TIMEOUT_S = 5.0
+
+
+class TritonServer:
+    """One tritonserver; `repository` is where models are laid for it."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        self.binary = binary
+        self.repository = folder / "repository"
+        self.on_restart: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stub: Any = None
+        self._channel: Any = None
+        self._is_closed = False
+        self._watcher: threading.Thread | None = None
+        self._stillborn = ""  # how the last one ended that never lived
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process, None while there is none."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> bool:
+        """Start it if it does not run, and wait until it is live; return whether this call did.
+
+        Raises `LoadFailedError` when it does not come up, with where its reasons are.
+        """
+        with self._lock:
+            if self._watcher is not None:
+                return False
+            shutil.rmtree(self.repository, ignore_errors=True)  # of a server process before this one
+            self.repository.mkdir(parents=True)
+            self._watcher = threading.Thread(target=self._watch, name="tritonserver", daemon=True)
+            self._watcher.start()
+        self.stub(_START_TIMEOUT_S)
+        return True
+
+    def stub(self, timeout_s: float = 0.0) -> Any:
+        """Return the client of the server that lives now; wait up to `timeout_s` for one.
+
+        Raises `LoadFailedError` where a wait was in vain, `UnavailableError` without one.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            while self._stub is None:
+                left_s = deadline - time.monotonic()
+                if self._is_closed or timeout_s == 0:
+                    raise UnavailableError("tritonserver is being started again: try again.")
+                if self._stillborn or left_s <= 0:
+                    how = self._stillborn or f"was not live within {timeout_s:g} s"
+                    raise LoadFailedError(
+                        f"tritonserver ({self.binary}) {how}: the log has its own words (room=wharf.tritonserver)."
+                    )
+                self._changed.wait(left_s)
+            return self._stub
+
+    def held_bytes(self) -> int:
+        """Return what it and its children hold, in bytes: private pages and their shares of common ones."""
+        return sum(memory.share_bytes(pid) for pid in _family(self.pid)) if self.pid else 0
+
+    def close(self) -> None:
+        """End it; returns when it is gone."""
+        with self._lock:
+            self._is_closed = True
+            self._changed.notify_all()
+            process, watcher = self._process, self._watcher
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                _kill(process.pid)
+        if watcher is not None:
+            watcher.join(_STOP_TIMEOUT_S)
+
+    # ---- the thread that waits for it -------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        failures = 0
+        while not self._is_closed:
+            began = time.monotonic()
+            process, port = self._spawn()
+            is_live = self._connect(process, port)
+            if is_live and self.starts > 1:
+                threading.Thread(target=self.on_restart, name="tritonserver-reload", daemon=True).start()
+            status = process.wait()
+            _kill(process.pid)  # what it left of the Python backend's processes
+            self._disconnect("" if is_live else f"ended with status {status} before it was live")
+            if self._is_closed:
+                return
+            failures = 0 if time.monotonic() - began > _SETTLED_S else failures + 1
+            pause_s = _BACKOFF_S[min(max(0, failures - 1), len(_BACKOFF_S) - 1)]
+            log.error("event=tritonserver_died status=%d again_in_s=%g", status, pause_s)
+            with self._lock:
+                self._changed.wait_for(lambda: self._is_closed, pause_s)
+
+    def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
+        port = _free_port()
+        process = subprocess.Popen(  # noqa: S603  the operator's own binary
+            [sys.executable, "-c", _BOOT, str(os.getpid()), *self._command(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=_environ(),
+        )
+        threading.Thread(target=_relay, args=(process,), name="tritonserver-log", daemon=True).start()
+        with self._lock:
+            self._process = process
+            self.starts += 1
+        return process, port
+
+    def _command(self, port: int) -> list[str]:
+        backends = self.binary.parent.parent / "backends"
+        return [
+            str(self.binary),
+            f"--model-repository={self.repository}",
+            *([f"--backend-directory={backends}"] if backends.is_dir() else []),
+            "--model-control-mode=explicit",
+            "--strict-readiness=false",
+            "--allow-http=false",
+            "--allow-metrics=false",
+            "--allow-grpc=true",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={port}",
+            f"--exit-timeout-secs={int(_STOP_TIMEOUT_S) - 1}",
+            "--log-verbose=0",
+        ]
+
+    def _connect(self, process: subprocess.Popen[bytes], port: int) -> bool:
+        """Wait until it is live; say whether it is."""
+        import grpc
+        from tritonclient.grpc import service_pb2 as pb
+        from tritonclient.grpc import service_pb2_grpc
+
+        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[*unlimited, ("grpc.enable_retries", 0)])
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while process.poll() is None and not self._is_closed and time.monotonic() < deadline:
+            try:
+                is_live = stub.ServerLive(pb.ServerLiveRequest(), timeout=1, wait_for_ready=True).live
+            except grpc.RpcError:
+                is_live = False
+            if is_live:
+                log.info("event=tritonserver_live pid=%d port=%d", process.pid, port)
+                with self._lock:
+                    self._channel, self._stub, self._stillborn = channel, stub, ""
+                    self._changed.notify_all()
+                return True
+            time.sleep(_PROBE_S)
+        channel.close()
+        if process.poll() is None:
+            process.kill()
+        return False
+
+    def _disconnect(self, stillborn: str) -> None:
+        with self._lock:
+            channel, self._channel, self._stub = self._channel, None, None
+            self._stillborn = stillborn
+            self._changed.notify_all()
+        if channel is not None:
+            channel.close()
+
+
+def _environ() -> dict[str, str]:
+    """Return our environment without our secret, and without our own Python, which its models are not to find."""
+    own = str(Path(sys.executable).parent)
+    path = os.pathsep.join(each for each in os.environ.get("PATH", "").split(os.pathsep) if each != own)
+    return {name: value for name, value in os.environ.items() if name != "WHARF_ADMIN_TOKEN"} | {"PATH": path}
+
+
+def _relay(process: subprocess.Popen[bytes]) -> None:
+    """Write its lines to our log; what it says at length is for who asks for it."""
+    with cast("IO[bytes]", process.stdout) as lines:
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip()
+            level = {"E": logging.ERROR, "W": logging.WARNING}.get(text[:1], logging.DEBUG)
+            if text:
+                log.log(level, "event=tritonserver text=%r", text[:2000])
+
+
+def _free_port() -> int:
+    """Return a port of loopback that nobody has now: the server takes none by itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _family(leader: int | None) -> list[int]:
+    """Return the processes of a session."""
+    found = []
+    for entry in os.listdir("/proc"):  # noqa: PTH208  no Path for each
+        if entry.isdigit():
+            try:
+                if os.getsid(int(entry)) == leader:
+                    found.append(int(entry))
+            except OSError:
+                continue
+    return found
+
+
+def _kill(leader: int) -> None:
+    for pid in _family(leader):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue

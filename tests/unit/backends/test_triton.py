@@ -1,0 +1,267 @@
+"""The backend over a real tritonserver: its models are Python's, as no other backend is in the wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.backends.triton import TritonBackend, TritonModel, _message
+from serving.errors import (
+    BadRequestError,
+    DeadlineExceededError,
+    InsufficientMemoryError,
+    InvalidArtifactError,
+    LoadFailedError,
+    ModelFailedError,
+    UnavailableError,
+)
+from serving.inference import streamed
+from serving.repository.layouts import ModelSpec, describe
+from serving.tensors import TensorSpec
+from serving.workers.handler import Request
+from tests.triton.models import CONFIG, triton_environ, write_model
+from tests.waiting import until
+
+X = np.array([[1, 2]], np.float32)
+DECOUPLED = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            for value in pb_utils.get_input_tensor_by_name(request, "x").as_numpy():
+                if value < 0:
+                    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("below zero")))
+                else:
+                    sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("y", np.array([value]))]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+SLOW = "import time; answer = self.execute; self.execute = lambda requests: (time.sleep(1), answer(requests))[1]"
+
+
+def spec_of(folder: Path, name: str = "m") -> ModelSpec:
+    """What a folder is described as where Python is tritonserver's."""
+    return describe(name, folder, environ={"WHARF_TRITON_BACKENDS": "python, fil"})
+
+
+class _Host:
+    """Hears that a model is beyond repair."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def grow(self, count: int) -> bool:
+        raise AssertionError(count)
+
+    def correct(self, count: int) -> None:
+        raise AssertionError(count)
+
+    def withdraw(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonBackend]:
+    """A backend whose server runs."""
+    folder = tmp_path_factory.mktemp("triton")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in triton_environ(folder).items():
+            patch.setenv(name, value)
+        binary = Path(os.environ["WHARF_TRITONSERVER"])
+        backend = TritonBackend(binary, folder / "cache", timeout_s=10, load_timeout_s=60)
+        assert backend.prepare()
+        assert not backend.prepare()
+        yield backend
+        backend.close()
+    assert backend.server.pid is None
+    assert not backend.server.repository.exists()
+    with pytest.raises(UnavailableError):
+        backend.server.stub(1)
+
+
+@pytest.fixture
+def model(backend: TritonBackend, tmp_path: Path) -> Iterator[TritonModel]:
+    """One that doubles."""
+    model = backend.load(spec_of(write_model(tmp_path / "model")))
+    yield model
+    model.close()
+
+
+def test_a_model_answers_with_tensors(backend: TritonBackend, model: TritonModel) -> None:
+    """By the names and shapes that the server says of it."""
+    assert model.signature.inputs == (TensorSpec("x", "FP32", (-1, 2)),)
+    assert model.signature.outputs == (TensorSpec("y", "FP32", (-1, 2)),)
+    assert np.array_equal(model.run({"x": X})["y"], 2 * X)
+    assert model.held_bytes() > 1 << 20
+    assert backend.outside_bytes() > 1 << 20
+
+
+def test_a_footprint_is_a_process_and_the_files(backend: TritonBackend, tmp_path: Path) -> None:
+    """Read whole while it loads."""
+    spec = spec_of(write_model(tmp_path / "model"))
+    found = backend.footprint(spec)
+    assert found.resident_bytes - spec.bytes == found.peak_bytes - 2 * spec.bytes > 40 << 20
+
+
+def test_without_a_server_a_model_is_refused_by_its_backend(tmp_path: Path) -> None:
+    """With what to do."""
+    backend = TritonBackend(None, tmp_path, timeout_s=1, load_timeout_s=1)
+    with pytest.raises(InvalidArtifactError, match=r"backend 'python', .* WHARF_TRITONSERVER"):
+        backend.footprint(spec_of(write_model(tmp_path / "model")))
+    assert backend.outside_bytes() == 0
+    backend.close()
+
+
+@pytest.mark.parametrize("of", ["tensorrt_plan", "tensorflow_savedmodel"])
+def test_what_tritonserver_alone_runs_is_its_own(tmp_path: Path, of: str) -> None:
+    """Fields that we would refuse are for it to read."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "config.pbtxt").write_text(f'platform: "{of}" sequence_batching {{ }} max_batch_size: 4')
+    spec = describe("m", tmp_path)
+    assert (spec.format, spec.scheduling.max_batch_size if spec.scheduling else 0) == ("triton", 4)
+    assert not spec.warnings
+
+
+def test_unloaded_is_gone(backend: TritonBackend, tmp_path: Path) -> None:
+    """From the server and from its repository, at once."""
+    model = backend.load(spec_of(write_model(tmp_path / "model")))
+    began = time.monotonic()
+    model.close()
+    assert time.monotonic() - began < 2
+    assert not list(backend.server.repository.glob(model.key))
+    with pytest.raises(UnavailableError, match="'m'"):
+        model.run({"x": X})
+
+
+def test_errors_are_of_their_kinds(model: TritonModel) -> None:
+    """With the name that people know."""
+    with pytest.raises(ModelFailedError, match=r"'m_0', message: ValueError: below zero"):
+        model.run({"x": -X})
+    with pytest.raises(BadRequestError, match="data-type is 'INT32', but model 'm' expects 'FP32'"):
+        model.run({"x": X.astype(np.int32)})
+
+
+def test_a_deadline_is_kept(backend: TritonBackend, tmp_path: Path) -> None:
+    """A model that sleeps keeps nobody."""
+    model = backend.load(spec_of(write_model(tmp_path / "model", initialize=SLOW)))
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        model.invoke(Request(tensors={"x": X}), time.monotonic() + 0.3)
+    assert time.monotonic() - began < 2
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"), [("no luck", LoadFailedError), ("CUDA out of memory", InsufficientMemoryError)]
+)
+def test_a_failed_load_leaves_nothing(
+    backend: TritonBackend, tmp_path: Path, words: str, kind: type[Exception]
+) -> None:
+    """Words of memory are 507; a name that looks like them is none."""
+    spec = spec_of(write_model(tmp_path / "model", initialize=f"raise RuntimeError({words!r})"), "BLOOM oom")
+    with pytest.raises(kind, match=words):
+        backend.load(spec)
+    assert not list(backend.server.repository.glob("*BLOOM*"))
+
+
+def test_a_decoupled_model_streams(backend: TritonBackend, tmp_path: Path) -> None:
+    """As often as it likes; an error is an answer too."""
+    config = CONFIG.replace("max_batch_size: 8", "model_transaction_policy { decoupled: true }")
+    folder = write_model(tmp_path / "model", config=config.replace("dims: [ 2 ]", "dims: [ -1 ]"))
+    (folder / "1/model.py").write_text(DECOUPLED)
+    model = backend.load(spec_of(folder))
+    reply = model.invoke(Request(tensors={"x": np.array([1, 2, -1], np.float32)}), time.monotonic() + 10)
+    assert reply.chunks is not None
+    came: list[float] = []
+    with pytest.raises(ModelFailedError, match="below zero"):
+        for frames in reply.chunks:
+            came += [float(tensors["y"][0]) for tensors, _ in streamed(frames)]
+    assert came == [1, 2]
+    model.close()
+
+
+def test_all_that_a_client_says_travels() -> None:
+    """In the fields that Triton has for it."""
+    about = {
+        "id": "a",
+        "parameters": {"text": "b", "on": True, "count": 3, "part": 0.5},
+        "outputs": ["y"],
+        "priority": 2,
+        "timeout_us": 9,
+        "sequence_id": 7,
+        "flags": 3,
+    }
+    message = _message("key", Request(tensors={"x": X, "words": np.array([b"hey"], object)}, about=about))
+    assert (message.model_name, message.id, [each.name for each in message.outputs]) == ("key", "a", ["y"])
+    assert [(each.name, each.datatype, list(each.shape)) for each in message.inputs] == [
+        ("x", "FP32", [1, 2]),
+        ("words", "BYTES", [1]),
+    ]
+    assert message.raw_input_contents[1] == b"\3\0\0\0hey"
+    said = {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in message.parameters.items()}
+    assert said == about["parameters"] | {  # type: ignore[operator]
+        "sequence_id": 7,
+        "sequence_start": True,
+        "sequence_end": True,
+        "priority": 2,
+        "timeout": 9,
+    }
+
+
+def test_a_killed_server_is_back_with_its_models(backend: TritonBackend, model: TritonModel, tmp_path: Path) -> None:
+    """One that cannot be loaded again is taken out, with the reason."""
+    lost_folder, host = write_model(tmp_path / "lost"), _Host()
+    lost = backend.load(spec_of(lost_folder, "lost"))
+    lost.attach(host)
+    shutil.rmtree(lost_folder)
+    pid = backend.server.pid
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+
+    until(lambda: backend.server.pid not in (None, pid), 30)
+    with pytest.raises(UnavailableError):  # not yet
+        model.run({"x": X})
+    until(lambda: host.reasons, 60)
+    assert "Model 'lost' was not loaded again after tritonserver died" in host.reasons[0]
+    until(lambda: _answers(model), 60)
+    lost.close()
+
+
+def _answers(model: TritonModel) -> bool:
+    try:
+        return bool(np.array_equal(model.run({"x": X})["y"], 2 * X))
+    except UnavailableError:
+        return False
+
+
+def test_what_is_unloaded_while_the_server_is_gone_is_gone(backend: TritonBackend, tmp_path: Path) -> None:
+    """There is nobody to ask, and nothing to wait for."""
+    model = backend.load(spec_of(write_model(tmp_path / "model")))
+    pid = backend.server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: backend.server.pid != pid)
+    model.close()
+    assert not (backend.server.repository / model.key).exists()
+
+
+@pytest.mark.parametrize("binary", ["/bin/false", "/nowhere/tritonserver"])
+def test_a_server_that_does_not_start_says_so(tmp_path: Path, binary: str) -> None:
+    """At once, not after a minute."""
+    backend = TritonBackend(Path(binary), tmp_path, timeout_s=1, load_timeout_s=1)
+    began = time.monotonic()
+    with pytest.raises(LoadFailedError, match=f"{binary}.*before it was live"):
+        backend.prepare()
+    assert time.monotonic() - began < 20
+    backend.close()
