@@ -39,6 +39,8 @@ _SETTLED_S = 30.0
 _START_TIMEOUT_S = 60.0
 _PROBE_S = 0.02
 _STOP_TIMEOUT_S = 5.0
+# Where the regions of shm_open(3) are.
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  no file of ours
 
 
 class TritonServer:
@@ -57,6 +59,7 @@ class TritonServer:
         self._watcher: threading.Thread | None = None
         self._stillborn = ""  # how the last one ended that never lived
         self.starts = 0
+        self._region_prefix = f"wharf_triton_{os.getpid()}_{id(self):x}_"
 
     @property
     def pid(self) -> int | None:
@@ -128,7 +131,7 @@ class TritonServer:
             if is_live and self.starts > 1:
                 threading.Thread(target=self.on_restart, name="tritonserver-reload", daemon=True).start()
             status = process.wait()
-            _kill(process.pid)  # what it left of the Python backend's processes
+            self._clear_up(process.pid)
             self._disconnect("" if is_live else f"ended with status {status} before it was live")
             if self._is_closed:
                 return
@@ -137,6 +140,12 @@ class TritonServer:
             log.error("event=tritonserver_died status=%d again_in_s=%g", status, pause_s)
             with self._lock:
                 self._changed.wait_for(lambda: self._is_closed, pause_s)
+
+    def _clear_up(self, leader: int) -> None:
+        """Remove what one that was killed left: the Python backend's processes, and their shared memory."""
+        _kill(leader)
+        for region in _SHARED_MEMORY.glob(f"{self._region_prefix}*"):
+            region.unlink(missing_ok=True)
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
         port = _free_port()
@@ -169,6 +178,7 @@ class TritonServer:
             f"--grpc-port={port}",
             f"--exit-timeout-secs={int(_STOP_TIMEOUT_S) - 1}",
             "--log-verbose=0",
+            f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
         ]
 
     def _connect(self, process: subprocess.Popen[bytes], port: int) -> bool:

@@ -235,6 +235,7 @@ def test_a_killed_server_is_back_with_its_models(backend: TritonBackend, model: 
     assert "Model 'lost' was not loaded again after tritonserver died" in host.reasons[0]
     until(lambda: _answers(model), 60)
     lost.close()
+    assert len(list(Path("/dev/shm").glob("wharf_triton_*"))) <= 2  # one lived on in the dead server's name
 
 
 def _answers(model: TritonModel) -> bool:
