@@ -271,6 +271,7 @@ class Batcher(Generic[Item, Answer]):
                 self._dispatch(job.arrived)
         batch = job.batch or self._wait(job)
         if batch is not None:
+            job.batch = None  # a circle: its tensors would stay until the next collection
             self._lead(batch)
         return self._answer(job)
 

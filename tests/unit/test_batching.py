@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -393,6 +395,27 @@ def test_a_request_alone_runs_on_its_own_thread() -> None:
 
         assert place.batcher.submit("a") == "A"
         assert place.threads == [threading.get_ident()]
+
+
+def test_a_request_is_gone_with_its_answer() -> None:
+    """Its tensors are megabytes: no circle holds them until the next collection."""
+
+    class Item:
+        pass
+
+    def run(batch: list[Job[Item, str]]) -> None:
+        batch[0].answer = "done"
+
+    batcher: Batcher[Item, str] = Batcher("m", Scheduling(max_batch_size=8, is_dynamic=True), run)
+    item = Item()
+    seen = weakref.ref(item)
+    gc.disable()
+    try:
+        assert batcher.submit(item) == "done"
+        del item
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_those_who_came_while_the_instance_was_busy_share_the_next_run() -> None:
