@@ -59,7 +59,7 @@ class GroupedModel(QueuedModel):
 
 
 class GroupingBackend(WrappedBackend):
-    """The backend of workers, with a batcher before each model of Triton's Python backend."""
+    """The backend of workers, with a batcher before each model of Triton's Python backend that has one configured."""
 
     def __init__(self, inner: WorkerBackend) -> None:
         super().__init__(inner)
@@ -71,6 +71,8 @@ class GroupingBackend(WrappedBackend):
         if spec.handler is None or spec.handler.dialect != DIALECT or spec.handler.batch_size > 1:
             return model
         scheduling = _completed(spec.scheduling or Scheduling(), model.batching)
+        if not scheduling.is_dynamic and (spec.triton or {}).get("dynamic_batching") is None:
+            return model  # first come, first served, one at a time: the pool's own line, and 25 us less a request
         return GroupedModel(spec.name, model, scheduling, _ragged(spec.triton or {}))
 
 

@@ -110,6 +110,11 @@ class WorkerModel:
         """
         self._pool.admit(waiting, batch_size)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a worker (Triton's pending requests)."""
+        return self._pool.waiting
+
     def held_bytes(self) -> int:
         """Return what its workers added to the machine's memory, in bytes."""
         return self._pool.held_bytes()

@@ -85,6 +85,11 @@ class Pool:
         """How many workers live."""
         return len(self._live)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a worker."""
+        return len(self._line)
+
     def start(self) -> None:
         """Start the least number of workers; raise what the first of them raises."""
         self._starting = self.plan.min_workers

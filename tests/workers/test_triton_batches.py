@@ -96,7 +96,6 @@ class Place:
     """A loaded model, whose workers are busy with requests that wait at a gate until `go`."""
 
     def __init__(self, model: GroupedModel | WorkerModel, folder: Path, threads: ThreadPoolExecutor) -> None:
-        assert isinstance(model, GroupedModel)
         self.model = model
         self._folder = folder
         self._threads = threads
@@ -486,7 +485,7 @@ def test_a_warm_up_is_beside_the_batcher(load: Load) -> None:
 
 @pytest.mark.parametrize(
     ("config", "kind"),
-    [(BATCHING, GroupedModel), ("backend: 'python'", GroupedModel), ("batch_size = 4", WorkerModel)],
+    [(BATCHING, GroupedModel), ("backend: 'python'", WorkerModel), ("batch_size = 4", WorkerModel)],
 )
 def test_who_sets_a_batch_size_in_wharf_toml_has_its_batches(
     backend: GroupingBackend, tmp_path: Path, config: str, kind: type
