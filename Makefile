@@ -61,11 +61,11 @@ check: $(STAMP)-dev ## Format, lint, types, floors, Dockerfiles, shell scripts
 
 .PHONY: test
 test: cover ## Run every test but those of the images: first `cover`, then the tests of whole servers
-	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --ignore tests/oracle
+	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --server wharf
 
 # SERVER: triton, wharf or both. RECORD=--record with SERVER=triton writes down anew what a real tritonserver answers.
 .PHONY: test-oracle
-test-oracle: $(STAMP)-dev .oracle/.stamp ## Ask a real tritonserver and ours the same by tritonclient and compare (SERVER=wharf for ours alone)
+test-oracle: $(STAMP)-dev .oracle/.stamp ## Ask a real tritonserver and ours the same by tritonclient and compare; `make test` asks ours alone
 	$(BIN)/python -m pytest tests/oracle --server $(or $(SERVER),both) $(RECORD)
 
 .PHONY: cover
