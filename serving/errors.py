@@ -41,6 +41,24 @@ class BadRequestError(ServingError):
     grpc_code = "INVALID_ARGUMENT"
 
 
+class UnclassifiedError(BadRequestError):
+    """The model refused the request with Triton's code UNKNOWN."""
+
+    grpc_code = "UNKNOWN"
+
+
+class AlreadyExistsError(BadRequestError):
+    """The model refused the request with Triton's code ALREADY_EXISTS, which is 400 over HTTP."""
+
+    grpc_code = "ALREADY_EXISTS"
+
+
+class CancelledError(BadRequestError):
+    """The model refused the request with Triton's code CANCELLED."""
+
+    grpc_code = "CANCELLED"
+
+
 class InvalidArtifactError(BadRequestError):
     """The artifact cannot be served, and would not be by trying again."""
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
 from typing import Any, cast
 
-import orjson
-
+from serving import outcomes
 from serving.backends.base import HandlerModel, LoadedModel
 from serving.backends.compound import CompoundModel
 from serving.backends.ensemble import Member
@@ -28,8 +27,7 @@ from serving.codecs.v2 import Question, Wanted
 from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
-    InsufficientMemoryError,
-    ModelFailedError,
+    InvalidArtifactError,
     ModelNotFoundError,
     ServingError,
     UnavailableError,
@@ -39,6 +37,7 @@ from serving.fitting import choose, fit, rows_of
 from serving.logs import quoted
 from serving.manager import ModelManager
 from serving.model_documents import config_of, metadata_of
+from serving.outcomes import Piece
 from serving.protocol_settings import LogSettings, TraceSettings
 from serving.repository.ensemble_steps import Step
 from serving.repository.layouts import ModelSpec
@@ -46,21 +45,22 @@ from serving.residents import Resident
 from serving.shared_memory import Regions
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
-from serving.workers import answer_frames
-from serving.workers.handler import Body, Reply, Request
+from serving.workers.handler import Request
 
 log = logging.getLogger("wharf.inference")
 
 
 @dataclass(slots=True)
 class Answer:
-    """What a model answered; `outputs` in the order that was asked for."""
+    """What a model answered; of a stream one answer of several, or an `error` after which others may come."""
 
     model: str
     version: str
     id: str
     outputs: Tensors
     parameters: dict[str, Any] = field(default_factory=dict)
+    is_last: bool = True
+    error: ServingError | None = None
 
     @property
     def head(self) -> dict[str, Any]:
@@ -88,18 +88,23 @@ class Inference:
         self.catalog = catalog
         self.statistics = statistics
         self.regions = regions or Regions(is_on=False)
-        self.traces = TraceSettings()
+        self.traces = TraceSettings(self.catalog.is_ready)
         self.logging = LogSettings()
 
     # ---- one request ------------------------------------------------------------------------------------------------
 
-    def infer(self, name: str, version: str, question: Question, deadline: float | None = None) -> Answer:
+    def infer(
+        self, name: str, version: str, question: Question, deadline: float | None = None, once: str = ""
+    ) -> Answer:
         """Answer a request, before `deadline` (of the monotonic clock) or within the request limit.
 
-        Raises `ModelNotFoundError`, `BadRequestError` with Triton's text, and what the model raises.
+        Raises `ModelNotFoundError`, `BadRequestError` with Triton's text, what the model raises, and
+        `UnsupportedError` with the text `once`, if there is one, for a model that answers as often as it likes.
         """
         deadline = monotonic() + self._timeout_s if deadline is None else deadline
-        with self._held(name, version) as (model, spec):
+        with self._held(name, version, is_asked=True) as (model, spec):
+            if once and _is_decoupled(spec):
+                raise UnsupportedError(once)
             return self._answer(question, model, spec, deadline)
 
     def infer_held(self, resident: Resident, question: Question) -> Answer:
@@ -124,41 +129,38 @@ class Inference:
         return Answer(spec.name, spec.version, question.id, chosen)
 
     def stream(self, name: str, version: str, question: Question) -> Iterator[Answer]:
-        """Yield what a model answers, none to many times; closing it tells a decoupled model that the client left."""
+        """Yield what a model answers, none to many times; closing it tells a decoupled model that the client left.
+
+        An error of one answer is an `Answer` too; raises for one that is the end.
+        """
         started = perf_counter_ns()
-        with self._held(name, version) as (model, spec):
+        with self._held(name, version, is_asked=True) as (model, spec):
             counters = self.statistics.of(spec.name, spec.version)
+            has_failed = False
             try:
                 tensors, rows = self._checked(question, model, spec)
-                for outputs, said in self._outputs(tensors, question, model, started):
-                    chosen = choose(outputs, question, spec, model.signature)
-                    yield Answer(spec.name, spec.version, question.id, chosen, said)
+                for piece in self._pieces(tensors, question, model, started):
+                    has_failed |= piece.error is not None
+                    chosen = {} if piece.error else choose(piece.outputs, question, spec, model.signature)
+                    about = spec.name, spec.version, question.id
+                    yield Answer(*about, chosen, piece.parameters, piece.is_last, piece.error)
             except ServingError:
                 counters.failed(perf_counter_ns() - started)
                 raise
-            counters.succeeded(perf_counter_ns() - started, Spent(0, 0, perf_counter_ns() - started), rows)
+            if has_failed:
+                counters.failed(perf_counter_ns() - started)
+                return
+            spent = Spent(0, 0, perf_counter_ns() - started)
+            counters.succeeded(perf_counter_ns() - started, spent, rows)
+            if self.traces.take(spec.name):
+                _trace(spec, question, started, spent)
 
-    def _outputs(
-        self, tensors: Tensors, question: Question, model: LoadedModel, started: int
-    ) -> Iterator[tuple[Tensors, dict[str, Any]]]:
-        """Yield the outputs of each answer, with its parameters."""
+    def _pieces(self, tensors: Tensors, question: Question, model: LoadedModel, started: int) -> Iterator[Piece]:
+        deadline = monotonic() + self._timeout_s
         if not model.is_outside:
-            yield self._run(tensors, question, model, started, monotonic() + self._timeout_s)[0], {}
-            return
+            return iter([Piece(self._run(tensors, question, model, started, deadline)[0], is_last=True)])
         request = Request(tensors=tensors, about=_about(question) | {"stream": "tensors"})
-        reply = cast("HandlerModel", model).invoke(request, monotonic() + self._timeout_s)
-        if reply.tensors is not None:
-            yield reply.tensors, {}
-        elif reply.chunks is not None:
-            try:
-                for frames in reply.chunks:
-                    yield from streamed(frames)
-            finally:
-                getattr(reply.chunks, "close", lambda: None)()
-        elif reply.status >= 400:
-            raise _failure(reply)
-        else:  # of a batch, whose answers are sent whole
-            yield from streamed(reply.body)
+        return outcomes.pieces(cast("HandlerModel", model).invoke(request, deadline))
 
     # ---- members of ensembles ---------------------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class Inference:
 
     def signature(self, name: str, version: str = "") -> Signature:
         """Return the model's inputs and outputs; loads it where that may be."""
-        with self._held(name, version) as (model, _):
+        with self._held(name, version, is_asked=True) as (model, _):
             return model.signature
 
     def _checked(self, question: Question, model: LoadedModel, spec: ModelSpec) -> tuple[Tensors, int]:
@@ -203,10 +205,10 @@ class Inference:
             request = Request(tensors=tensors, about=_about(question))
             reply = cast("HandlerModel", model).invoke(request, deadline)
             if reply.chunks is not None or (reply.tensors is None and reply.status < 400 and reply.body):
-                getattr(reply.chunks, "close", lambda: None)()
+                outcomes.close(reply)
                 raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
             if reply.tensors is None:
-                raise _failure(reply)
+                raise outcomes.failure(reply)
             spent = reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
             return reply.tensors, spent
         with self._cores.lease(model.threads, max(0.0, deadline - monotonic())):
@@ -215,12 +217,19 @@ class Inference:
             return outputs, Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
 
     @contextmanager
-    def _held(self, name: str, version: str = "") -> Iterator[tuple[LoadedModel, ModelSpec]]:
+    def _held(self, name: str, version: str = "", *, is_asked: bool = False) -> Iterator[tuple[LoadedModel, ModelSpec]]:
+        """Hold a model; for who asks it, one that cannot be loaded as it is is none, and the log says why."""
+        _check_version(version)
         self.catalog.refuse_unloaded(name)
         try:
             lease = self._manager.ready(name)
             resident = lease.__enter__()
         except ModelNotFoundError:
+            raise _unknown(name) from None
+        except InvalidArtifactError as error:
+            if not is_asked:
+                raise
+            log.warning("event=not_served model=%s error=%r", quoted(name), error.message)
             raise _unknown(name) from None
         with _Leaving(lease):
             yield _version_of(resident.model, spec_of(resident), version)
@@ -237,12 +246,6 @@ class Inference:
         with self._held(name, version) as (model, spec):
             return config_of(spec, model.signature)
 
-    def is_decoupled(self, name: str, version: str = "") -> bool:
-        """Say whether a model answers a request as often as it likes; loads it where that may be."""
-        with self._held(name, version) as (_, spec):
-            config = spec.triton or (spec.handler.config if spec.handler else {})
-            return bool((config.get("model_transaction_policy") or {}).get("decoupled"))
-
 
 class _Leaving:
     """Leaves a lease that was entered by hand."""
@@ -255,6 +258,20 @@ class _Leaving:
 
     def __exit__(self, *error: Any) -> None:
         self._lease.__exit__(*error)
+
+
+def _is_decoupled(spec: ModelSpec) -> bool:
+    """Say whether a model answers a request as often as it likes."""
+    config = spec.triton or (spec.handler.config if spec.handler else {})
+    return bool((config.get("model_transaction_policy") or {}).get("decoupled"))
+
+
+def _check_version(version: str) -> None:
+    if version and not version.removeprefix("-").isdecimal():
+        raise BadRequestError(
+            f"failed to get model version from specified version string '{version}' (details: stol), version should be "
+            "an integral value > 0"
+        )
 
 
 def _version_of(model: LoadedModel, spec: ModelSpec, version: str) -> Member:
@@ -301,40 +318,6 @@ def _trace(spec: ModelSpec, question: Question, started: int, spent: Spent) -> N
         *(quoted(spec.name), spec.version, quoted(question.id), spent.queue_ns, spent.input_ns, spent.infer_ns),
         *(spent.output_ns, perf_counter_ns() - started),
     )
-
-
-def streamed(frames: Body) -> Iterator[tuple[Tensors, dict[str, Any]]]:
-    """Yield outputs and parameters of each frame of a worker's stream; raises `ModelFailedError` with what it says."""
-    try:
-        for head, tensors in answer_frames.read(frames):
-            if "error" in head:
-                raise ModelFailedError(str(head["error"]))
-            said = head.get("parameters")
-            yield tensors, said if isinstance(said, dict) else {}
-    except ValueError as error:
-        raise ModelFailedError(f"The model's worker sent an answer that is none: {error}") from None
-
-
-# What a model's own code says with a status of its own; any other status is a failure of the model.
-_KINDS: dict[int, type[ServingError]] = {
-    400: BadRequestError,
-    404: ModelNotFoundError,
-    501: UnsupportedError,
-    503: UnavailableError,
-    507: InsufficientMemoryError,
-}
-
-
-def _failure(reply: Reply) -> ServingError:
-    """Return the error that a reply without tensors is."""
-    return _KINDS.get(reply.status, ModelFailedError)(_error_text(bytes(reply.body)))
-
-
-def _error_text(body: bytes) -> str:
-    text = body.decode("utf-8", "replace")
-    with suppress(ValueError, KeyError, TypeError):  # a model's own words
-        text = str(orjson.loads(body)["error"])
-    return text or "The model answered nothing."
 
 
 def _unknown(name: str) -> ModelNotFoundError:

@@ -2,18 +2,22 @@
 
 Traces are lines of our log (`event=trace`), one for every `trace_rate` requests while the level is TIMESTAMPS, at most
 `trace_count`; a model may have settings of its own. Log settings switch levels of our log. What cannot be had (a file
-of the server's chosen by a client, tensors in a trace) is refused in words. `inference` asks whether to trace, the
-wires read and set.
+of the server's chosen by a client, tensors in a trace) is refused, with Triton's texts where it has one; what has no
+effect is told in the log, by name. Values come with the right types: `http/v2_settings` and `grpc/server_settings` see
+to that, each in its wire's words. `inference` asks whether to trace.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from serving.errors import BadRequestError, UnsupportedError
+
+log = logging.getLogger("wharf.settings")
 
 _TRACE_DEFAULTS: dict[str, Any] = {
     "trace_level": ["OFF"],
@@ -23,7 +27,11 @@ _TRACE_DEFAULTS: dict[str, Any] = {
     "trace_file": "",
     "trace_mode": "triton",
 }
-_NUMBERS = ("trace_rate", "trace_count", "log_frequency")
+# The numbers that each may be, as Triton has them.
+_RANGES = {"trace_rate": (0, 2**32 - 1), "trace_count": (-1, 2**31 - 1), "log_frequency": (0, 2**32 - 1)}
+_NUMBER = re.compile(r"\s*([+-]?[0-9]{1,40})")
+TRACE_NAMES = ("trace_level", *_RANGES)
+
 _LOG_DEFAULTS: dict[str, Any] = {
     "log_file": "",
     "log_info": True,
@@ -32,74 +40,113 @@ _LOG_DEFAULTS: dict[str, Any] = {
     "log_verbose_level": 0,
     "log_format": "default",
 }
+LOG_SWITCHES = ("log_info", "log_warning", "log_error")
+# Lines carry ISO 8601 times in both; a client that sets one reads it back.
+_LOG_FORMATS = ("default", "ISO8601")
 _LEVELS = {logging.INFO: "log_info", logging.WARNING: "log_warning", logging.ERROR: "log_error"}
 
 
 class TraceSettings:
-    """Settings for all models, and of single models over them."""
+    """Settings for all models, and of single models over them; `is_known` says whether a model is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_known: Callable[[str], bool] = lambda _: True) -> None:
+        self._is_known = is_known
         self._lock = threading.Lock()
         self._settings: dict[str, dict[str, Any]] = {"": dict(_TRACE_DEFAULTS)}
         self._seen: dict[str, int] = {}
-        self._written: dict[str, int] = {}
         self.is_on = False
 
     def get(self, model: str = "") -> dict[str, Any]:
         """Return the settings in force for a model, for all without one; values are texts, as Triton's."""
+        self._refuse_unknown(model)
         with self._lock:
-            return self._settings[""] | self._settings.get(model, {})
+            return self._in_force(model)
 
     def update(self, changes: Mapping[str, Any], model: str = "") -> dict[str, Any]:
-        """Change settings; None resets one. Raises `BadRequestError` that names what is wrong."""
-        checked = {name: None if value is None else _checked(name, value) for name, value in changes.items()}
+        """Change settings, a list of levels and texts; None resets one. Raises `BadRequestError` and changes nothing.
+
+        A name that is none is no error, as with Triton; the log has it.
+        """
+        self._refuse_unknown(model)
+        if "trace_file" in changes:
+            raise UnsupportedError("trace file location can not be updated through network protocol")
+        _warn_of_ignored("trace", changes, TRACE_NAMES)
+        checked = {name: _checked(name, changes[name]) for name in TRACE_NAMES if name in changes}
+        if checked.get("trace_level") == []:
+            del checked["trace_level"]
+        if checked.get("log_frequency", "0") != "0":
+            log.warning("event=setting_without_effect name=log_frequency reason='a trace is written when it is made'")
         with self._lock:
-            own = self._settings.setdefault(model, {})
-            for name, value in checked.items():
-                if value is not None:
-                    own[name] = value
-                elif model:
-                    own.pop(name, None)
-                else:
-                    own[name] = _TRACE_DEFAULTS[name]
+            own = self._changed(model, checked)
+            force = self._settings[""] | own
+            if force["trace_level"] != ["OFF"] and force["trace_rate"] == "0":
+                raise BadRequestError("Attempting to set invalid trace setting :sample rate must be non-zero")
+            self._settings[model] = own
+            if model and not own:
+                del self._settings[model]
             self._seen.pop(model, None)
-            self._written.pop(model, None)
-            self.is_on = any("TIMESTAMPS" in each.get("trace_level", ()) for each in self._settings.values())
-        return self.get(model)
+            self.is_on = any(each.get("trace_level", ["OFF"]) != ["OFF"] for each in self._settings.values())
+            return self._in_force(model)
 
     def take(self, model: str) -> bool:
-        """Say whether this request is one to trace; counts it."""
+        """Say whether this request is one to trace; counts it. Models without settings of their own count together."""
         if not self.is_on:
             return False
-        settings = self.get(model)
-        if "TIMESTAMPS" not in settings["trace_level"]:
-            return False
-        rate, count = int(settings["trace_rate"]), int(settings["trace_count"])
         with self._lock:
-            seen = self._seen[model] = self._seen.get(model, 0) + 1
-            written = self._written.get(model, 0)
-            if seen % max(1, rate) or (0 <= count <= written):
+            settings = self._in_force(model)
+            if settings["trace_level"] == ["OFF"] or settings["trace_count"] == "0":
                 return False
-            self._written[model] = written + 1
+            whose = model if model in self._settings else ""
+            seen = self._seen[whose] = self._seen.get(whose, 0) + 1
+            if seen % int(settings["trace_rate"]):
+                return False
+            if settings["trace_count"] != "-1":  # what is read back is how many are left
+                self._settings[whose]["trace_count"] = str(int(settings["trace_count"]) - 1)
             return True
+
+    def _in_force(self, model: str) -> dict[str, Any]:
+        return self._settings[""] | self._settings.get(model, {})
+
+    def _changed(self, model: str, checked: Mapping[str, Any]) -> dict[str, Any]:
+        own = self._settings.get(model, {}) | {name: value for name, value in checked.items() if value is not None}
+        for name in (name for name, value in checked.items() if value is None):
+            own.pop(name, None)
+        return own if model else _TRACE_DEFAULTS | own
+
+    def _refuse_unknown(self, model: str) -> None:
+        if model and not self._is_known(model):
+            raise BadRequestError(f"Request for unknown model : {model}")
 
 
 def _checked(name: str, value: Any) -> Any:
-    values = value if isinstance(value, list) else [value]
-    texts = [str(each) for each in values]
-    if name not in _TRACE_DEFAULTS:
-        raise BadRequestError(f"request trace setting '{ascii(name[:40])}' is none: {', '.join(_TRACE_DEFAULTS)} are.")
+    """Return a value as it is kept; of levels those that are known."""
+    if value is None:
+        return None
     if name == "trace_level":
-        if not set(texts) <= {"OFF", "TIMESTAMPS"}:
-            raise BadRequestError(f"trace_level {texts[:4]} is not had here: OFF and TIMESTAMPS are.")
-        return texts
-    if name == "trace_file" and texts != [""]:
-        raise BadRequestError("trace_file cannot be set by a client: traces go to the server's log (event=trace).")
-    if name == "trace_mode" and texts != ["triton"]:
-        raise BadRequestError("trace_mode cannot be set by a client: it is triton.")
-    if name in _NUMBERS and not texts[0].removeprefix("-").isdigit():
-        raise BadRequestError(f"{name} is '{texts[0][:40]}' and wants a number.")
-    return texts[0]
+        return _levels(value)
+    found, (least, most) = _NUMBER.fullmatch(value), _RANGES[name]
+    if not found:
+        raise BadRequestError(f"Unable to parse '{name}', got: {value}")
+    number = int(found[1])
+    if name == "trace_count" and number < least:
+        raise BadRequestError(f"Unable to parse 'trace_count'. Expecting value >= -1, got: {number}")
+    if not least <= number <= most:
+        raise BadRequestError(f"Unable to parse '{name}', value is out of range [ {least}, {most} ], got: {number}")
+    return str(number)
+
+
+def _levels(texts: list[str]) -> list[str]:
+    if "OFF" in texts and len(texts) > 1:
+        raise BadRequestError("Expect only one trace level 'OFF' is specified")
+    if "TENSORS" in texts:
+        raise BadRequestError("trace_level TENSORS is not had here, traces are lines of the log: set TIMESTAMPS.")
+    _warn_of_ignored("trace level", texts, ("OFF", "TIMESTAMPS"))
+    return [each for each in ("OFF", "TIMESTAMPS") if each in texts]
+
+
+def _warn_of_ignored(what: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in [name for name in names if name not in known][:9]:
+        log.warning("event=setting_ignored what=%r name=%r known=%r", what, name[:40], " ".join(known))
 
 
 class LogSettings(logging.Filter):
@@ -107,6 +154,7 @@ class LogSettings(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
+        self._lock = threading.Lock()
         self._settings = dict(_LOG_DEFAULTS)
         self._level_before: int | None = None
 
@@ -115,18 +163,22 @@ class LogSettings(logging.Filter):
         return dict(self._settings)
 
     def update(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Change settings; raises `BadRequestError` or `UnsupportedError` that names what is wrong."""
-        for name, value in changes.items():
-            if name not in _LOG_DEFAULTS:
-                raise BadRequestError(f"log setting '{ascii(name[:40])}' is none: {', '.join(_LOG_DEFAULTS)} are.")
-            if name in ("log_file", "log_format") and value != _LOG_DEFAULTS[name]:
-                raise UnsupportedError(f"{name} cannot be set by a client: the log goes to standard error.")
-            wanted = type(_LOG_DEFAULTS[name])
-            if type(value) is not wanted:
-                raise BadRequestError(f"{name} is {ascii(value)[:40]} and wants a {wanted.__name__}.")
-        self._settings.update(changes)
-        self._set_level()
-        return self.get()
+        """Change settings; raises `BadRequestError` or `UnsupportedError` and changes nothing.
+
+        A name that is none is no error, as with Triton; the log has it.
+        """
+        if "log_file" in changes:
+            raise UnsupportedError("log file location can not be updated through network protocol")
+        _warn_of_ignored("log", changes, _LOG_DEFAULTS)
+        known = {name: value for name, value in changes.items() if name in _LOG_DEFAULTS}
+        if known.get("log_format", "default") not in _LOG_FORMATS:
+            raise BadRequestError(f"invalid argument for log_format, got: {known['log_format']}")
+        if known.get("log_verbose_level", 0) >= 2**31:
+            raise BadRequestError(f"log_verbose_level is {known['log_verbose_level']}: at most {2**31 - 1}.")
+        with self._lock:
+            self._settings.update(known)
+            self._set_level()
+            return self.get()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let a line through unless its level is switched off."""

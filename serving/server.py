@@ -50,7 +50,7 @@ from serving.settings import Settings, Share
 from serving.shared_memory import Regions
 from serving.statistics import Statistics
 from serving.triton_metrics import triton_families
-from serving.usage import Usage
+from serving.usage import Machine, Usage, pending
 from serving.workers.environments import Environments
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class Server:
         )
         self._ensembles.members = self.inference
         logs.add_filter(self.inference.logging)
-        self.metrics.more = lambda: triton_families(self.statistics)
+        machine = Machine()
+        self.metrics.more = lambda: triton_families(self.statistics, pending(self.manager), machine.read())
         routes = SageMakerRoutes(
             self.manager,
             cores,

@@ -3,12 +3,13 @@
 A region is a file of /dev/shm by its key, an offset in it and a size; tensors are read from and written to it by its
 name. Only there while WHARF_SHARED_MEMORY is on: whoever may register reads and writes what lies in /dev/shm, other
 programs' memory too. Keys are names in that folder and never paths. It is read and written by calls, not mapped: a
-client that cuts its file short would end a server that has it mapped (SIGBUS). Texts are Triton's. `http/v2` and
-`grpc/service` register, the rooms that read and write tensors ask for bytes.
+client that cuts its file short would end a server that has it mapped (SIGBUS). Texts and statuses are Triton's.
+`http/v2_settings` and `grpc/server_settings` register, the rooms that read and write tensors ask for bytes.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -17,10 +18,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.errors import BadRequestError, UnsupportedError
+from serving.errors import BadRequestError, ServingError, UnsupportedError
+
+log = logging.getLogger("wharf.shared_memory")
 
 SHM = Path("/dev/shm")  # noqa: S108  the kernel's own folder of POSIX shared memory
 _KEY = re.compile(r"/?[^/\0]{1,254}")
+_KEY_SHOWN_CHARS = 80
+
+
+class UnknownRegionError(BadRequestError):
+    """No region of that name is registered."""
+
+    status = 404
+    grpc_code = "NOT_FOUND"
+
+
+class RegionTakenError(BadRequestError):
+    """A region of that name is registered already: over HTTP 400, as Triton has it."""
+
+    grpc_code = "ALREADY_EXISTS"
+
+
+class RegionFailedError(ServingError):
+    """What the client made and described does not serve: Triton's 500."""
 
 
 class _File:
@@ -55,12 +76,14 @@ class Regions:
         self._regions: dict[str, _Region] = {}
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
-        """Open a region; raises `BadRequestError` for a name that is taken or memory that is not there."""
+        """Open a region; raises what says that its name is taken or its memory not there."""
         self._refuse_when_off()
+        if not name:
+            raise BadRequestError("'region name' is necessary to register system shared memory region")
         with self._lock:
             if name in self._regions:
-                raise BadRequestError(f"shared memory region '{name}' already in manager")
-            self._regions[name] = _Region(name, key, offset, byte_size, self._open(name, key, offset + byte_size))
+                raise RegionTakenError(f"shared memory region '{name}' already in manager")
+            self._regions[name] = _Region(name, key, offset, byte_size, self._open(name, key, offset, byte_size))
 
     def unregister(self, name: str = "") -> None:
         """Let go of a region, of all without a name; an unknown one is no error, as with Triton."""
@@ -70,12 +93,18 @@ class Regions:
                 self._regions.pop(each, None)
 
     def status(self, name: str = "") -> list[dict[str, Any]]:
-        """Describe a region, all without a name; raises `BadRequestError` for an unknown one."""
+        """Describe a region, all without a name; raises `UnknownRegionError`."""
         self._refuse_when_off()
-        if name:
-            return [self._region(name).document()]
         with self._lock:
-            return [each.document() for _, each in sorted(self._regions.items())]
+            if not name:
+                return [each.document() for _, each in sorted(self._regions.items())]
+            if name not in self._regions:
+                raise UnknownRegionError(f"Unable to find system shared memory region: '{name}'")
+            return [self._regions[name].document()]
+
+    def check(self, name: str, offset: int, count: int) -> None:
+        """Raise what `read` of that place would: outputs are checked before a model runs for them."""
+        self._place(name, offset, count)
 
     def read(self, name: str, offset: int, count: int) -> memoryview:
         """Return `count` bytes at `offset` of a region."""
@@ -87,50 +116,46 @@ class Regions:
             )
         return memoryview(data)
 
-    def write(self, name: str, offset: int, limit: int, data: bytes) -> None:
-        """Write an output; raises `BadRequestError` where it is larger than the `limit` that was given for it."""
+    def write(self, name: str, offset: int, limit: int, data: bytes, output: str) -> None:
+        """Write an output; raises `RegionFailedError` where it is larger than the `limit` that was given for it."""
         if len(data) > limit:
-            raise BadRequestError(
-                f"shared memory size specified with the request for output ({limit} bytes) should be at least "
-                f"{len(data)} bytes to hold the results"
+            raise RegionFailedError(
+                f"shared memory size specified with the request for output '{output}' ({limit} bytes) should be at "
+                f"least {len(data)} bytes to hold the results"
             )
-        region = self._place(name, offset, len(data))
+        region = self._place(name, offset, limit)
         done = 0
         while done < len(data):
             done += os.pwrite(region.file.number, memoryview(data)[done:], region.offset + offset + done)
 
     def _place(self, name: str, offset: int, count: int) -> _Region:
         self._refuse_when_off()
-        region = self._region(name)
-        if offset < 0 or count < 0 or offset + count > region.byte_size:
-            raise BadRequestError(
-                f"Invalid offset + byte size for shared memory region: '{name}' has {region.byte_size} bytes and "
-                f"{count} at {offset} are asked for."
-            )
+        with self._lock:
+            region = self._regions.get(name)
+        if region is None:
+            raise UnknownRegionError(f"Unable to find shared memory region: '{name}'")
+        if not 0 <= offset < region.byte_size:
+            raise BadRequestError(f"Invalid offset for shared memory region: '{name}'")
+        if not 0 < count <= region.byte_size - offset:
+            raise BadRequestError(f"Invalid offset + byte size for shared memory region: '{name}'")
         return region
 
-    def _region(self, name: str) -> _Region:
-        with self._lock:
-            found = self._regions.get(name)
-        if found is None:
-            raise BadRequestError(f"Unable to find system shared memory region: '{name}'")
-        return found
-
-    def _open(self, name: str, key: str, end: int) -> _File:
-        if not _KEY.fullmatch(key) or key.strip("/") in ("", ".", ".."):
-            raise BadRequestError(f"shared memory key {ascii(key[:80])} is no name in {SHM}: give one without slashes.")
+    def _open(self, name: str, key: str, offset: int, byte_size: int) -> _File:
         try:
+            if not _KEY.fullmatch(key) or key.strip("/") in ("", ".", ".."):
+                raise FileNotFoundError(0, f"a key is a name in {SHM}, without slashes")
             number = os.open(self._folder / key.lstrip("/"), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as fault:
-            raise BadRequestError(
-                f"Unable to open shared memory region: '{name}' ({fault.strerror} at key {ascii(key[:80])})"
-            ) from None
+            shown = key[:_KEY_SHOWN_CHARS]
+            log.warning("event=region_not_opened key=%r reason=%r", shown, fault.strerror)
+            raise RegionFailedError(f"Unable to open shared memory region: '{shown}'") from None
         file = _File(number)
         found = os.fstat(number)
-        if not stat.S_ISREG(found.st_mode) or not 0 < end <= found.st_size:
+        if not stat.S_ISREG(found.st_mode) or offset + byte_size > found.st_size:
+            raise BadRequestError(f"failed to register shared memory region '{name}': invalid args")
+        if byte_size == 0:
             raise BadRequestError(
-                f"failed to register shared memory region '{name}': invalid args, {end} bytes are asked for and "
-                f"the key has {found.st_size}"
+                f"failed to register shared memory region '{name}': unable to process address spaceInvalid argument"
             )
         return file
 

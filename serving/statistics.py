@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spent:
     """Where the time of one request went, in nanoseconds, and the execution that it was part of.
 
-    `rows` are those of the whole execution; `is_first` is true for one request of each execution, which counts it.
+    `rows` are those of the whole execution; `is_first` is true for one request of each execution, which counts it. Not
+    frozen, as each request makes one: that would take 0.65 us instead of 0.25.
     """
 
     queue_ns: int = 0
@@ -35,8 +36,8 @@ class _Duration:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int, count: int = 1) -> None:
-        self.count += count
+    def add(self, ns: int) -> None:
+        self.count += 1
         self.ns += ns
 
     def document(self) -> dict[str, int]:
@@ -61,23 +62,44 @@ class ModelStatistics:
         default_factory=lambda: _durations("success", "fail", "queue", *_PARTS, "cache_hit", "cache_miss")
     )
     batches: dict[int, dict[str, _Duration]] = field(default_factory=dict)
+    _added: tuple[_Duration, ...] = field(init=False, repr=False)  # those that every answer adds to
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._added = tuple(self.durations[name] for name in ("success", "queue", *_PARTS))
 
     def succeeded(self, total_ns: int, spent: Spent, rows: int) -> None:
         """Record a request of `rows` inferences that was answered."""
-        parts = dict(zip(_PARTS, (spent.input_ns, spent.infer_ns, spent.output_ns), strict=True))
         with self._lock:
             self.inferences += rows
-            self.last_ms = int(time.time() * 1000)
-            self.durations["success"].add(total_ns)
-            self.durations["queue"].add(spent.queue_ns)
-            for name, ns in parts.items():
-                self.durations[name].add(ns)
+            self.last_ms = time.time_ns() // 1_000_000
+            # Written out, as it is in every request's way: 0.8 us where a loop over names takes 2.8.
+            success, queue, given, ran, made = self._added
+            success.count += 1
+            success.ns += total_ns
+            queue.count += 1
+            queue.ns += spent.queue_ns
+            given.count += 1
+            given.ns += spent.input_ns
+            ran.count += 1
+            ran.ns += spent.infer_ns
+            made.count += 1
+            made.ns += spent.output_ns
             if spent.is_first:
-                self.executions += 1
-                batch = self.batches.setdefault(spent.rows, _durations(*_PARTS))
-                for name, ns in parts.items():
-                    batch[name].add(ns)
+                self._executed(spent)
+
+    def _executed(self, spent: Spent) -> None:
+        self.executions += 1
+        batch = self.batches.get(spent.rows)
+        if batch is None:
+            batch = self.batches[spent.rows] = _durations(*_PARTS)
+        given, ran, made = batch.values()
+        given.count += 1
+        given.ns += spent.input_ns
+        ran.count += 1
+        ran.ns += spent.infer_ns
+        made.count += 1
+        made.ns += spent.output_ns
 
     def failed(self, total_ns: int, *, is_rejected: bool = False) -> None:
         """Record a request that was not answered; one that `is_rejected` never ran: no `fail`, as with Triton."""

@@ -1,15 +1,16 @@
 """Triton's own metric names (`nv_*`) over our statistics, so that existing dashboards and alerts go on.
 
 Durations are cumulative microseconds; labels are `model` and `version`, as Triton's. What is not known here (a GPU
-without a driver, the response cache, requests cancelled) is left out or 0, not made up. The families are untyped: of a
-counter the library would write `_total`, which no dashboard of Triton's asks for. `metrics` renders it.
+without a driver, the response cache, requests cancelled) is left out or 0, not made up. Counters are untyped: of a
+counter the library would write `_total`, which no dashboard of Triton's asks for. What is true at this moment (pending
+requests, the machine) is handed in. `metrics` renders it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client.core import Metric, UnknownMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric, UnknownMetricFamily
 
 from serving.statistics import ModelStatistics, Statistics
 
@@ -27,8 +28,20 @@ _TEXTS = {
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 
-def triton_families(statistics: Statistics) -> Iterator[Metric]:
-    """Yield every `nv_*` family with its present values, one sample for each version of each model."""
+_MACHINE = {
+    "utilization": "CPU utilization of the machine since the last scrape, 0 to 1",
+    "memory_total_bytes": "Memory of the machine",
+    "memory_used_bytes": "Memory of the machine that is in use",
+}
+
+
+def triton_families(
+    statistics: Statistics, pending: Mapping[tuple[str, str], int], machine: Mapping[str, float]
+) -> Iterator[Metric]:
+    """Yield every `nv_*` family with its present values, one sample for each version of each model.
+
+    `pending` are requests that wait, by name and version; `machine` has what of `_MACHINE` is known.
+    """
     models = statistics.known()
     values: Mapping[str, Sequence[int]] = {
         "nv_inference_request_success": [each.durations["success"].count for each in models],
@@ -43,6 +56,12 @@ def triton_families(statistics: Statistics) -> Iterator[Metric]:
         yield _family(
             f"nv_inference_{name}_duration_us", text, models, [each.durations[part].ns // 1000 for each in models]
         )
+    waiting = GaugeMetricFamily("nv_inference_pending_request_count", "Requests that wait for a run", labels=_LABELS)
+    for label in dict.fromkeys([*((each.name, each.version) for each in models), *pending]):
+        waiting.add_metric(label, pending.get(label, 0))
+    yield waiting
+    for name, value in machine.items():
+        yield GaugeMetricFamily(f"nv_cpu_{name}", _MACHINE[name], value)
 
 
 def _family(name: str, text: str, models: Sequence[ModelStatistics], values: Sequence[int]) -> Metric:

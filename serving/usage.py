@@ -1,4 +1,4 @@
-"""How much of the machine is in use: CPU, memory, disk, in SageMaker's percentages.
+"""How much of the machine is in use: CPU, memory, disk, in SageMaker's percentages and as Triton's gauges have it.
 
 Reads when asked, at a scrape; keeps only the last reading of CPU time. Called by `server`, which wires it to the
 metrics.
@@ -11,11 +11,17 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from serving.backends.base import LoadedModel
+from serving.backends.compound import CompoundModel
+from serving.backends.wrapping import WrappedModel
 from serving.cores import CoreBudget
 from serving.http.admission import Admission
+from serving.manager import ModelManager
 from serving.memory import Limits, resident_bytes
+from serving.repository.layouts import ModelSpec
 
 
 class Usage:
@@ -73,3 +79,53 @@ class Usage:
 def _cpu_s() -> float:
     times = os.times()
     return times.user + times.system
+
+
+class Machine:
+    """The whole machine, as the `nv_cpu_*` gauges have it: of SageMaker's percentages, only what is ours counts."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._lock = threading.Lock()
+        self._last = self._ticks()
+
+    def read(self) -> dict[str, float]:
+        """Return `utilization`, 0 to 1 since the last call, and memory in bytes; what cannot be read is not there."""
+        found: dict[str, float] = {}
+        with suppress(OSError, ValueError, LookupError):
+            lines = (self._proc / "meminfo").read_text().splitlines()
+            kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+            found["memory_total_bytes"] = kib["MemTotal"] * 1024
+            found["memory_used_bytes"] = (kib["MemTotal"] - kib["MemAvailable"]) * 1024
+        now = self._ticks()
+        with self._lock:
+            last, self._last = self._last, now
+        if last and now:
+            idle, all_ = now[0] - last[0], now[1] - last[1]
+            found["utilization"] = min(1.0, max(0.0, 1 - idle / all_)) if all_ > 0 else 0.0
+        return found
+
+    def _ticks(self) -> tuple[int, int] | None:
+        """Return the machine's idle and whole time (proc(5): the line `cpu`, user to steal)."""
+        with suppress(OSError, ValueError):
+            times = [int(each) for each in (self._proc / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+            if len(times) > 4:
+                return times[3] + times[4], sum(times)
+        return None
+
+
+def pending(manager: ModelManager) -> dict[tuple[str, str], int]:
+    """Return how many requests wait for a run of each loaded model that has a line of its own, by name and version."""
+    found: dict[tuple[str, str], int] = {}
+    for resident in (manager.peek(name) for name, _ in manager.loaded()):
+        if resident is not None and resident.artifact is not None:
+            found |= _waiting(resident.artifact.spec, resident.model)
+    return found
+
+
+def _waiting(spec: ModelSpec, model: LoadedModel) -> dict[tuple[str, str], int]:
+    if isinstance(model, CompoundModel):
+        return {key: count for each in model.all_parts for key, count in _waiting(each.spec, each.model).items()}
+    while isinstance(model, WrappedModel) and not hasattr(model, "waiting"):
+        model = model.inner
+    return {(spec.name, spec.version): model.waiting} if hasattr(model, "waiting") else {}

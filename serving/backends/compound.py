@@ -53,6 +53,11 @@ class CompoundModel(WrappedModel):
         self._own = own
         self._parts = parts
 
+    @property
+    def all_parts(self) -> tuple[Part, ...]:
+        """The model itself and what belongs to it."""
+        return (self._own, *self._parts)
+
     def version(self, version: str) -> tuple[LoadedModel, ModelSpec] | None:
         """Return another version of this model, None where there is none of that name."""
         name = self._own.spec.name
@@ -61,15 +66,14 @@ class CompoundModel(WrappedModel):
 
     def held_bytes(self) -> int | None:
         """Return what all of them hold outside this process; None where none is outside."""
-        everybody = (self._own, *self._parts)
-        if all(each.model.held_bytes() is None for each in everybody):
+        if all(each.model.held_bytes() is None for each in self.all_parts):
             return None
-        return sum(each.held_bytes() for each in everybody)
+        return sum(each.held_bytes() for each in self.all_parts)
 
     def attach(self, host: Host) -> None:
         """Take whom to ask for more memory, for all of them."""
-        held: dict[int, int] = {id(each): each.held_bytes() for each in (self._own, *self._parts)}
-        for each in (self._own, *self._parts):
+        held: dict[int, int] = {id(each): each.held_bytes() for each in self.all_parts}
+        for each in self.all_parts:
             each.model.attach(_Share(host, held, id(each)))
 
     def close(self) -> None:

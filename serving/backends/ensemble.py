@@ -90,7 +90,7 @@ class EnsembleModel:
             else:
                 outputs = self._members.call(step, inputs, about, deadline)
         except ServingError as error:
-            raise type(error)(f"in ensemble '{self._name}', {error.message}") from None
+            raise type(error)(f"in ensemble '{self._name}', {error.text}") from None
         missing = [theirs for theirs in step.outputs if theirs not in outputs]
         if missing:
             raise ModelFailedError(

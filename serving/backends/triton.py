@@ -21,7 +21,8 @@ from weakref import WeakSet
 
 from serving.backends.base import Footprint
 from serving.backends.triton_server import TritonServer
-from serving.codecs import json, v2
+from serving.codecs import json
+from serving.codecs.packed import Unread, to_bytes
 from serving.errors import (
     BadRequestError,
     DeadlineExceededError,
@@ -112,7 +113,8 @@ class TritonModel:
                     if each.error_message:
                         yield answer_frames.write_error(each.error_message.replace(self.key, self._name))
                     elif each.infer_response.outputs:
-                        yield answer_frames.write(_tensors(each.infer_response), {})
+                        is_last = each.infer_response.parameters["triton_final_response"].bool_param
+                        yield answer_frames.write(_tensors(each.infer_response), {}, is_last=is_last)
         finally:
             call.cancel()
 
@@ -295,7 +297,7 @@ def _message(key: str, request: Request) -> Any:
     message = pb.ModelInferRequest(model_name=key, id=str(about.get("id", "")))
     for name, array in (request.tensors or {}).items():
         message.inputs.add(name=name, datatype=json.datatype_of(array), shape=array.shape)
-        message.raw_input_contents.append(v2.to_bytes(array))
+        message.raw_input_contents.append(to_bytes(array))
     for name in about.get("outputs", ()):
         message.outputs.add(name=name)
     flags = int(about.get("flags", 0))
@@ -319,7 +321,7 @@ def _message(key: str, request: Request) -> Any:
 def _tensors(response: Any) -> Tensors:
     raw = list(response.raw_output_contents)  # each access would be a copy
     return {
-        each.name: v2.from_bytes(each.name, each.datatype, list(each.shape), memoryview(data))
+        each.name: Unread(each.name, each.datatype, tuple(each.shape), memoryview(data)).read("", response.model_name)
         for each, data in zip(response.outputs, raw, strict=True)
     }
 

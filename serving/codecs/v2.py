@@ -3,15 +3,14 @@
     {"id"?, "model_name", "model_version", "parameters"?,
      "outputs": [{"name", "datatype", "shape", "data" | "parameters": {"binary_data_size"}}]}
 
-Binary tensors follow the JSON, little-endian, in the order of the outputs; BYTES elements are a 32-bit length and so
-many bytes. `v2_requests` reads what clients send. What the model wants is not known here: `fitting` checks that. Texts
-of errors are Triton's where clients know them. Called by the HTTP rooms, gRPC's and `inference`.
+Binary tensors follow the JSON in the order of the outputs, as `packed` has them. `v2_requests` reads what clients send;
+what is binary in it stays `Unread` until `fitting` knows that the model wants it so. Texts of errors are Triton's where
+clients know them. Called by the HTTP rooms, gRPC's and `inference`.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,10 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from serving.codecs import json
+from serving.codecs.packed import Unread, to_bytes
 from serving.errors import BadRequestError
-from serving.tensors import DTYPES, Array
+from serving.tensors import Array
 
-_LENGTH = struct.Struct("<I")
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
 VENDOR = "application/vnd.sagemaker-triton.binary+json;json-header-size="
@@ -60,7 +59,7 @@ class Question:
 
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, tuple[str, Array]] = field(default_factory=dict)
+    inputs: dict[str, tuple[str, Array | Unread]] = field(default_factory=dict)
     outputs: list[Wanted] = field(default_factory=list)
     is_binary: bool = False
     priority: int = 0
@@ -72,6 +71,17 @@ class Question:
         """How Triton's sentences about a request begin."""
         return f"[request id: {self.id or '<id_unknown>'}] "
 
+    def add(self, name: str, datatype: str, tensor: Array | Unread) -> None:
+        """Take an input; raises `BadRequestError` for one that is there."""
+        if name in self.inputs:
+            raise BadRequestError(f"{self.about}input '{name}' already exists in request")
+        self.inputs[name] = (datatype, tensor)
+
+    def array(self, name: str, model: str) -> Array:
+        """Return an input's array, read now where it came as bytes; raises `BadRequestError` for wrong ones."""
+        tensor = self.inputs[name][1]
+        return tensor.read(self.about, model) if isinstance(tensor, Unread) else tensor
+
 
 class Memory(Protocol):
     """Shared memory by the names that clients registered."""
@@ -79,8 +89,11 @@ class Memory(Protocol):
     def read(self, name: str, offset: int, count: int) -> memoryview:
         """Return `count` bytes at `offset` of a region, in place."""
 
-    def write(self, name: str, offset: int, limit: int, data: bytes) -> None:
-        """Write `data` at `offset` of a region, where `limit` bytes are the output's."""
+    def check(self, name: str, offset: int, count: int) -> None:
+        """Raise where `count` bytes at `offset` of a region are not there."""
+
+    def write(self, name: str, offset: int, limit: int, data: bytes, output: str) -> None:
+        """Write an output at `offset` of a region, where `limit` bytes are its."""
 
 
 def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,55 +104,26 @@ def own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def from_region(place: tuple[str, int, int], memory: Memory | None) -> memoryview:
     """Return what lies in shared memory at a place: a region, an offset, a size in bytes."""
     region, offset, size = place
-    return _memory(memory).read(region, offset, size)
+    return regions(memory).read(region, offset, size)
 
 
-def _memory(memory: Memory | None) -> Memory:
+def regions(memory: Memory | None) -> Memory:
+    """Return the shared memory of a route that has some; raises `BadRequestError`."""
     if memory is None:
         raise BadRequestError("shared memory is not read on this route: send the data itself.")
     return memory
 
 
-def from_bytes(name: str, datatype: str, shape: list[int], data: memoryview) -> Array:
-    """Return the array that little-endian `data` holds, a view of it but for BYTES; raises `BadRequestError`."""
-    count = math.prod(shape)
-    if datatype == "BYTES":
-        return _split(name, data, count).reshape(shape)
-    dtype = DTYPES[datatype]
-    if len(data) != count * dtype.itemsize:
-        raise BadRequestError(
-            f"unexpected size for input '{name}', expecting {count * dtype.itemsize} bytes, got {len(data)}"
-        )
-    if datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
-        raise BadRequestError(f"input '{name}' is BOOL and has bytes other than 0 and 1: send only those.")
-    return np.frombuffer(data, dtype.newbyteorder("<"), count).reshape(shape).astype(dtype, copy=False)
+def check_places(question: Question, memory: Memory | None) -> None:
+    """Raise where the room for an output in shared memory is not there: before a model runs for it."""
+    for each in question.outputs:
+        if each.region is not None:
+            regions(memory).check(each.region, each.offset, each.size)
 
 
-def _split(name: str, data: memoryview, count: int) -> Array:
-    elements: list[bytes] = []
-    at = 0
-    while at < len(data) and len(elements) < count:
-        size = _LENGTH.unpack_from(data, at)[0] if at + 4 <= len(data) else len(data)
-        if at + 4 + size > len(data):
-            raise BadRequestError(f"incomplete string data for inference input '{name}': element {len(elements)}")
-        elements.append(bytes(data[at + 4 : at + 4 + size]))
-        at += 4 + size
-    if at != len(data) or len(elements) != count:
-        raise BadRequestError(f"expected {count} strings for inference input '{name}', got {len(elements)}")
-    array = np.empty(count, object)
-    array[:] = elements
-    return array
-
-
-def to_bytes(array: Array) -> bytes:
-    """Return an array as little-endian bytes, BYTES with lengths."""
-    if array.dtype.kind in "OSU":
-        parts: list[bytes] = []
-        for element in array.ravel().tolist():
-            data = element if isinstance(element, bytes) else str(element).encode()
-            parts += (_LENGTH.pack(len(data)), data)
-        return b"".join(parts)
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+def to_region(want: Wanted, array: Array, memory: Memory | None) -> None:
+    """Write an output to shared memory, where it was asked for."""
+    regions(memory).write(want.region or "", want.offset, want.size, to_bytes(array), want.name)
 
 
 def write(
@@ -147,7 +131,7 @@ def write(
 ) -> tuple[bytes, int | None]:
     """Write an answer of `head` (model_name ...) and `outputs`; return the body, and its JSON's size if binary follows.
 
-    `outputs` are in the order that was asked for. An empty one that was asked for in binary has the size 0.
+    Bytes follow only where an output asked for in binary is not empty.
     """
     wanted = {each.name: each for each in question.outputs}
     items, tail = [], []
@@ -155,16 +139,11 @@ def write(
         want = wanted.get(name) or Wanted(name, question.is_binary)
         item: dict[str, Any] = {"name": name, "datatype": json.datatype_of(array), "shape": list(array.shape)}
         if want.region is not None:
-            data = to_bytes(array)
-            _memory(memory).write(want.region, want.offset, want.size, data)
-            item["parameters"] = {
-                "shared_memory_region": want.region,
-                **({"shared_memory_offset": want.offset} if want.offset else {}),
-                "shared_memory_byte_size": len(data),
-            }
+            to_region(want, array, memory)
         elif want.is_binary:
-            tail.append(to_bytes(array))
-            item["parameters"] = {"binary_data_size": len(tail[-1])}
+            data = to_bytes(array)
+            tail += [data] if data else []
+            item["parameters"] = {"binary_data_size": len(data)}
         else:
             item["data"] = array.ravel()
         items.append(item)
@@ -173,9 +152,13 @@ def write(
 
 
 def classified(array: Array, classes: int, labels: tuple[str, ...] | None, *, has_batch: bool) -> Array:
-    """Return the best `classes` of each row as BYTES `value:index[:label]`, the best first (Triton's extension)."""
-    if array.dtype.kind not in "biuf":
-        raise BadRequestError("class result not available for output due to unsupported type 'BYTES'")
+    """Return the best `classes` of each row as BYTES `value:index[:label]`, the best first (Triton's extension).
+
+    Values with a point have six digits after it, whole ones none.
+    """
+    if array.dtype.kind not in "iuf":
+        kind = json.datatype_of(array)
+        raise BadRequestError(f"class result not available for output due to unsupported type '{kind}'")
     has_batch = has_batch and array.ndim > 0
     rows = array.reshape(array.shape[0], math.prod(array.shape[1:])) if has_batch else array.reshape(1, array.size)
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :classes]
@@ -183,5 +166,7 @@ def classified(array: Array, classes: int, labels: tuple[str, ...] | None, *, ha
     for row, column in np.ndindex(*best.shape):
         index = int(best[row, column])
         label = f":{labels[index]}" if labels and index < len(labels) else ""
-        texts[row, column] = f"{rows[row, index]:f}:{index}{label}".encode()
+        value = rows[row, index]
+        text = f"{value:f}" if array.dtype.kind == "f" else str(int(value))
+        texts[row, column] = f"{text}:{index}{label}".encode()
     return texts if has_batch else texts[0]

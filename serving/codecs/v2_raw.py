@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.codecs import v2
+from serving.codecs.packed import Unread
 from serving.codecs.v2 import Question
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES, Array, Signature, TensorSpec
@@ -68,4 +68,4 @@ def _array(about: str, model: str, spec: TensorSpec, shape: list[int], body: byt
             f"{about}input byte size mismatch for input 'raw_input' for model '{model}'. Expected {expected_bytes}, "
             f"got {len(body)}"
         )
-    return v2.from_bytes(spec.name, dtype, shape, memoryview(body))
+    return Unread(spec.name, dtype, tuple(shape), memoryview(body)).read(about, model)

@@ -19,6 +19,7 @@ import numpy as np
 
 from serving.codecs import json, v2
 from serving.codecs.json_numbers import MAX_RANK
+from serving.codecs.packed import Unread
 from serving.codecs.v2 import VENDOR, Memory, ParseError, Question, Wanted
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES, Array
@@ -72,6 +73,7 @@ def read_document(document: Any, model: str, rest: memoryview = _NOTHING, memory
     _Inputs(model, rest, memory).fill(question, _items(said, "inputs"))
     if "outputs" in said:
         question.outputs = [_wanted(each) for each in _items(said, "outputs")]
+    v2.check_places(question, memory)
     return question
 
 
@@ -218,21 +220,15 @@ class _Inputs:
         self._memory = memory
 
     def fill(self, question: Question, items: list[dict[str, Any]]) -> None:
-        found: dict[str, tuple[str, list[int], Array | memoryview]] = {}
         for item in items:
             source = _source(item)
             name, datatype, shape = text_of(item, "name"), text_of(item, "datatype"), _shape(item)
-            if name in found:
-                raise BadRequestError(f"{question.about}input '{name}' already exists in request")
-            if datatype not in DTYPES:
-                raise BadRequestError(f"invalid datatype for input {name}")
-            data = _from_json(name, datatype, shape, item) if source == "data" else self._data(name, source, item)
-            found[name] = datatype, shape, data
+            if source == "data":
+                question.add(name, datatype, _from_json(name, datatype, shape, item))
+            else:
+                question.add(name, datatype, Unread(name, datatype, tuple(shape), self._data(name, source, item)))
         if self._rest:
             raise BadRequestError(f"unexpected additional input data for model '{self._model}'")
-        for name, (datatype, shape, data) in found.items():
-            array = v2.from_bytes(name, datatype, shape, data) if isinstance(data, memoryview) else data
-            question.inputs[name] = (datatype, array)
 
     def _data(self, name: str, source: str, item: Mapping[str, Any]) -> memoryview:
         """Return the bytes of an input: those that are next, or those in shared memory."""
@@ -279,6 +275,8 @@ def _shape(item: Mapping[str, Any]) -> list[int]:
 
 
 def _from_json(name: str, datatype: str, shape: list[int], item: Mapping[str, Any]) -> Array:
+    if datatype not in DTYPES:
+        raise BadRequestError(f"invalid datatype for input {name}")
     array = from_json(item["data"], datatype, name)
     if array.size != math.prod(shape):
         raise ParseError("Unable to parse 'data': Shape does not match true shape of 'data' field")

@@ -15,11 +15,16 @@ from google.protobuf import json_format
 from tritonclient.grpc import service_pb2 as pb
 
 from serving import __version__
+from serving.codecs.v2 import Question
 from serving.errors import ServingError, UnsupportedError
-from serving.grpc import messages
+from serving.grpc import messages, server_settings
 from serving.grpc.calls import Calls, House, fault
-from serving.inference import Inference
+from serving.inference import Answer, Inference
 from serving.logs import about
+from serving.shared_memory import Regions
+
+# Triton's words.
+_ONCE = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
 
 def _refused(what: str) -> Callable[[Any, Any, Any], Any]:
@@ -37,6 +42,18 @@ def _refused(what: str) -> Callable[[Any, Any, Any], Any]:
 def _refuse_repository_name(request: Any) -> None:
     if request.repository_name:
         raise UnsupportedError("'repository_name' specification is not supported")
+
+
+def _streamed(answer: Answer, request: Any, question: Question, memory: Regions) -> Any:
+    if answer.error is not None:
+        return _refusal(answer.error.text, request)
+    answer.parameters = answer.parameters | {messages.FINAL: answer.is_last}
+    return pb.ModelStreamInferResponse(infer_response=messages.write(answer, question, memory))
+
+
+def _refusal(text: str, request: Any) -> Any:
+    response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
+    return pb.ModelStreamInferResponse(error_message=text, infer_response=response)
 
 
 class Service:
@@ -145,13 +162,13 @@ class Service:
 
     def _infer(self, request: Any) -> Any:
         with self.calls.observed() as done:
-            question, length = messages.read(request)
+            question, length = messages.read(request, self._inference.regions)
             name = self._house.check_name(request.model_name)
             with self.calls.admitted(length):
                 started = perf_counter()
-                answer = self._inference.infer(name, request.model_version, question)
+                answer = self._inference.infer(name, request.model_version, question, once=_ONCE)
                 done(perf_counter() - started)
-                return messages.write(answer)
+                return messages.write(answer, question, self._inference.regions)
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         """Answer the requests of a stream one after the other, each as often as its model does."""
@@ -173,38 +190,61 @@ class Service:
             with self.calls.streamed, self.calls.observed():
                 yield from self._streamed_answers(request, context)
         except Exception as error:
-            _, text = fault(error, request_id)
-            response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-            yield pb.ModelStreamInferResponse(error_message=text, infer_response=response)
+            yield _refusal(fault(error, request_id)[1], request)
 
     def _streamed_answers(self, request: Any, context: Any) -> Iterator[Any]:
-        """Yield the answers, marked where the client asked: the last one of a model that answers once, else one more.
+        """Yield the answers, each with whether it is the last; where none was and the client asked, an empty one more.
 
         Ends when the client has left, which closes the model's own generator.
         """
-        is_marked = messages.WANTS_FINAL in request.parameters and request.parameters[messages.WANTS_FINAL].bool_param
-        question, length = messages.read(request)
+        wants_last = messages.WANTS_FINAL in request.parameters and request.parameters[messages.WANTS_FINAL].bool_param
+        question, length = messages.read(request, self._inference.regions)
         name, version = self._house.check_name(request.model_name), request.model_version
         with self.calls.admitted(length):
-            is_decoupled = is_marked and self._inference.is_decoupled(name, version)
-            answers = self._inference.stream(name, version, question)
+            answers, is_over = self._inference.stream(name, version, question), False
             try:
                 for answer in answers:
-                    if is_marked:
-                        answer.parameters = answer.parameters | {messages.FINAL: not is_decoupled}
-                    yield pb.ModelStreamInferResponse(infer_response=messages.write(answer))
+                    is_over = answer.is_last
+                    yield _streamed(answer, request, question, self._inference.regions)
                     if not context.is_active():
                         return
             finally:
                 getattr(answers, "close", lambda: None)()
-        if is_decoupled:
-            last = pb.ModelInferResponse(model_name=name, model_version=version or "1", id=request.id)
+        if wants_last and not is_over:
+            last = pb.ModelInferResponse(model_name=name, id=request.id)
             last.parameters[messages.FINAL].bool_param = True
             yield pb.ModelStreamInferResponse(infer_response=last)
 
+    # ---- settings and shared memory ---------------------------------------------------------------------------------
+
+    def TraceSetting(self, request: Any, context: Any) -> Any:
+        """Read trace settings, or change them."""
+        return self._set(context, server_settings.trace, request, is_change=bool(request.settings))
+
+    def LogSettings(self, request: Any, context: Any) -> Any:
+        """Read log settings, or change them."""
+        return self._set(context, server_settings.log, request, is_change=bool(request.settings))
+
+    def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:
+        """Describe the regions that clients registered."""
+        return self._set(context, server_settings.memory_status, request, is_change=False)
+
+    def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
+        """Register a region."""
+        return self._set(context, server_settings.register_memory, request, is_change=True)
+
+    def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
+        """Let go of a region, of all without a name."""
+        return self._set(context, server_settings.unregister_memory, request, is_change=True)
+
+    def _set(self, context: Any, method: Callable[[Inference, Any], Any], request: Any, *, is_change: bool) -> Any:
+        def work() -> Any:
+            if is_change:
+                self._authorize(context)
+            return method(self._inference, request)
+
+        return self.calls.answered(context, work)
+
     # ---- what others have -------------------------------------------------------------------------------------------
 
-    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _refused("shared memory")
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _refused("shared memory of CUDA")
-    TraceSetting = _refused("trace settings")
-    LogSettings = _refused("log settings")

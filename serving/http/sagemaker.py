@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, perf_counter_ns
 from typing import cast
 from urllib.parse import parse_qs
 
@@ -29,14 +29,17 @@ from serving.contract import (
     PAGE_LIMIT_MAX,
 )
 from serving.cores import CoreBudget
-from serving.errors import BadRequestError, ModelNotFoundError
+from serving.errors import BadRequestError, ModelNotFoundError, ServingError, UnavailableError
+from serving.fitting import rows_of
 from serving.http.bodies import Bodies, Place
 from serving.http.handed import Stream, headers_of, request_of
 from serving.http.replies import JSON, Environ, Headers, Reply
 from serving.inference import Answer, Inference
 from serving.logs import about
 from serving.manager import Lease, ModelManager
+from serving.repository.source import Artifact
 from serving.residents import Resident
+from serving.statistics import Spent
 from serving.tensors import Tensors
 
 
@@ -130,17 +133,43 @@ class SageMakerRoutes:
                 return self._invoke(call, body, lease, resident, place)
 
     def _invoke(self, call: Call, body: bytes, lease: Lease, resident: Resident, place: Place) -> Reply:
-        """Answer by the shortest way: people's own code, or tensors here; V2's way where the body asks for it."""
+        """Answer by the shortest way: people's own code, or tensors here; V2's way where the body asks for it.
+
+        V2's way counts itself; the others are counted here, for dashboards of Triton's show all that was inferred.
+        """
         model = resident.model
+        if (call.environ.get("CONTENT_TYPE") or "").startswith(v2.VENDOR) and _reads_tensors(model):
+            return self._vendor(call, body, resident)
+        began = perf_counter_ns()
         try:
-            if (call.environ.get("CONTENT_TYPE") or "").startswith(v2.VENDOR) and _reads_tensors(model):
-                return self._vendor(call, body, resident)
             if model.is_outside:
-                return self._hand_over(call, body, lease, resident, place)
-            answer, content_type = self._run(call, body, resident)
+                reply, spent, rows = self._hand_over(call, body, lease, resident, place)
+            else:
+                reply, spent, rows = self._run(call, body, resident)
         except json.OpenInferenceError as found:
             return self._open(call, resident, v2_requests.read_document(found.document, call.model))
-        return 200, _headers(call.environ, content_type), answer
+        except ServingError as error:
+            if not isinstance(error, BadRequestError):  # Triton does not count what was no request of the model's
+                self._failed(resident, began, is_rejected=isinstance(error, UnavailableError))
+            raise
+        if reply[0] < 400:
+            self._succeeded(resident, began, spent, rows)
+        else:
+            self._failed(resident, began, is_rejected=False)
+        return reply
+
+    def _succeeded(self, resident: Resident, began: int, spent: Spent, rows: int) -> None:
+        """Count an answer in what V2's statistics and the `nv_*` metrics tell: that is all that was inferred."""
+        spec = cast("Artifact", resident.artifact).spec
+        is_batched = spec.scheduling is not None and spec.scheduling.max_batch_size > 0
+        counters = self._inference.statistics.of(spec.name, spec.version)
+        counters.succeeded(perf_counter_ns() - began, spent, rows if is_batched else 1)
+
+    def _failed(self, resident: Resident, began: int, *, is_rejected: bool) -> None:
+        spec = cast("Artifact", resident.artifact).spec
+        self._inference.statistics.of(spec.name, spec.version).failed(
+            perf_counter_ns() - began, is_rejected=is_rejected
+        )
 
     def _vendor(self, call: Call, body: bytes, resident: Resident) -> Reply:
         """Answer a body of SageMaker's vendor type for Triton."""
@@ -155,19 +184,25 @@ class SageMakerRoutes:
         content, header = v2.write(answer.head, answer.outputs, question)
         return 200, _headers(call.environ, JSON[1] if header is None else f"{v2.VENDOR}{header}"), content
 
-    def _run(self, call: Call, body: bytes, resident: Resident) -> tuple[bytes, str]:
+    def _run(self, call: Call, body: bytes, resident: Resident) -> tuple[Reply, Spent, int]:
         model: LoadedModel = resident.model
+        asked = perf_counter_ns()
         with self._cores.lease(model.threads, self._left_s(call), call.model):
             # Inside, as a hostile body may decode to far more than it weighs: never more than cores at once.
+            began = perf_counter_ns()
             decoded = decode(body, call.environ.get("CONTENT_TYPE"), model.signature)
-            started = perf_counter()
+            started = perf_counter_ns()
             outputs = model.run(decoded.tensors)
-            call.model_s = perf_counter() - started
-        return self._write(call, outputs, decoded.form, resident)
+            ended = perf_counter_ns()
+        call.model_s = (ended - started) / 1e9
+        answer, content_type = self._write(call, outputs, decoded.form, resident)
+        rows = rows_of(decoded.tensors)
+        spent = Spent(began - asked, started - began, ended - started, perf_counter_ns() - ended, rows)
+        return (200, _headers(call.environ, content_type), answer), spent, rows
 
     def _hand_over(
         self, call: Call, body: bytes, lease: Lease, resident: Resident, place: Place
-    ) -> tuple[int, Headers, bytes | Stream]:
+    ) -> tuple[Reply, Spent, int]:
         """Give a request to people's own code, as it came or decoded, whichever it takes.
 
         A reply in chunks keeps its lease and its place until its end.
@@ -178,17 +213,21 @@ class SageMakerRoutes:
             with self._cores.lease(1, self._left_s(call), call.model):
                 decoded = decode(body, call.environ.get("CONTENT_TYPE"), model.signature)
             request.body, request.tensors, form = b"", decoded.tensors, decoded.form
-        started = perf_counter()
+        started = perf_counter_ns()
         reply = model.invoke(request, monotonic() + self._left_s(call))
-        call.model_s = perf_counter() - started
+        ran = perf_counter_ns() - started
+        call.model_s = ran / 1e9
+        rows = rows_of(request.tensors or {})
+        spent = reply.spent or Spent(infer_ns=ran, rows=rows)
         if reply.tensors is not None:
             answer, content_type = self._write(call, reply.tensors, form, resident)
-            return reply.status, [*_headers(call.environ, content_type), *headers_of(reply)], answer
+            headers = [*_headers(call.environ, content_type), *headers_of(reply)]
+            return (reply.status, headers, answer), spent, rows
         if reply.chunks is None:
-            return reply.status, headers_of(reply), bytes(reply.body)
+            return (reply.status, headers_of(reply), bytes(reply.body)), spent, rows
         stream = Stream(reply.chunks, lease.keep())
         stream.when_over(place.keep())
-        return reply.status, headers_of(reply), stream
+        return (reply.status, headers_of(reply), stream), spent, rows
 
     def _write(self, call: Call, outputs: Tensors, form: str, resident: Resident) -> tuple[bytes, str]:
         accept = self._accept(call.environ)

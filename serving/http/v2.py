@@ -52,6 +52,8 @@ EXTENSIONS = [
     "trace",
     "logging",
 ]
+# Triton's words.
+_ONCE = "HTTP end point doesn't support models with decoupled transaction policy"
 _SSE = ("Content-Type", "text/event-stream; charset=utf-8")
 _WEIGHT = re.compile(r"q\s*=\s*(1(\.0*)?|0?\.0*[1-9]\d*)")  # any but 0
 Done = TypeVar("Done")
@@ -103,7 +105,7 @@ class V2Routes:
             if method == "POST":
                 self._guard.check(call.environ)
             with self._gate:
-                return _document(change(self._inference, v2_repository.read_object(self._body(call.environ))))
+                return _document(change(self._inference, self._body(call.environ)))
         return self._server(method, parts)
 
     # ---- the server and its models ----------------------------------------------------------------------------------
@@ -164,18 +166,18 @@ class V2Routes:
             answers = self._inference.stream(name, version, question)
             if how == "generate":
                 return self._timed(call, lambda: _only(answers))
-            events = _events(answers)
             try:
-                first = next(events)  # an error before the first answer is an error of the request
+                first = next(answers, None)  # what is raised here is the request's error
             except ModelFailedError as error:
-                return 400, [_SSE], _event({"error": error.message})
-            return 200, [_SSE], Stream(_chain(first, events), place.keep())
+                return 400, [_SSE], _event({"error": error.text})
+            status = 400 if first is not None and first.error else 200
+            return status, [_SSE], Stream(_events(first, answers), place.keep())
 
     def _tensors(self, call: Call, name: str, version: str, body: bytes) -> Reply:
         environ = call.environ
         header = v2_requests.header_length(environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
         question = v2_requests.read(body, header, name, self._inference.regions)
-        answer = self._timed(call, lambda: self._inference.infer(name, version, question))
+        answer = self._timed(call, lambda: self._inference.infer(name, version, question, once=_ONCE))
         content, header = v2.write(answer.head, answer.outputs, question, self._inference.regions)
         headers = [JSON] if header is None else [("Content-Type", BINARY), (HEADER_LENGTH, str(header))]
         if encoding := _asked_encoding(environ.get("HTTP_ACCEPT_ENCODING", "")):
@@ -257,13 +259,15 @@ def _only(answers: Iterator[Answer]) -> Reply:
     """
     try:
         first = next(answers, None)
-        is_only = first is not None and not _has_another(answers)
+        is_only = first is not None and (first.error is not None or not _has_another(answers))
     except ModelFailedError as error:
-        return 400, [JSON], orjson.dumps({"error": error.message})
+        return 400, [JSON], orjson.dumps({"error": error.text})
     finally:
         _close(answers)
     if first is None or not is_only:
         return _document({"error": generate.NOT_ONE_ANSWER})
+    if first.error is not None:
+        return 400, [JSON], orjson.dumps({"error": first.error.text})
     return _document(generate.flat(first.head, first.outputs))
 
 
@@ -274,33 +278,24 @@ def _has_another(answers: Iterator[Answer]) -> bool:
         return True
 
 
-def _events(answers: Iterator[Answer]) -> Iterator[bytes]:
-    """Yield server-sent events; an error after the first answer is an event too. Empty bytes: there was no answer."""
-    is_first = True
+def _events(first: Answer | None, rest: Iterator[Answer]) -> Iterator[bytes]:
+    """Yield a server-sent event for each answer, errors too; empty bytes where there is none."""
     try:
-        for answer in answers:
-            is_first = False
-            yield _event(generate.flat(answer.head, answer.outputs))
-        if is_first:
-            yield b""
+        yield b"" if first is None else _told(first)
+        for answer in rest:
+            yield _told(answer)
     except ServingError as error:
-        if is_first:
-            raise
-        yield _event({"error": error.message})
+        yield _event({"error": error.text})
     finally:
-        _close(answers)  # now: until then the model is held
+        _close(rest)  # now: until then the model is held
+
+
+def _told(answer: Answer) -> bytes:
+    return _event({"error": answer.error.text} if answer.error else generate.flat(answer.head, answer.outputs))
 
 
 def _event(said: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(said) + b"\n\n"
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    try:
-        yield first
-        yield from rest
-    finally:
-        _close(rest)
 
 
 def _close(answers: Iterator[object]) -> None:

@@ -1,11 +1,12 @@
 """Answers of a stream as bytes, for who reads tensors: exact, NaN and all, and without a number written out.
 
     4 bytes, little-endian: the length of the head | head, JSON | body of tensors
-    {"tensors": [...], "bytes": 192, "parameters": {...}}  or  {"error": "..."}
+    {"tensors": [...], "bytes": 192, "parameters": {...}, "last": true}  or  {"error": "...", "last": true}
 
 `tensors` is `tensor_frames`' description of the body, `bytes` the body's length, so that frames may follow one another
-in one body. Heads end in spaces, for bodies that start at a multiple of 64. Runs on both sides and under foreign
-interpreters; written by dialects whose models stream, read by `inference`.
+in one body; `last` stands in the one that the model sent as its last. Heads end in spaces, for bodies that start at a
+multiple of 64. Runs on both sides and under foreign interpreters; written by dialects whose models stream, read by
+`outcomes`.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ _ALIGN = 64
 _LENGTH = struct.Struct("<I")
 
 
-def write(tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> bytes:
+def write(tensors: Mapping[str, Any], parameters: Mapping[str, Any], *, is_last: bool = False) -> bytes:
     """Return the frame of one answer. Raises `ValueError` for a type that is no data type here."""
     described, buffers, size = tensor_frames.pack(tensors, 0)
     head: dict[str, Any] = {"tensors": described, "bytes": size}
     if parameters:
         head["parameters"] = dict(parameters)
-    return b"".join((_head(head), *buffers))
+    return b"".join((_head(head, is_last), *buffers))
 
 
-def write_error(message: str) -> bytes:
+def write_error(message: str, *, is_last: bool = False) -> bytes:
     """Return the frame of an answer that is an error."""
-    return _head({"error": message})
+    return _head({"error": message}, is_last)
 
 
-def _head(head: Mapping[str, Any]) -> bytes:
+def _head(head: dict[str, Any], is_last: bool) -> bytes:
+    if is_last:
+        head["last"] = True
     text = json.dumps(head).encode()
     text += b" " * (-(len(text) + _LENGTH.size) % _ALIGN)
     return _LENGTH.pack(len(text)) + text

@@ -9,7 +9,6 @@ import pytest
 from serving import errors
 from serving.errors import (
     MESSAGE_MAX_CHARS,
-    TEXT_MAX_CHARS,
     BadRequestError,
     MethodNotAllowedError,
     ServingError,
@@ -19,7 +18,7 @@ from serving.errors import (
 # Of google.rpc.Code.
 GRPC_CODES = {
     "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNAUTHENTICATED", "NOT_FOUND", "UNIMPLEMENTED", "ALREADY_EXISTS",
-    "RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "CANCELLED",
 }  # fmt: skip
 LEAVES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, ServingError)]
 
@@ -34,7 +33,7 @@ def test_every_leaf_has_a_status_a_grpc_code_and_a_sentence(leaf: type[ServingEr
 
 
 @pytest.mark.parametrize(
-    ("status", "count"), [(400, 2), (404, 2), (409, 1), (413, 1), (415, 1), (424, 1), (503, 1), (507, 2)]
+    ("status", "count"), [(400, 5), (404, 2), (409, 1), (413, 1), (415, 1), (424, 1), (503, 1), (507, 2)]
 )
 def test_the_contracts_statuses_are_all_there(status: int, count: int) -> None:
     """As the reference's table has them."""
@@ -62,10 +61,14 @@ def test_a_message_is_one_bounded_line_that_can_be_encoded(text: str, message: s
     assert BadRequestError(text).message.encode().decode() == message
 
 
-def test_a_text_keeps_its_lines_and_is_bounded_too() -> None:
-    """As Triton's clients know it."""
-    assert BadRequestError(" one\n  two\ud800").text == " one\n  two\\ud800"
-    assert len(BadRequestError("x" * 5000).text) == TEXT_MAX_CHARS
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [("one. ", "one. "), ("a\n\nAt:\n  b\n", "a\n\nAt:\n  b\n"), ("a\ud800b", "a\\ud800b"), ("x" * 5000, "x" * 2000)],
+)
+def test_a_text_keeps_its_spaces_and_lines(said: str, text: str) -> None:
+    """Bounded, and such that it can be encoded, all the same."""
+    assert BadRequestError(said).text == text
+    assert BadRequestError(said).text.encode().decode() == text
 
 
 def test_a_wrong_method_knows_the_right_ones() -> None:

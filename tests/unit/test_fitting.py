@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.codecs.packed import Unread
 from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
 from serving.fitting import choose, fit, rows_of
@@ -39,7 +40,7 @@ def refusal(asked: Question, most: int = 8, signature: Signature = ADD_SUB) -> s
     """The sentence of a refusal."""
     with pytest.raises(BadRequestError) as caught:
         fit(asked, signature, spec(most))
-    return caught.value.message
+    return caught.value.text
 
 
 def test_a_request_that_fits_comes_in_the_models_order_with_its_rows() -> None:
@@ -73,7 +74,7 @@ def test_a_wrong_shape_is_told_in_tritons_words() -> None:
         f"{ID}unexpected shape for input 'INPUT0' for model 'add_sub'. Expected [-1,16], got [1,15]. NOTE: Setting a "
         "non-zero max_batch_size"
     )
-    assert refusal(question(1, 1, width=15), most=0).endswith("Expected [-1,16], got [1,15].")
+    assert refusal(question(1, 1, width=15), most=0).endswith("Expected [-1,16], got [1,15]. ")
 
 
 def test_a_wrong_datatype_is_told_in_tritons_words() -> None:
@@ -86,7 +87,43 @@ def test_a_wrong_datatype_is_told_in_tritons_words() -> None:
 def test_a_batch_that_is_too_big_or_uneven_is_refused() -> None:
     """Triton's words again."""
     assert refusal(question(9, 9)) == f"{ID}inference request batch-size must be <= 8 for 'add_sub'"
-    assert refusal(question(2, 3)) == f"{ID}input 'INPUT1' batch size does not match other inputs for 'add_sub'"
+    assert refusal(question(2, 3)) == f"{ID}input 'INPUT0' batch size does not match other inputs for 'add_sub'"
+    asked = question(1, 1)
+    asked.inputs["INPUT0"] = ("FP32", np.zeros((), np.float32))
+    assert refusal(asked) == f"{ID}input 'INPUT0' has no shape but model requires batch dimension for 'add_sub'"
+
+
+def test_a_rank_without_the_batch_is_another_batch() -> None:
+    """16 rows beside one: Triton looks at the batch before it looks at shapes."""
+    asked = question(1, 1)
+    asked.inputs["INPUT0"] = ("FP32", np.zeros(16, np.float32))
+    assert refusal(asked) == f"{ID}input 'INPUT0' batch size does not match other inputs for 'add_sub'"
+
+
+def test_bytes_are_read_once_datatype_and_shape_are_right() -> None:
+    """What is wrong with them is told last, with the model's name."""
+    asked = question(1, 1)
+    data = memoryview(np.arange(16, dtype=np.float32).tobytes())
+    asked.inputs["INPUT0"] = ("FP32", Unread("INPUT0", "FP32", (1, 16), data))
+    assert fit(asked, ADD_SUB, spec())[0]["INPUT0"].tolist() == [list(range(16))]
+    asked.inputs["INPUT0"] = ("FP32", Unread("INPUT0", "FP32", (1, 16), data[:32]))
+    said = "input byte size mismatch for input 'INPUT0' for model 'add_sub'. Expected 64, got 32"
+    assert refusal(asked) == ID + said
+    asked.inputs["INPUT0"] = ("FP31", Unread("INPUT0", "FP31", (1, 16), data[:32]))
+    assert refusal(asked) == (
+        f"{ID}inference input 'INPUT0' data-type is '<invalid>', but model 'add_sub' expects 'FP32'"
+    )
+
+
+def test_a_model_with_optional_inputs_says_how_many_it_takes() -> None:
+    """Between those that it wants and all of them."""
+    triton = {"input": [{"name": "INPUT0"}, {"name": "INPUT1", "optional": True}]}
+    with pytest.raises(BadRequestError) as caught:
+        fit(Question(), ADD_SUB, spec(triton=triton))
+    assert caught.value.text == (
+        f"{ID}expected number of inputs between 1 and 2 but got 0 inputs for model 'add_sub'. Got input(s) [], but "
+        "missing required input(s) ['INPUT0']. Please provide all required input(s)."
+    )
 
 
 def test_unknown_names_are_refused_before_anything_runs() -> None:
@@ -94,8 +131,11 @@ def test_unknown_names_are_refused_before_anything_runs() -> None:
     asked = question(1, 1)
     asked.outputs = [Wanted("ZZ")]
     assert refusal(asked) == "unexpected inference output 'ZZ' for model 'add_sub'"
-    asked.inputs["X"] = asked.inputs["INPUT0"]
+    asked.outputs = []
+    asked.inputs["X"] = asked.inputs.pop("INPUT0")
     assert refusal(asked) == "unexpected inference input 'X' for model 'add_sub'"
+    del asked.inputs["INPUT1"]
+    assert "Got input(s) ['X'], but missing required input(s) ['INPUT0','INPUT1']" in refusal(asked)
 
 
 def test_a_request_with_an_id_is_told_so() -> None:
@@ -118,15 +158,16 @@ def test_a_scalar_is_one_row() -> None:
     assert (rows_of({"x": np.zeros(())}), rows_of({})) == (1, 1)
 
 
-def test_outputs_are_chosen_in_the_order_that_was_asked_for() -> None:
+def test_outputs_are_chosen_in_the_order_of_the_model() -> None:
     """All of them when nothing was said; classes in their place."""
     outputs = {"a": np.array([[1.0, 3.0]]), "b": np.array([[2.0]])}
     asked = Question(outputs=[Wanted("b"), Wanted("a", classes=1)])
 
     assert choose(outputs, Question(), spec(), OPEN) is outputs
     chosen = choose(outputs, asked, spec(), OPEN)
-    assert list(chosen) == ["b", "a"]
+    assert list(chosen) == ["a", "b"]
     assert chosen["a"].tolist() == [[b"3.000000:1"]]
     assert choose(outputs, asked, spec(0), OPEN)["a"].tolist() == [b"3.000000:1"]
     with pytest.raises(BadRequestError, match="unexpected inference output 'c' for model 'add_sub'"):
         choose(outputs, Question(outputs=[Wanted("c")]), spec(), OPEN)
+    assert choose(outputs, Question(outputs=[Wanted("OUTPUT0")]), spec(), ADD_SUB) == {}  # it did not answer with it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
+    InvalidArtifactError,
     ModelFailedError,
     ModelNotFoundError,
     ServingError,
     UnavailableError,
     UnsupportedError,
 )
-from serving.inference import Answer, Inference, streamed
+from serving.inference import Answer, Inference
 from serving.residents import Resident
 from serving.statistics import Spent
 from serving.workers import answer_frames
@@ -102,6 +104,37 @@ def test_unknown_models_and_versions_are_told_in_tritons_words(engine: Engine) -
     assert engine.refusal(ModelNotFoundError, "nope") == "Request for unknown model: 'nope' is not found"
     assert engine.refusal(ModelNotFoundError, "m", "9") == "Request for unknown model: 'm' version 9 is not found"
     assert engine.infer("m", "1").version == engine.infer("m", "-1").version == "1"
+
+
+def test_a_version_that_is_no_number_is_told_in_tritons_words(engine: Engine) -> None:
+    """400: it is no version at all."""
+    assert engine.refusal(BadRequestError, "m", "x") == (
+        "failed to get model version from specified version string 'x' (details: stol), version should be an integral "
+        "value > 0"
+    )
+
+
+def test_a_model_that_cannot_be_is_none_for_who_asks_it(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says why; an ensemble that wants it as a member hears it."""
+    engine.house.make("bad", nonsense=1)
+
+    assert engine.refusal(ModelNotFoundError, "bad") == "Request for unknown model: 'bad' is not found"
+    assert "event=not_served model=bad" in caplog.text
+    assert "wants an object with keys" in caplog.text
+    with pytest.raises(InvalidArtifactError):
+        engine.inference.prepare("bad")
+
+
+def test_a_decoupled_model_is_refused_in_the_words_of_the_wire(engine: Engine) -> None:
+    """Where those are given: generate takes one answer of such a model, infer none."""
+    with engine.house.manager.ready("m") as resident:
+        assert resident.artifact is not None
+        spec = replace(resident.artifact.spec, triton={"model_transaction_policy": {"decoupled": True}})
+        resident.artifact = replace(resident.artifact, spec=spec)
+
+    with pytest.raises(UnsupportedError, match="^not here$"):
+        engine.inference.infer("m", "", ask(), once="not here")
+    assert engine.infer().outputs["y"].tolist() == [[4, 8]]
 
 
 def test_a_request_that_does_not_fit_is_counted_as_rejected(engine: Engine) -> None:
@@ -220,13 +253,23 @@ def test_a_stream_that_is_left_closes_the_models_own(engine: Engine) -> None:
     assert engine.house.in_flight("far") == 0
 
 
-def test_an_error_within_a_stream_ends_it(engine: Engine) -> None:
+def test_a_stream_goes_on_after_an_error(engine: Engine) -> None:
+    """It is an answer among others, and the request is no success."""
+    engine.outside(lambda _: Reply(chunks=lines([], answer_frames.write_error("too far"), answer_frames.write({}, {}))))
+    found = list(engine.inference.stream("far", "", ask()))
+
+    assert [each.error.text if each.error else "" for each in found] == ["", "", "too far", ""]
+    assert [each.is_last for each in found] == [False] * 4
+    assert counts(engine, "far") == {"success": 0, "fail": 1}
+
+
+def test_an_error_in_place_of_a_frame_ends_a_stream(engine: Engine) -> None:
     """After what came before it."""
-    engine.outside(lambda _: Reply(chunks=lines([], answer_frames.write_error("too far"))))
+    engine.outside(lambda _: Reply(chunks=lines([], b"nonsense")))
     answers = engine.inference.stream("far", "", ask())
 
     assert len([next(answers), next(answers)]) == 2
-    with pytest.raises(ModelFailedError, match="too far"):
+    with pytest.raises(ModelFailedError, match="an answer that is none"):
         next(answers)
     assert counts(engine, "far") == {"success": 0, "fail": 1}
 
@@ -237,20 +280,6 @@ def test_one_answer_and_none_are_streams_too(engine: Engine) -> None:
     engine.outside(lambda _: Reply(), "nothing")
 
     assert [len(list(engine.inference.stream(name, "", ask()))) for name in ("m", "whole", "nothing")] == [1, 1, 0]
-
-
-def test_frames_become_tensors_and_parameters() -> None:
-    """By name, type and shape, bit by bit."""
-    frames = answer_frames.write({"y": np.array([[1], [2]], np.int8)}, {"last": True})
-    ((found, parameters),) = streamed(frames)
-
-    assert (found["y"].dtype, found["y"].tolist(), parameters) == (np.dtype(np.int8), [[1], [2]], {"last": True})
-
-
-def test_a_frame_that_is_none_is_the_workers_failure() -> None:
-    """In words."""
-    with pytest.raises(ModelFailedError, match="an answer that is none"):
-        list(streamed(b"nonsense"))
 
 
 # ---- what is there ---------------------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from serving.errors import BadRequestError, UnsupportedError
-from serving.shared_memory import Regions
+from serving.shared_memory import RegionFailedError, Regions, RegionTakenError, UnknownRegionError
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_bytes_are_read_and_written_at_an_offset_of_the_region(regions: Regions,
     """Which itself begins at an offset of the file."""
     assert bytes(regions.read("r", 2, 3)) == bytes([6, 7, 8])
 
-    regions.write("r", 1, 4, b"abcd")
+    regions.write("r", 1, 4, b"abcd", "y")
 
     assert (tmp_path / "key").read_bytes()[4:10] == bytes([4]) + b"abcd" + bytes([9])
 
@@ -35,18 +36,36 @@ def test_regions_are_described_by_name_and_all_together(regions: Regions) -> Non
     assert regions.status("r") == regions.status() == [described]
 
 
-@pytest.mark.parametrize(("offset", "count"), [(0, 9), (8, 1), (-1, 2), (0, -1)])
-def test_nothing_outside_of_the_region_is_read(regions: Regions, offset: int, count: int) -> None:
-    """Though the file goes on."""
-    with pytest.raises(BadRequestError, match="Invalid offset"):
-        regions.read("r", offset, count)
+PLACES: list[tuple[int, int, str]] = [
+    (0, 9, "offset + byte size for"),
+    (8, 1, "offset for"),
+    (-1, 2, "offset for"),
+    (0, -1, "offset + byte size for"),
+    (0, 0, "offset + byte size for"),
+]
+
+
+@pytest.mark.parametrize(("offset", "count", "what"), PLACES)
+def test_nothing_outside_of_the_region_is_read(regions: Regions, offset: int, count: int, what: str) -> None:
+    """Though the file goes on; an output's place is checked in the same way."""
+    for ask in (regions.read, regions.check):
+        with pytest.raises(BadRequestError, match=re.escape(f"Invalid {what} shared memory region: 'r'")):
+            ask("r", offset, count)
+    regions.check("r", 0, 8)
 
 
 def test_an_output_larger_than_its_room_is_refused(regions: Regions) -> None:
-    """And nothing is written."""
-    with pytest.raises(BadRequestError, match="at least 5 bytes to hold"):
-        regions.write("r", 0, 4, b"abcde")
+    """By the output's name, and nothing is written."""
+    text = r"request for output 'y' \(4 bytes\) should be at least 5 bytes to hold the results"
+    with pytest.raises(RegionFailedError, match=text):
+        regions.write("r", 0, 4, b"abcde", "y")
     assert bytes(regions.read("r", 0, 4)) == bytes([4, 5, 6, 7])
+
+
+def test_room_that_is_larger_than_the_output_stays_as_it_was(regions: Regions) -> None:
+    """Behind the output's bytes."""
+    regions.write("r", 0, 4, b"ab", "y")
+    assert bytes(regions.read("r", 0, 4)) == b"ab" + bytes([6, 7])
 
 
 def test_a_file_that_its_client_cuts_short_is_an_error_and_no_crash(regions: Regions, tmp_path: Path) -> None:
@@ -56,33 +75,63 @@ def test_a_file_that_its_client_cuts_short_is_an_error_and_no_crash(regions: Reg
         regions.read("r", 0, 8)
 
 
-@pytest.mark.parametrize("key", ["", "/", "a/b", "../key", "..", "missing", "link", "folder"])
-def test_keys_are_files_of_that_folder_alone(regions: Regions, tmp_path: Path, key: str) -> None:
-    """No path, no link, no folder, nothing that is not there."""
+@pytest.mark.parametrize("key", ["", "/", "a/b", "../key", "..", "missing", "link"])
+def test_keys_are_files_of_that_folder_alone(
+    regions: Regions, tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No path, no link, nothing that is not there; the log has the reason."""
     (tmp_path / "link").symlink_to("/etc/hostname")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(BadRequestError):
+    with pytest.raises(RegionFailedError, match=f"Unable to open shared memory region: '{re.escape(key)}'$"):
         regions.register("other", key, 0, 1)
+    assert f"event=region_not_opened key={key!r} reason=" in caplog.text
 
 
-@pytest.mark.parametrize(("offset", "size"), [(0, 17), (16, 1), (0, 0)])
-def test_a_region_larger_than_its_file_is_refused(regions: Regions, offset: int, size: int) -> None:
-    """With both sizes."""
-    with pytest.raises(BadRequestError, match="the key has 16"):
+def test_a_folder_is_no_region(regions: Regions, tmp_path: Path) -> None:
+    """Nor anything else that has no bytes."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadRequestError, match="invalid args"):
+        regions.register("other", "pipe", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "reason"),
+    [(0, 17, "invalid args"), (16, 1, "invalid args"), (0, 0, "unable to process address spaceInvalid argument")],
+)
+def test_a_region_larger_than_its_file_is_refused(regions: Regions, offset: int, size: int, reason: str) -> None:
+    """And one of nothing."""
+    with pytest.raises(BadRequestError, match=f"failed to register shared memory region 'other': {reason}$"):
         regions.register("other", "key", offset, size)
 
 
 def test_a_name_is_taken_until_it_is_let_go(regions: Regions) -> None:
     """An unknown one is let go without an error, as with Triton."""
-    with pytest.raises(BadRequestError, match="already in manager"):
+    with pytest.raises(RegionTakenError, match="already in manager"):
         regions.register("r", "key", 0, 1)
     regions.unregister("r")
     regions.unregister("r")
-    with pytest.raises(BadRequestError, match="Unable to find system shared memory region: 'r'"):
+    with pytest.raises(UnknownRegionError, match="Unable to find shared memory region: 'r'"):
         regions.read("r", 0, 1)
+    with pytest.raises(UnknownRegionError, match="Unable to find system shared memory region: 'r'"):
+        regions.status("r")
     regions.register("r", "key", 0, 1)
     regions.unregister()
     assert regions.status() == []
+
+
+def test_a_region_has_a_name(regions: Regions) -> None:
+    """In the path or the message."""
+    with pytest.raises(BadRequestError, match="'region name' is necessary to register"):
+        regions.register("", "key", 0, 1)
+
+
+def test_statuses_are_tritons() -> None:
+    """Over both wires."""
+    kinds = (UnknownRegionError, RegionTakenError, RegionFailedError)
+    assert [(kind.status, kind.grpc_code) for kind in kinds] == [
+        (404, "NOT_FOUND"),
+        (400, "ALREADY_EXISTS"),
+        (500, "INTERNAL"),
+    ]
 
 
 def test_off_is_off(tmp_path: Path) -> None:

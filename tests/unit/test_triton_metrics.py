@@ -9,10 +9,10 @@ from serving.statistics import Spent, Statistics
 from serving.triton_metrics import triton_families
 
 
-def samples(statistics: Statistics) -> dict[tuple[str, str], float]:
+def samples(statistics: Statistics, pending: dict[tuple[str, str], int] | None = None) -> dict[tuple[str, str], float]:
     """Return what a scrape reads: the value by sample name and reason."""
     metrics = Metrics()
-    metrics.more = lambda: triton_families(statistics)
+    metrics.more = lambda: triton_families(statistics, pending or {}, {})
     families = text_string_to_metric_families(metrics.render().decode())
     return {
         (sample.name, sample.labels.get("reason", "")): sample.value
@@ -50,3 +50,23 @@ def test_failures_have_a_reason_and_all_reasons_are_there() -> None:
     reasons = {reason: found["nv_inference_request_failure", reason] for reason in ("REJECTED", "BACKEND", "OTHER")}
     assert reasons == {"REJECTED": 1, "BACKEND": 2, "OTHER": 0}
     assert found["nv_inference_request_failure", "CANCELED"] == 0
+
+
+def test_what_waits_is_a_gauge_and_0_where_nothing_can() -> None:
+    """Also of a model that was never asked."""
+    statistics = Statistics()
+    statistics.of("m", "1").failed(1_000)
+    assert samples(statistics)["nv_inference_pending_request_count", ""] == 0
+    assert samples(Statistics(), {("m", "1"): 3})["nv_inference_pending_request_count", ""] == 3
+
+
+def test_the_machine_has_gauges_without_labels() -> None:
+    """Under Triton's names."""
+    machine = {"utilization": 0.5, "memory_total_bytes": 8.0, "memory_used_bytes": 2.0}
+    found = {each.name: each for each in triton_families(Statistics(), {}, machine)}
+    gauges = [found[f"nv_cpu_{name}"] for name in machine]
+    assert [(each.type, each.samples[0].value, each.samples[0].labels) for each in gauges] == [
+        ("gauge", 0.5, {}),
+        ("gauge", 8.0, {}),
+        ("gauge", 2.0, {}),
+    ]

@@ -142,10 +142,10 @@ def test_an_image_comes_back_exactly(client: Any) -> None:
 
 
 def test_a_model_of_the_python_backend_answers(client: Any) -> None:
-    """Only the outputs that were asked for, in that order."""
+    """Only the outputs that were asked for, in the model's order."""
     wanted = [triton.InferRequestedOutput("OUTPUT1"), triton.InferRequestedOutput("OUTPUT0")]
     result = client.infer("triton_python", pair(), outputs=wanted)
-    assert [each.name for each in result.get_response().outputs] == ["OUTPUT1", "OUTPUT0"]
+    assert [each.name for each in result.get_response().outputs] == ["OUTPUT0", "OUTPUT1"]
     assert result.as_numpy("OUTPUT0").tolist() == [[4, 4, 4, 4]]
 
 
@@ -159,7 +159,7 @@ def test_classes_are_asked_for_by_an_output(client: Any) -> None:
     """Value and index, the best first."""
     wanted = [triton.InferRequestedOutput("y", class_count=2)]
     result = client.infer("int8", [tensor("x", np.array([[1, 9, 5]], np.int8))], outputs=wanted)
-    assert result.as_numpy("y").tolist() == [[b"9.000000:1", b"5.000000:2"]]
+    assert result.as_numpy("y").tolist() == [[b"9:1", b"5:2"]]
 
 
 def test_parameters_priority_and_timeout_are_taken(client: Any) -> None:
@@ -226,11 +226,11 @@ def test_an_unknown_version_is_not_found(client: Any) -> None:
 
 
 def test_a_decoupled_model_answers_as_often_as_it_likes(client: Any) -> None:
-    """Without the marker where it was not asked for."""
+    """Each says that it is not the last; no empty one where none was asked for."""
     asked = {"model_name": "triton_python_decoupled", "inputs": [tensor("UP_TO", np.array([12]))]}
     answers = stream(client, 5, asked | {"request_id": "a"})
     assert [int(result.as_numpy("PRIME")[0]) for result, _ in answers] == [2, 3, 5, 7, 11]
-    assert {(result.get_response().id, is_final(result)) for result, _ in answers} == {("a", None)}
+    assert {(result.get_response().id, is_final(result)) for result, _ in answers} == {("a", False)}
 
 
 def test_the_end_is_marked_for_who_asks(client: Any) -> None:
@@ -330,18 +330,23 @@ def test_loads_that_cannot_be_say_why(client: Any) -> None:
 
 
 def test_what_is_not_here_is_said(client: Any) -> None:
-    """Shared memory, traces and log settings."""
-    calls = (
+    """Shared memory of CUDA; that of the system while it is off."""
+    assert refusal(client.get_cuda_shared_memory_status)[1].startswith("This server has no shared memory of CUDA")
+    for call in (
         client.get_system_shared_memory_status,
-        client.get_cuda_shared_memory_status,
-        client.get_trace_settings,
-        client.get_log_settings,
         lambda: client.unregister_system_shared_memory("x"),
         lambda: client.register_system_shared_memory("x", "/x", 8),
-    )
-    for call in calls:
+    ):
         status, text = refusal(call)
-        assert (status, text.startswith("This server has no ")) == ("UNIMPLEMENTED", True)
+        assert (status, text.startswith("shared memory is off on this server")) == ("UNIMPLEMENTED", True)
+
+
+def test_traces_and_the_log_are_read_and_set(client: Any) -> None:
+    """As over HTTP."""
+    assert client.update_trace_settings(settings={"trace_rate": "7"}).settings["trace_rate"].value == ["7"]
+    assert client.update_trace_settings(settings={"trace_rate": None}) == client.get_trace_settings()
+    assert client.update_log_settings({"log_verbose_level": 1}).settings["log_verbose_level"].uint32_param == 1
+    assert client.update_log_settings({"log_verbose_level": 0}) == client.get_log_settings()
 
 
 # ---- the life of the server ------------------------------------------------------------------------------------------

@@ -168,11 +168,11 @@ def test_a_path_before_the_routes_is_404_in_words(server: RunningServer) -> None
 
 @pytest.mark.parametrize("is_binary", [True, False])
 def test_inputs_and_outputs_in_binary_and_in_json(client: Any, is_binary: bool) -> None:
-    """In the order that was asked for."""
+    """In the model's order."""
     outputs = [triton.InferRequestedOutput(name, binary_data=is_binary) for name in ("OUTPUT1", "OUTPUT0")]
     result = client.infer("triton_python", pair(binary=not is_binary), outputs=outputs, request_id="7")
 
-    assert [each["name"] for each in result.get_response()["outputs"]] == ["OUTPUT1", "OUTPUT0"]
+    assert [each["name"] for each in result.get_response()["outputs"]] == ["OUTPUT0", "OUTPUT1"]
     assert result.as_numpy("OUTPUT0").tolist() == [[2, 4, 6, 8]]
     assert result.as_numpy("OUTPUT1").tolist() == [[0, 0, 0, 0]]
     assert (result.get_response()["id"], result.get_response()["model_name"]) == ("7", "triton_python")

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from serving.workers import answer_frames
-from tests.workers.triton_models import OK, Load, ask, error_of, executing, lines, load
+from tests.workers.triton_models import FAILED, OK, Load, ask, error_of, executing, lines, load
 
 __all__ = ["load"]
 
 DECOUPLED: dict[str, Any] = {"model_transaction_policy": {"decoupled": True}}
 FINAL = "flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL"
+BAD = "pb_utils.InferenceResponse(error=pb_utils.TritonError('lost one'))"
 # Triton's own example's shape: a thread for each request sends as many responses as the input says.
 REPEAT = f"""
 class TritonPythonModel:
@@ -65,6 +66,35 @@ def test_who_asks_for_tensors_gets_frames(load: Load) -> None:
         None,
         [[0], [1]],
     )
+
+
+@pytest.mark.parametrize(
+    ("sends", "heads"),
+    [
+        ((OK, FINAL), [("", False)]),
+        ((f"{OK}, {FINAL}",), [("", True)]),
+        ((OK, f"{OK}, {FINAL}"), [("", False), ("", True)]),
+        ((BAD, f"{OK}, {FINAL}"), [("lost one", False), ("", True)]),
+        ((OK, f"{BAD}, {FINAL}"), [("", False), ("lost one", True)]),
+    ],
+)
+def test_a_frame_says_whether_it_was_sent_as_the_last(load: Load, sends: tuple[str, ...], heads: list[Any]) -> None:
+    """Streams tell their clients; a single response has a frame of its own for that."""
+    asked = ask()
+    asked.about = {"stream": "tensors"}
+    sent = "; ".join(f"sender.send({each})" for each in sends)
+    code = executing(f"sender = requests[0].get_response_sender(); {sent}")
+    (reply,) = load(code, DECOUPLED).call([asked])
+    found = [head for chunk in reply.chunks or () for head, _ in answer_frames.read(chunk)]
+    assert [(head.get("error", ""), head.get("last", False)) for head in found] == heads
+
+
+def test_an_exception_in_place_of_a_stream_has_its_status(load: Load) -> None:
+    """It is the end."""
+    asked = ask()
+    asked.about = {"stream": "tensors"}
+    (reply,) = load(executing("1 / 0"), DECOUPLED).call([asked])
+    assert (reply.status, reply.chunks) == (424, None)
 
 
 def test_no_response_is_an_empty_answer(load: Load) -> None:
@@ -127,8 +157,7 @@ class TritonPythonModel:
 
 def test_an_error_between_responses_is_a_line(load: Load) -> None:
     """The stream goes on after it, as Triton's."""
-    error = "pb_utils.InferenceResponse(error=pb_utils.TritonError('lost one'))"
-    sends = "; ".join(f"sender.send({each})" for each in (OK, error, OK, FINAL))
+    sends = "; ".join(f"sender.send({each})" for each in (OK, BAD, OK, FINAL))
     code = executing(f"sender = requests[0].get_response_sender(); {sends}")
     found = lines(load(code, DECOUPLED).call([ask()])[0])
     assert [*map(list, found)] == [["model_name", "model_version", "outputs"], ["error"]] + [list(found[0])]
@@ -143,9 +172,10 @@ def test_the_only_response_may_be_an_error(load: Load) -> None:
 
 
 def test_an_exception_of_a_decoupled_model_is_the_answer(load: Load, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its last line for the client, its traceback for the log."""
+    """In Triton's words for the client; its traceback for the log."""
     (reply,) = load(executing("1 / 0"), DECOUPLED).call([ask()])
-    assert (reply.status, error_of(reply)) == (424, "ZeroDivisionError: division by zero")
+    assert reply.status == 424
+    assert error_of(reply).startswith(f"{FAILED}ZeroDivisionError: division by zero\n\nAt:\n  ")
     assert "Traceback" in capfd.readouterr().err
 
 
@@ -155,14 +185,14 @@ def test_an_exception_after_responses_is_the_last_line(load: Load) -> None:
         f"sender = requests[0].get_response_sender(); sender.send({OK}); sender.send({OK}); raise MemoryError('full')"
     )
     *_, last = lines(load(executing(code), DECOUPLED).call([ask()])[0])
-    assert last == {"error": "MemoryError: full"}
+    assert last["error"].startswith(f"{FAILED}MemoryError: full\n")
 
 
 @pytest.mark.parametrize(
     ("body", "status", "fault"),
     [
         ("raise MemoryError()", 507, "MemoryError"),
-        ("return []", 424, "returned list and wants None"),
+        ("return []", 424, "'m_0' is using the decoupled mode and the execute function must return None."),
         ("pass", 424, "let go of a request without an answer"),
         ("requests[0].get_response_sender()", 424, "TRITONSERVER_RESPONSE_COMPLETE_FINAL"),
     ],

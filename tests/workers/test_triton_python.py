@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from serving.workers.dialects import triton_python
 from serving.workers.handler import HandlerError
-from tests.workers.triton_models import OK, Load, ask, error_of, executing, launch_of, load, tensor
+from tests.workers.triton_models import FAILED, OK, Load, ask, error_of, executing, launch_of, load, tensor
 
 __all__ = ["load"]
+
+COUNT = "Number of InferenceResponse objects do not match the number of InferenceRequest objects."
+RESPONSE = "an 'InferenceResponse' object in the execute function return list"
 
 ADD_SUB = """
 class TritonPythonModel:
@@ -194,26 +198,74 @@ def test_a_model_finds_its_folder(tmp_path: Path, load: Load) -> None:
 @pytest.mark.parametrize(
     ("body", "fault"),
     [
-        ("return []", r"returned 0 responses for 1 request\(s\)"),
-        (f"return [{OK}] * 2", "returned 2 responses for 1"),
-        ("return 'y'", "returned str"),
-        (f"return {OK}", "returned InferenceResponse for 1"),
-        ("return ['y']", "returned str for a request and wants an InferenceResponse"),
-        ("return None", "returned NoneType for a request.*get_response_sender"),
-        ("return [None]", "returned NoneType for a request"),
+        ("return []", f"{COUNT} InferenceRequest(s) size is:1, and InferenceResponse(s) size is:0\n"),
+        (f"return [{OK}] * 2", f"{COUNT} InferenceRequest(s) size is:1, and InferenceResponse(s) size is:2\n"),
+        ("return 'y'", "Expected a list in the execute return, found type '<class 'str'>'."),
+        ("return ['y']", f"Expected {RESPONSE}, found type '<class 'str'>'."),
+        ("return None", f"Expected {RESPONSE}, found type '<class 'NoneType'>'."),
+        ("return [None]", f"Expected {RESPONSE}, found type '<class 'NoneType'>'."),
     ],
 )
-def test_an_answer_that_is_none_fails_the_batch(load: Load, body: str, fault: str) -> None:
-    """With what was returned and what is wanted."""
-    with pytest.raises(HandlerError, match=fault) as caught:
-        load(executing(body)).call([ask()])
-    assert caught.value.status == 424
+def test_an_answer_that_is_none_fails_the_request_in_tritons_words(load: Load, body: str, fault: str) -> None:
+    """What was returned and what is wanted."""
+    (reply,) = load(executing(body)).call([ask()])
+    assert (reply.status, error_of(reply)) == (424, FAILED + fault)
 
 
-def test_an_exception_of_execute_comes_through(load: Load) -> None:
-    """For `main`, which answers with its last line."""
-    with pytest.raises(KeyError):
-        load(executing("{}['x']")).call([ask()])
+def test_an_exception_of_execute_fails_the_whole_batch_in_tritons_words(
+    tmp_path: Path, load: Load, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Type, text and the model's own frames, the innermost first; the traceback is in the log."""
+    odd = "class Odd(Exception): pass\ndef deep():\n    raise Odd('two' + chr(10) + 'lines')\n"
+    first, second = load(odd + executing("deep()")).call([ask(), ask()])
+    file = tmp_path / "m" / "1" / "model.py"
+    lines = file.read_text().splitlines()
+    inner, outer = (next(n for n, line in enumerate(lines, 1) if begin in line) for begin in ("raise", "  deep()"))
+    assert (first.status, error_of(first)) == (second.status, error_of(second))
+    assert error_of(first) == (f"{FAILED}Odd: two\nlines\n\nAt:\n  {file}({inner}): deep\n  {file}({outer}): execute\n")
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("raised", ["MemoryError()", "type('OutOfMemoryError', (RuntimeError,), {})()"])
+def test_a_lack_of_memory_comes_through(load: Load, raised: str) -> None:
+    """For `main`, which knows what it means."""
+    with pytest.raises(Exception, match="^$"):
+        load(executing(f"raise {raised}")).call([ask()])
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("ValueError()", "ValueError: <EMPTY MESSAGE>"),
+        ("KeyError('k')", "KeyError: 'k'"),
+        ("type('Bad', (Exception,), {'__str__': None})()", "Bad: <EMPTY MESSAGE>"),
+        ("ValueError('x' * 5000)", "ValueError: " + "x" * 1000),
+        ("pb_utils.TritonModelException('no')", "TritonModelException: no"),
+    ],
+)
+def test_what_an_exception_says_is_told_as_triton_does(load: Load, raised: str, said: str) -> None:
+    """Also one that says nothing, and as much as anybody reads."""
+    (reply,) = load(executing(f"raise {raised}")).call([ask()])
+    assert error_of(reply).startswith(f"{FAILED}{said}\n\nAt:\n")
+
+
+@pytest.mark.parametrize(
+    ("groups", "instance", "name"),
+    [
+        (None, 1, "m_1"),
+        ([{"kind": "KIND_CPU"}], 0, "m_0_0"),
+        ([{"count": 2}, {"count": 1, "name": "mine"}], 1, "m_0_1"),
+        ([{"count": 2}, {"count": 1, "name": "mine"}], 2, "mine_0"),
+        ([{"count": 1}], 3, "m_3"),
+    ],
+)
+def test_an_instance_is_called_as_triton_calls_it(
+    load: Load, groups: list[dict[str, Any]] | None, instance: int, name: str
+) -> None:
+    """By its group, and its number in that."""
+    config: dict[str, Any] = {"instance_group": groups} if groups else {}
+    handler = load(executing("raise ValueError"), config, instance=instance)
+    assert error_of(handler.call([ask()])[0]).startswith(FAILED.replace("m_0", name))
 
 
 @pytest.mark.parametrize(
@@ -234,26 +286,26 @@ def test_the_code_of_an_error_is_a_status(load: Load, code: str, status: int) ->
     error = f"pb_utils.TritonError('no such row', pb_utils.TritonError.{code})"
     (reply,) = load(executing(f"return [pb_utils.InferenceResponse(error={error})]")).call([ask()])
     assert (reply.status, reply.headers) == (status, {"Content-Type": "application/json"})
-    assert error_of(reply) == "no such row"
+    said = {"error": "no such row"}
+    if code in ("UNKNOWN", "ALREADY_EXISTS", "CANCELLED"):
+        said["code"] = code
+    assert json.loads(bytes(reply.body)) == said
 
 
 def test_a_failing_response_fails_nobody_else(load: Load) -> None:
-    """One of three has an error, one unknown outputs; the third is answered."""
+    """One of two has an error; the other is answered."""
     bad = "pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError('too long'))"
-    odd = "pb_utils.InferenceResponse([pb_utils.Tensor('z', np.zeros(1, np.float32))])"
-    handler = load(executing(f"return [{bad}, {odd}, {OK}]"), {"output": [tensor("y")]})
-    failed, unknown, fine = handler.call([ask(), ask(), ask()])
+    handler = load(executing(f"return [{bad}, {OK}]"), {"output": [tensor("y")]})
+    failed, fine = handler.call([ask(), ask()])
     assert (failed.status, error_of(failed)) == (424, "too long")
-    assert unknown.status == 424
-    assert "answered with the outputs ['z'] and has ['y']" in error_of(unknown)
-    assert fine.status == 200
-    assert fine.tensors == {"y": 0.0}
+    assert (fine.status, fine.tensors) == (200, {"y": 0.0})
 
 
-def test_a_missing_output_is_told(load: Load) -> None:
-    """By name, as an unknown one."""
-    handler = load(executing(f"return [{OK}]"), {"output": [tensor("y"), tensor("z")]})
-    assert b"answered with the outputs ['y'] and has ['y', 'z']" in bytes(handler.call([ask()])[0].body)
+def test_an_output_may_be_missing_and_an_unknown_one_is_dropped(load: Load) -> None:
+    """As with Triton."""
+    answer = "pb_utils.InferenceResponse([pb_utils.Tensor(name, np.zeros(1, np.float32)) for name in ('q', 'y')])"
+    handler = load(executing(f"return [{answer}]"), {"output": [tensor("y"), tensor("z")]})
+    assert handler.call([ask()])[0].tensors == {"y": 0.0}
 
 
 def test_inputs_may_be_written_to_although_they_are_views(load: Load) -> None:
@@ -322,10 +374,11 @@ def test_execute_may_be_a_coroutine(load: Load) -> None:
         assert [reply.status for reply in handler.call([ask(), ask()])] == [200, 200]
 
 
-def test_a_coroutines_exception_comes_through(load: Load) -> None:
-    """As that of a function."""
-    with pytest.raises(KeyError):
-        load(ASYNC % "{}['x']").call([ask()])
+def test_a_coroutines_exception_is_told_as_that_of_a_function(load: Load) -> None:
+    """Its own frame alone, none of the loop's."""
+    (reply,) = load(ASYNC % "{}['x']").call([ask()])
+    assert error_of(reply).startswith(f"{FAILED}KeyError: 'x'\n\nAt:\n  ")
+    assert error_of(reply).count("\n  ") == 2  # and the list's own
 
 
 def test_a_farewell_that_fails_is_logged(load: Load, capfd: pytest.CaptureFixture[str]) -> None:
@@ -340,8 +393,8 @@ def test_a_model_cannot_call_another_and_says_so(load: Load) -> None:
 inner = pb_utils.InferenceRequest(model_name="other", requested_output_names=["y"], inputs=[])
 return [inner.exec()]
 """
-    with pytest.raises(Exception, match="Calling the model 'other' from a model is not possible"):
-        load(executing(code)).call([ask()])
+    (reply,) = load(executing(code)).call([ask()])
+    assert "Calling the model 'other' from a model is not possible" in error_of(reply)
 
 
 def test_without_numpy_the_error_says_what_to_add(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +418,7 @@ assert reply.tensors["SUM"].tolist() == [2, 2]
 handler.close()
 ours = {{name for name in sys.modules if name.startswith("serving")}}
 assert ours == {{"serving", "serving.workers", "serving.workers.handler", "serving.workers.dialects",
-                "serving.workers.dialects.triton_python",
+                "serving.workers.dialects.triton_python", "serving.workers.dialects.triton_faults",
                 "serving.workers.answer_frames", "serving.workers.tensor_frames"}}, ours
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

@@ -19,6 +19,8 @@ from serving.workers.handler import Launch, Reply, Request
 HEADER = "import json, threading\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n"
 
 OK = "pb_utils.InferenceResponse([pb_utils.Tensor('y', np.zeros(1, np.float32))])"
+# How Triton begins what it says of a model that raised.
+FAILED = "Failed to process the request(s) for model 'm_0', message: "
 
 Load = Callable[..., TritonPythonHandler]
 

@@ -26,12 +26,11 @@ from types import ModuleType
 from typing import Any
 
 from serving.workers import answer_frames
+from serving.workers.dialects.triton_faults import NAMES, STATUSES, NoAnswerError, is_memory, told
 from serving.workers.handler import HandlerError, Launch, Reply, Request
 
 _COMPAT = str(Path(__file__).absolute().parent.parent / "compat")
 _NDJSON = "application/x-ndjson"
-# By TRITONSERVER_Error_Code. Triton's own, but for INTERNAL: that is Triton's default and the model's fault, hence 424.
-_STATUSES = {0: 400, 1: 424, 2: 404, 3: 400, 4: 503, 5: 501, 6: 400, 7: 400}
 _NUMBERS = (f"{kind}{bits}" for kind in ("INT", "UINT", "FP") for bits in (8, 16, 32, 64))
 _DTYPES = ("BOOL", "STRING", *(each for each in _NUMBERS if each != "FP8"))
 # Responses of a stream that wait for a slow client: enough to hide a pause, too few to be memory.
@@ -120,11 +119,22 @@ def _arguments(launch: Launch, version: str) -> dict[str, str]:
         "model_config": _dumps(launch.config),
         "model_instance_kind": "MODEL" if by_model else "CPU" if device == "cpu" else "GPU",
         "model_instance_device_id": number or "0",
-        "model_instance_name": f"{launch.name}_{launch.instance}",
+        "model_instance_name": _instance_name(launch),
         "model_repository": launch.folder,
         "model_version": version,
         "model_name": launch.name,
     }
+
+
+def _instance_name(launch: Launch) -> str:
+    """Return what Triton calls an instance: its group's name, or the model's where there is none, and its number."""
+    number = launch.instance
+    for index, group in enumerate(launch.config.get("instance_group") or []):
+        count = int(group.get("count") or 1)
+        if number < count:
+            return f"{group.get('name') or f'{launch.name}_{index}'}_{number}"
+        number -= count
+    return f"{launch.name}_{launch.instance}"
 
 
 def _specs(config: dict[str, Any], kind: str) -> list[dict[str, Any]] | None:
@@ -158,6 +168,7 @@ class TritonPythonHandler:
             "is_dynamic": launch.config.get("dynamic_batching") is not None,
         }
         self._output_names = [spec["name"] for spec in self.outputs or ()]
+        self._instance = _instance_name(launch)
         self._is_decoupled = utils.using_decoupled_model_transaction_policy(launch.config)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._busy: threading.Thread | None = None
@@ -165,13 +176,19 @@ class TritonPythonHandler:
     def call(self, requests: list[Request]) -> list[Reply]:
         """Execute a batch; a request of it that fails gets a reply of its own status, `{"error": ...}`.
 
-        Raises `HandlerError` for an answer that is none, and what `execute` raises.
+        What `execute` raises, or an answer that is none, fails all of them; raises it where it is for lack of memory.
         """
         # Of a batch the answers are read one after the other: a model that waits for the second would be waited for.
         limit = _UNREAD_MAX if self._is_decoupled and len(requests) == 1 else 0
         mailboxes = [self._utils._sender.Mailbox(limit) for _ in requests]
         if not self._is_decoupled:
-            answers = self._checked(self._execute(self._incoming(requests, mailboxes)), mailboxes)
+            try:
+                answers = self._checked(self._execute(self._incoming(requests, mailboxes)), mailboxes)
+            except Exception as error:
+                if is_memory(error):
+                    raise
+                traceback.print_exc()
+                return [self._reply(error) for _ in requests]
             return [
                 self._collect(request, mailbox, is_alone=False) if answer is None else self._reply(answer)
                 for request, answer, mailbox in zip(requests, answers, mailboxes)  # noqa: B905  Python 3.9
@@ -238,17 +255,18 @@ class TritonPythonHandler:
     def _checked(self, answers: Any, mailboxes: list[Any]) -> list[Any]:
         if answers is None:
             answers = [None] * len(mailboxes)
-        if not isinstance(answers, (list, tuple)) or len(answers) != len(mailboxes):
-            found = f"{len(answers)} responses" if isinstance(answers, (list, tuple)) else type(answers).__name__
-            raise HandlerError(
-                f"execute() of '{self._name}' returned {found} for {len(mailboxes)} request(s): "
-                "return a list with one InferenceResponse for each."
+        if not isinstance(answers, (list, tuple)):
+            raise NoAnswerError(f"Expected a list in the execute return, found type '{type(answers)}'.")
+        if len(answers) != len(mailboxes):
+            raise NoAnswerError(
+                "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
+                f"InferenceRequest(s) size is:{len(mailboxes)}, and InferenceResponse(s) size is:{len(answers)}\n"
             )
         for answer, mailbox in zip(answers, mailboxes):  # noqa: B905
             if not isinstance(answer, self._utils.InferenceResponse) and not (answer is None and mailbox.is_taken):
-                raise HandlerError(
-                    f"execute() of '{self._name}' returned {type(answer).__name__} for a request and wants an "
-                    "InferenceResponse (None only where get_response_sender() is used)."
+                raise NoAnswerError(
+                    "Expected an 'InferenceResponse' object in the execute function return list, found type "
+                    f"'{type(answer)}'."
                 )
         return list(answers)
 
@@ -257,9 +275,9 @@ class TritonPythonHandler:
         try:
             found = self._execute(incoming)
             if found is not None:
-                raise HandlerError(
-                    f"execute() of the decoupled model '{self._name}' returned {type(found).__name__} and wants None: "
-                    "send responses with request.get_response_sender().send()."
+                raise NoAnswerError(
+                    f"Python model '{self._instance}' is using the decoupled mode and the execute function must return "
+                    "None."
                 )
         except BaseException as error:  # whatever it is, nobody may wait for ever; `_collect` raises what it must
             traceback.print_exc()
@@ -269,17 +287,21 @@ class TritonPythonHandler:
     def _collect(self, request: Request, mailbox: Any, is_alone: bool) -> Reply:
         """Make a reply of what comes: nothing or one response is a normal one, more are a stream.
 
-        Of several requests only one could be streamed: their lines are sent whole.
+        For who asks for tensors one is a stream too: its frame says whether it was sent as the last. Of several
+        requests only one could be streamed: their lines are sent whole.
         """
-        first, is_last = mailbox.get()
-        if is_last:
-            return self._reply(first)
-        second, is_last = mailbox.get()
-        if is_last and (second is None or isinstance(second, self._utils._sender.Abandoned)):
-            return self._reply(first)
         wants_tensors = request.about.get("stream") == "tensors"
+        first, is_last = mailbox.get()
+        if is_last and not (wants_tensors and isinstance(first, self._utils.InferenceResponse)):
+            return self._reply(first)
+        begun = [(first, is_last)]
+        if not wants_tensors:
+            second, is_last = mailbox.get()
+            if is_last and (second is None or isinstance(second, self._utils._sender.Abandoned)):
+                return self._reply(first)
+            begun.append((second, is_last))
         headers = {"Content-Type": answer_frames.TYPE if wants_tensors else _NDJSON}
-        lines = _Lines(self._frame if wants_tensors else self._line, mailbox, [(first, False), (second, is_last)])
+        lines = _Lines(self._frame if wants_tensors else self._line, mailbox, begun)
         return Reply(headers=headers, chunks=lines) if is_alone else Reply(b"".join(lines), headers=headers)
 
     def _reply(self, answer: Any) -> Reply:
@@ -287,7 +309,8 @@ class TritonPythonHandler:
             return Reply(headers={"Content-Type": _NDJSON})
         message, status = self._fault(answer)
         if message:
-            return Reply(_error(message), status, {"Content-Type": "application/json"})
+            code = NAMES.get(answer.error().code(), "") if isinstance(answer, self._utils.InferenceResponse) else ""
+            return Reply(_error(message, code), status, {"Content-Type": "application/json"})
         return Reply(tensors=self._arrays(answer))
 
     def _fault(self, answer: Any) -> tuple[str, int]:
@@ -295,31 +318,28 @@ class TritonPythonHandler:
         if isinstance(answer, self._utils._sender.Abandoned):
             final = "TRITONSERVER_RESPONSE_COMPLETE_FINAL"
             return f"Model '{self._name}' let go of a request without an answer: send one, the last with {final}.", 424
-        if isinstance(answer, HandlerError):
-            return str(answer), answer.status
         if isinstance(answer, Exception):
-            last_line = traceback.format_exception_only(type(answer), answer)[-1].strip()
-            return last_line, 507 if isinstance(answer, MemoryError) else 424
+            return told(answer, self._instance, __file__), 507 if is_memory(answer) else 424
         if isinstance(answer, BaseException):
             raise answer
         if answer.has_error():
             error = answer.error()
-            return error.message() or "The model gave an error without a message.", _STATUSES[error.code()]
-        found = [each.name() for each in answer.output_tensors()]
-        if self._output_names and sorted(found) != sorted(self._output_names):
-            return f"Model '{self._name}' answered with the outputs {found} and has {self._output_names}.", 424
+            return error.message() or "The model gave an error without a message.", STATUSES[error.code()]
         return "", 200
 
     def _arrays(self, answer: Any) -> dict[str, Any]:
-        return {each.name(): self._utils._tensor.wire_array(each) for each in answer.output_tensors()}
+        """Return an answer's outputs; one that is not in the configuration is dropped, and any may be missing."""
+        tensors = {each.name(): each for each in answer.output_tensors()}
+        names = [name for name in tensors if name in self._output_names or not self._output_names]
+        return {name: self._utils._tensor.wire_array(tensors[name]) for name in names}
 
-    def _frame(self, answer: Any) -> bytes:
+    def _frame(self, answer: Any, is_last: bool) -> bytes:
         message, _ = self._fault(answer)
         if message:
-            return answer_frames.write_error(message)
-        return answer_frames.write(self._arrays(answer), _loads(answer.parameters()))
+            return answer_frames.write_error(message, is_last=is_last)
+        return answer_frames.write(self._arrays(answer), _loads(answer.parameters()), is_last=is_last)
 
-    def _line(self, answer: Any) -> bytes:
+    def _line(self, answer: Any, _is_last: bool) -> bytes:
         message, _ = self._fault(answer)
         if message:
             return _error(message) + b"\n"
@@ -349,7 +369,7 @@ class _Lines:
         answer, self._is_over = self._first.pop(0) if self._first else self._mailbox.get()
         if self._is_over and (answer is None or type(answer).__name__ == "Abandoned"):
             raise StopIteration
-        line: bytes = self._line(answer)
+        line: bytes = self._line(answer, self._is_over)
         return line
 
     def close(self) -> None:
@@ -379,5 +399,5 @@ def _text(value: bytes) -> Any:
         return {"b64": base64.b64encode(value).decode()}
 
 
-def _error(message: str) -> bytes:
-    return _dumps({"error": message}).encode()
+def _error(message: str, code: str = "") -> bytes:
+    return _dumps({"error": message, **({"code": code} if code else {})}).encode()

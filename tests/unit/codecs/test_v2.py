@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 
 import numpy as np
 import pytest
@@ -60,11 +59,6 @@ def test_binary_outputs_that_are_all_empty_leave_json() -> None:
     assert json.loads(body)["outputs"][0]["parameters"] == {"binary_data_size": 0}
 
 
-def test_texts_of_numpy_are_written_as_bytes_too() -> None:
-    """A model may answer with fixed-width strings."""
-    assert v2.to_bytes(np.array(["ü"])) == struct.pack("<I", 2) + "ü".encode()
-
-
 # ---- classification --------------------------------------------------------------------------------------------------
 
 
@@ -77,6 +71,8 @@ def test_the_best_classes_come_first_with_their_labels() -> None:
         [b"2.000000:0:a", b"1.000000:1:b"],
     ]
     assert v2.classified(scores, 1, None, has_batch=False).tolist() == [b"30.000000:1"]
+    ranks = np.array([3, 2**60 + 1])
+    assert v2.classified(ranks, 2, ("a",), has_batch=False).tolist() == [b"1152921504606846977:1", b"3:0:a"]
 
 
 def test_classes_of_odd_outputs_are_no_accident() -> None:
@@ -85,3 +81,5 @@ def test_classes_of_odd_outputs_are_no_accident() -> None:
     assert v2.classified(np.array(3.0), 2, None, has_batch=True).tolist() == [b"3.000000:0"]
     with pytest.raises(BadRequestError, match="unsupported type 'BYTES'"):
         v2.classified(texts(b"a"), 1, None, has_batch=False)
+    with pytest.raises(BadRequestError, match="unsupported type 'BOOL'"):
+        v2.classified(np.array([True]), 1, None, has_batch=False)

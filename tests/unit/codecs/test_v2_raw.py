@@ -15,8 +15,8 @@ def fill(body: bytes, *specs: TensorSpec, has_batch: bool = False) -> tuple[str,
     """Return the one input."""
     question = Question(id="7", raw=body)
     v2_raw.fill(question, Signature(specs, ()), "m", has_batch=has_batch)
-    ((_, found),) = question.inputs.items()
-    return found
+    ((name, (datatype, _)),) = question.inputs.items()
+    return datatype, question.array(name, "m")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from serving.codecs import v2, v2_requests
+from serving.codecs.packed import to_bytes
 from serving.codecs.v2 import ParseError, Question, Wanted
 from serving.errors import BadRequestError
 from serving.shared_memory import Regions
@@ -57,7 +58,7 @@ def binary(data: bytes, **item: Any) -> Question:
 
 def tensor(question: Question, name: str = "x") -> Array:
     """What came for one input."""
-    return question.inputs[name][1]
+    return question.array(name, "m")
 
 
 # ---- what is read ----------------------------------------------------------------------------------------------------
@@ -116,12 +117,12 @@ def test_every_datatype_travels_in_binary_and_back(datatype: str) -> None:
     array = np.array([0, 1]).astype(DTYPES[datatype])
     if datatype == "BYTES":
         array[:] = [b"", b"\xff\x00"]
-    data = v2.to_bytes(array)
+    data = to_bytes(array)
     found = tensor(binary(data, datatype=datatype, shape=[2]))
 
     assert found.dtype == array.dtype
     assert found.tolist() == array.tolist()
-    assert v2.to_bytes(found) == data
+    assert to_bytes(found) == data
 
 
 def test_binary_inputs_are_taken_in_turn_around_those_in_json() -> None:

@@ -8,12 +8,15 @@ import pytest
 
 from serving.codecs.v2 import ParseError
 from serving.errors import (
+    AlreadyExistsError,
+    CancelledError,
     InsufficientMemoryError,
     ModelConflictError,
     ModelFailedError,
     ModelNotFoundError,
     ServingError,
     UnavailableError,
+    UnclassifiedError,
     UnsupportedError,
 )
 from serving.grpc.calls import fault
@@ -27,6 +30,9 @@ STATUSES: list[tuple[ServingError, str]] = [
     (UnsupportedError("x"), "UNIMPLEMENTED"),
     (ModelConflictError("x"), "ALREADY_EXISTS"),
     (InsufficientMemoryError("x"), "RESOURCE_EXHAUSTED"),
+    (UnclassifiedError("x"), "UNKNOWN"),
+    (AlreadyExistsError("x"), "ALREADY_EXISTS"),
+    (CancelledError("x"), "CANCELLED"),
 ]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.codecs.v2 import Wanted
+from serving.codecs.packed import Unread
+from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
 from serving.grpc import messages
 from serving.inference import Answer
@@ -45,15 +46,18 @@ def request(datatype: str = "FP32", shape: tuple[int, ...] = (2,), raw: bytes | 
 def test_typed_contents_become_arrays(datatype: str, field: str, values: list[Any]) -> None:
     """Each datatype from the field that the protocol has for it."""
     question, length = messages.read(request(datatype, (2,), None, **{field: values}))
-    found, array = question.inputs["x"]
-    assert (found, array.tolist()) == (datatype, values)
+    found, tensor = question.inputs["x"]
+    assert isinstance(tensor, Unread)
+    assert (found, tensor.read("", "m").tolist()) == (datatype, values)
     assert length > 0
 
 
 def test_raw_contents_are_seen_in_place() -> None:
     """The array is a view of the message's bytes, whose number is what admission counts."""
     question, length = messages.read(request(raw=np.array([1, 2], np.float32).tobytes()))
-    array = question.inputs["x"][1]
+    tensor = question.inputs["x"][1]
+    assert isinstance(tensor, Unread)
+    array = tensor.read("", "m")
     assert (array.tolist(), length, question.id) == ([1, 2], 8, "7")
     assert not array.flags.owndata
 
@@ -72,30 +76,44 @@ WRONG: dict[str, tuple[Any, str]] = {
         request(raw=b"12345678", fp32_contents=[1, 2]),
         "contents field must not be specified when using raw_input_contents for 'x'",
     ),
-    "too few raw bytes": (request(raw=b"1234"), "unexpected size for input 'x', expecting 8 bytes, got 4"),
-    "too few elements": (request(fp32_contents=[1]), "expecting 2 in fp32_contents, got 1"),
-    "another type's field": (request("INT64", int_contents=[1, 2]), "expecting 2 in int64_contents, got 0"),
-    "no typed field": (request("FP16"), "FP16 has no typed contents: send raw_input_contents"),
-    "values out of range": (request("INT8", int_contents=[1, 300]), "values that INT8 does not hold"),
-    "no datatype": (request("FP33"), "has datatype 'FP33': one of BOOL"),
-    "a negative dimension": (request(shape=(-1,), raw=b""), "dimensions are 0 to 2\\*\\*31 - 1"),
-    "a great rank": (request(shape=(1,) * 65, raw=b"1234"), "has the shape"),
-    "shared memory": (
-        _with(
-            request(raw=b"12345678"),
-            lambda made: (
-                made.inputs[0].parameters["shared_memory_region"].MergeFrom(pb.InferParameter(string_param="r"))
-            ),
-        ),
-        "shared memory is off over gRPC: send",
+    "another type's field": (
+        request("INT64", int_contents=[1, 2]),
+        "unexpected explicit tensor data for input tensor 'x' for model 'm' of type 'INT32', expected datatype 'INT64'",
     ),
+    "no datatype": (request("FP33", fp32_contents=[1, 2]), "of type 'FP32', expected datatype '<invalid>'"),
+    "no typed field": (request("FP16"), "unable to find data for input tensor 'x' for model 'm' in request."),
+    "an input twice": (
+        _with(request(fp32_contents=[1, 2]), lambda made: made.inputs.append(made.inputs[0])),
+        "[request id: 7] input 'x' already exists in request",
+    ),
+    "values out of range": (request("INT8", int_contents=[1, 300]), "values that INT8 does not hold"),
+    "a great rank": (request(shape=(1,) * 65, raw=b"1234"), "input 'x' has 65 dimensions: there are at most 64."),
     "a reserved parameter": (
         _with(request(), lambda made: made.parameters["triton_x"].MergeFrom(pb.InferParameter(bool_param=True))),
-        "reserved for Triton usage: 'triton_x'",
+        "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting with "
+        "'triton_' are allowed: triton_enable_empty_final_response",
     ),
     "a negative priority": (
         _with(request(), lambda made: made.parameters["priority"].MergeFrom(pb.InferParameter(int64_param=-1))),
-        "parameter 'priority' is -1",
+        "invalid value for 'priority', expected value >= 0.",
+    ),
+    "a number of classes below 0": (
+        _with(
+            request(),
+            lambda made: (
+                made.outputs.add(name="y").parameters["classification"].MergeFrom(pb.InferParameter(int64_param=-1))
+            ),
+        ),
+        "invalid value for 'classification' parameter, expected >= 0",
+    ),
+    "classes in words": (
+        _with(
+            request(),
+            lambda made: (
+                made.outputs.add(name="y").parameters["classification"].MergeFrom(pb.InferParameter(string_param=""))
+            ),
+        ),
+        "invalid value type for 'classification' parameter, expected int64_param",
     ),
 }
 
@@ -104,20 +122,46 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_requests_that_contradict_themselves_are_told(case: str) -> None:
     """The input or the parameter by name."""
     made, text = WRONG[case]
-    with pytest.raises(BadRequestError, match=text):
+    with pytest.raises(BadRequestError) as caught:
         messages.read(made)
+    assert text in caught.value.text
 
 
-def test_outputs_may_ask_for_classes_and_not_for_shared_memory() -> None:
-    """At most a million classes."""
+@pytest.mark.parametrize(
+    ("name", "kind", "value", "expected"),
+    [
+        ("priority", "string_param", "x", "int64_param or uint64_param."),
+        ("timeout", "uint64_param", 1, "int64_param."),
+        ("sequence_id", "bool_param", True, "int64_param or string_param."),
+        ("sequence_start", "int64_param", 1, "bool_param."),
+        ("sequence_end", "", None, "bool_param."),
+        ("own", "uint64_param", 1, "int64_param, bool_param, or string_param."),
+        ("own", "", None, "int64_param, bool_param, or string_param."),
+    ],
+)
+def test_a_parameter_of_another_type_is_told_in_tritons_words(name: str, kind: str, value: Any, expected: str) -> None:
+    """One without a value is of none."""
+    made = request(raw=b"12345678")
+    made.parameters[name].MergeFrom(pb.InferParameter(**({kind: value} if kind else {})))
+    with pytest.raises(BadRequestError) as caught:
+        messages.read(made)
+    assert caught.value.text == f"invalid value type for '{name}' parameter, expected {expected}"
+
+
+def test_a_tensor_of_nothing_needs_no_contents() -> None:
+    """It has none."""
+    tensor = messages.read(request(shape=(0, 3)))[0].inputs["x"][1]
+    assert isinstance(tensor, Unread)
+    assert tensor.read("", "m").shape == (0, 3)
+
+
+def test_outputs_may_ask_for_classes() -> None:
+    """At most a million."""
     made = request(fp32_contents=[1, 2])
     made.outputs.add(name="y").parameters["classification"].int64_param = 3
     assert messages.read(made)[0].outputs == [Wanted("y", is_binary=True, classes=3)]
     made.outputs[0].parameters["classification"].int64_param = 10**6 + 1
     with pytest.raises(BadRequestError, match="at most 1000000"):
-        messages.read(made)
-    made.outputs[0].parameters["shared_memory_region"].string_param = "r"
-    with pytest.raises(BadRequestError, match="shared memory is off"):
         messages.read(made)
 
 
@@ -147,7 +191,7 @@ def test_an_answer_is_written_raw() -> None:
     """Names, datatypes and shapes beside the bytes."""
     texts = np.array([b"ab"], np.object_)
     answer = Answer("m", "1", "7", {"y": np.ones((1, 2), np.float32), "t": texts}, {"p": 1})
-    written = messages.write(answer)
+    written = messages.write(answer, Question())
     assert [(each.name, each.datatype, list(each.shape)) for each in written.outputs] == [
         ("y", "FP32", [1, 2]),
         ("t", "BYTES", [1]),

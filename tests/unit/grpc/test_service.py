@@ -68,7 +68,7 @@ def test_what_cannot_be_is_refused_with_a_status(client: Any, built: Server) -> 
     """An unknown model, a name that is none, what is not here, no token; errors are counted."""
     assert code(lambda: client.infer(**asked() | {"model_name": "nope"})) == "NOT_FOUND"
     assert code(lambda: client.get_model_config("a/../b")) == "INVALID_ARGUMENT"
-    assert code(client.get_log_settings) == "UNIMPLEMENTED"
+    assert code(client.get_cuda_shared_memory_status) == "UNIMPLEMENTED"
     assert code(client.get_model_repository_index) == "UNAUTHENTICATED"
     assert built.metrics.value("Invocation4XXErrors") == 1
 

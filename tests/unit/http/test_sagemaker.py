@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from serving.errors import BadRequestError
 from serving.http.sagemaker import check_name
 from serving.repository.scheduling import Scheduling
+from serving.statistics import ModelStatistics
+from serving.workers.handler import Reply
 from tests.unit.house import others
 from tests.unit.http.front import BODY, Front, front_of
 from tests.unit.http.wsgi import Answer, call, environ_of
@@ -306,6 +310,57 @@ def test_a_model_with_a_batcher_answers_as_the_others_do(front: Front) -> None:
     assert (refused.status, "batch-size must be <= 4" in refused.json()["error"]) == (400, True)
     assert front.ask("DELETE", "/models/batched").status == 200
     assert front.house.backend.closed == ["batched"]
+
+
+def counted(front: Front, name: str) -> tuple[int, int, int, int]:
+    """What V2's statistics tell of a model: answered, failed, inferences, executions."""
+    (found,) = front.inference.statistics.known(name) or [ModelStatistics(name, "1")]
+    durations = found.durations
+    assert durations["queue"].count == durations["compute_infer"].count == durations["success"].count
+    return durations["success"].count, durations["fail"].count, found.inferences, found.executions
+
+
+def test_invocations_count_in_the_statistics_of_v2(front: Front) -> None:
+    """An answer and a failure of the model do; a body that is none of its requests and one of V2 only there do not."""
+    for body in (b'{"instances": [[1.0], [2.0]]}', BODY, b"{", b'{"inputs": 7}'):
+        front.ask("POST", "/models/quick/invoke", body)
+    assert counted(front, "quick") == (2, 0, 2, 2)
+    (found,) = front.inference.statistics.known("quick")
+    assert sorted(found.batches) == [1, 2]
+    assert found.durations["success"].ns > found.durations["compute_infer"].ns > 0
+    open_ = {"id": "1", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}
+    assert front.ask("POST", "/models/quick/invoke", json.dumps(open_).encode()).status == 200
+    assert counted(front, "quick") == (3, 0, 3, 3)
+
+    front.house.make("bad", fail_run="no")
+    assert front.invoke("bad").status == 424
+    assert counted(front, "bad") == (0, 1, 0, 0)
+
+
+def test_rows_of_a_batch_are_inferences_each(front: Front) -> None:
+    """Where config.pbtxt has a batch dimension; what never got a core was rejected."""
+    front.house.make("batched")
+    front.house.backend.schedulers["batched"] = (Scheduling(4, True), front.cores)
+    front.ask("POST", "/models/batched/invoke", b'{"instances": [[1], [2], [3]]}')
+    assert counted(front, "batched") == (1, 0, 1, 1)
+    with front.house.manager.ready("batched") as resident:
+        assert resident.artifact is not None
+        resident.artifact = replace(resident.artifact, spec=replace(resident.artifact.spec, scheduling=Scheduling(4)))
+    front.ask("POST", "/models/batched/invoke", b'{"instances": [[1], [2], [3]]}')
+    assert counted(front, "batched") == (2, 0, 4, 2)
+    with front.cores.lease(2, 1):
+        assert front.invoke("quick").status == 503
+    (found,) = front.inference.statistics.known("quick")
+    assert (found.rejected, found.durations["fail"].count) == (1, 0)
+
+
+def test_replies_of_peoples_own_code_count_by_their_status(front: Front) -> None:
+    """What it refuses is a failure."""
+    statuses = iter((200, 415, 200))
+    front.house.backend.outside["own"] = lambda request: Reply(b"done", next(statuses))
+    front.house.make("own")
+    assert [front.invoke("own").status for _ in range(3)] == [200, 415, 200]
+    assert counted(front, "own") == (2, 1, 2, 2)
 
 
 @pytest.mark.parametrize(("config", "status"), [({"fail_run": "no"}, 424), ({"fail_load": "no"}, 500)])

@@ -377,11 +377,15 @@ def test_a_stream_without_an_answer_is_empty(front: Front) -> None:
     assert stream(front, "models/far/generate_stream", b'{"x": 1}')[2] == [b""]
 
 
-def test_an_error_before_the_first_event_is_the_requests_and_after_it_an_event(front: Front) -> None:
-    """The status has gone by then."""
-    _streams(front, answer_frames.write_error("at once"))
+def test_an_error_is_an_event_and_the_status_where_it_is_the_first(front: Front) -> None:
+    """The status has gone by later; either way others may follow."""
+    said = b'data: {"error":"no"}\n\n'
+    _streams(front, answer_frames.write_error("no"), _line(1), answer_frames.write_error("no"))
+    status, _, events, _ = stream(front, "models/far/generate_stream", b'{"x": 1}')
+    assert (status, events[::2], len(events)) == (400, [said, said], 3)
+    front.house.backend.outside["far"] = lambda _: Reply(b'{"error": "no"}', 424)
     answer = post(front, "models/far/generate_stream", b'{"x": 1}')
-    assert (answer.status, answer.body) == (400, b'data: {"error":"at once"}\n\n')
+    assert (answer.status, answer.body) == (400, said)
     _streams(front, _line(1), fails=UnavailableError("gone"))
     assert stream(front, "models/far/generate_stream", b'{"x": 1}')[2][1:] == [b'data: {"error":"gone"}\n\n']
     assert front.admission.in_flight == 0
