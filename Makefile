@@ -74,7 +74,12 @@ cover: install-dev models .oracle/.stamp ## Run the tests of rooms, state machin
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios
-	@for bench in overhead payload resnet batching footprint workers; do echo "== $$bench"; $(BIN)/python benchmarks/$$bench.py models; done
+	@for bench in overhead payload resnet batching footprint workers $(if $(wildcard .oracle/.stamp),v2); do \
+	  echo "== $$bench"; $(BIN)/python benchmarks/$$bench.py models; done
+
+.PHONY: bench-v2
+bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real tritonserver, over HTTP and gRPC
+	$(BIN)/python benchmarks/v2.py
 
 .PHONY: bench-triton
 bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end: loads, unloads, lists, memory (as root)

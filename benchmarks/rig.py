@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,12 @@ class Request:
     body: bytes
     content_type: str = "application/json"
     accept: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """Every header that goes along."""
+        return {"Content-Type": self.content_type, "Accept": self.accept, **self.headers}
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,8 @@ class Server:
 
     def call(self, request: Request) -> bytes:
         """Send one request; return the answer's body."""
-        headers = {"Content-Type": request.content_type, "Accept": request.accept}
-        wire = urllib.request.Request(f"http://127.0.0.1:{self.port}{request.path}", request.body, headers)
+        url = f"http://127.0.0.1:{self.port}{request.path}"
+        wire = urllib.request.Request(url, request.body, request.all_headers)
         return urllib.request.urlopen(wire, timeout=120).read()
 
     def measure(self, request: Request, connections: int, seconds: float) -> Measurement:
@@ -114,7 +120,7 @@ class Server:
             script = Path(folder) / "load.lua"
             script.write_text(
                 f'local f = io.open("{folder}/body", "rb")\nwrk.body = f:read("*a")\nf:close()\nwrk.method = "POST"\n'
-                f'wrk.headers["Content-Type"] = "{request.content_type}"\nwrk.headers["Accept"] = "{request.accept}"\n'
+                + "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in request.all_headers.items())
             )
             before = self.cpu_s()
             url = f"http://127.0.0.1:{self.port}{request.path}"
@@ -159,12 +165,21 @@ def _microseconds(text: str) -> float:
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all its descendants."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return [pid]
+    """Return a process and all below it: any of its threads may have started one (our zygote, a Triton stub)."""
+    children: list[str] = []
+    for task in _tasks(pid):
+        try:
+            children += (task / "children").read_text().split()
+        except OSError:
+            continue
     return [pid, *(each for child in children for each in tree(int(child)))]
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
 
 
 def _free_port() -> int:

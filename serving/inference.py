@@ -115,13 +115,16 @@ class Inference:
     def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec, deadline: float) -> Answer:
         started = perf_counter_ns()
         counters = self.statistics.of(spec.name, spec.version)
+        spent: Spent | None = None
         try:
             tensors, rows = self._checked(question, model, spec)
             outputs, spent = self._run(tensors, question, model, started, deadline)
+            if isinstance(outputs, ServingError):
+                raise outputs
             chosen = choose(outputs, question, spec, model.signature)
         except ServingError as error:
-            is_rejected = isinstance(error, (BadRequestError, UnavailableError))
-            counters.failed(perf_counter_ns() - started, is_rejected=is_rejected)
+            is_rejected = spent is None and isinstance(error, (BadRequestError, UnavailableError))
+            counters.failed(perf_counter_ns() - started, spent, is_rejected=is_rejected)
             raise
         counters.succeeded(perf_counter_ns() - started, spent, rows)
         if self.traces.take(spec.name):
@@ -158,7 +161,7 @@ class Inference:
     def _pieces(self, tensors: Tensors, question: Question, model: LoadedModel, started: int) -> Iterator[Piece]:
         deadline = monotonic() + self._timeout_s
         if not model.is_outside:
-            return iter([Piece(self._run(tensors, question, model, started, deadline)[0], is_last=True)])
+            return iter([Piece(self._run_here(tensors, model, started, deadline)[0], is_last=True)])
         request = Request(tensors=tensors, about=_about(question) | {"stream": "tensors"})
         return outcomes.pieces(cast("HandlerModel", model).invoke(request, deadline))
 
@@ -199,18 +202,20 @@ class Inference:
 
     def _run(
         self, tensors: Tensors, question: Question, model: LoadedModel, started: int, deadline: float
-    ) -> tuple[Tensors, Spent]:
-        if model.is_outside:
-            began = perf_counter_ns()
-            request = Request(tensors=tensors, about=_about(question))
-            reply = cast("HandlerModel", model).invoke(request, deadline)
-            if reply.chunks is not None or (reply.tensors is None and reply.status < 400 and reply.body):
-                outcomes.close(reply)
-                raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
-            if reply.tensors is None:
-                raise outcomes.failure(reply)
-            spent = reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
-            return reply.tensors, spent
+    ) -> tuple[Tensors | ServingError, Spent]:
+        """Return what a model answers, which may be an error, and where the time went; raises where none did."""
+        if not model.is_outside:
+            return self._run_here(tensors, model, started, deadline)
+        began = perf_counter_ns()
+        request = Request(tensors=tensors, about=_about(question))
+        reply = cast("HandlerModel", model).invoke(request, deadline)
+        if reply.chunks is not None or (reply.tensors is None and reply.status < 400 and reply.body):
+            outcomes.close(reply)
+            raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
+        spent = reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
+        return outcomes.failure(reply) if reply.tensors is None else reply.tensors, spent
+
+    def _run_here(self, tensors: Tensors, model: LoadedModel, started: int, deadline: float) -> tuple[Tensors, Spent]:
         with self._cores.lease(model.threads, max(0.0, deadline - monotonic())):
             began = perf_counter_ns()
             outputs = model.run(tensors)

@@ -101,13 +101,18 @@ class ModelStatistics:
         made.count += 1
         made.ns += spent.output_ns
 
-    def failed(self, total_ns: int, *, is_rejected: bool = False) -> None:
-        """Record a request that was not answered; one that `is_rejected` never ran: no `fail`, as with Triton."""
+    def failed(self, total_ns: int, spent: Spent | None = None, *, is_rejected: bool = False) -> None:
+        """Record a request that was not answered; one that `is_rejected` never ran: no `fail`, as with Triton.
+
+        `spent` is of one that ran: its execution counts.
+        """
         with self._lock:
             if is_rejected:
                 self.rejected += 1
-            else:
-                self.durations["fail"].add(total_ns)
+                return
+            self.durations["fail"].add(total_ns)
+            if spent is not None and spent.is_first:
+                self._executed(spent)
 
     def document(self) -> dict[str, Any]:
         """Return what `GET /v2/models/NAME/stats` says of it."""

@@ -112,7 +112,7 @@ class OnnxModel(InProcessModel):
         if session is None:
             raise UnavailableError(f"Model '{self._name}' is closed: load it again.")
         check_demanded(self._name, self._demanded, inputs)  # the configuration may call some of them optional
-        feed = {name: _text(name, array) if name in self._texts else array for name, array in inputs.items()}
+        feed = {name: _text(name, array) if name in self._texts else _aligned(array) for name, array in inputs.items()}
         try:
             return dict(zip(self._outputs, session.run(self._outputs, feed), strict=True))
         except Exception as error:
@@ -239,6 +239,14 @@ def _text(name: str, array: Array) -> Array:
     except UnicodeDecodeError as error:
         raise BadRequestError(f"Input '{name}' is not UTF-8 ({error}): the model takes text.") from error
     return np.array(texts, dtype=object).reshape(array.shape)
+
+
+def _aligned(array: Array) -> Array:
+    """Return an array whose numbers lie at multiples of their size, as kernels expect; in a V2 body they need not.
+
+    The mean of 3x224x224 floats 3 bytes off takes 150 us, in place 29, and the copy 21.
+    """
+    return array if array.flags.aligned else array.copy()
 
 
 def _load_error(spec: ModelSpec, error: Exception) -> ServingError:

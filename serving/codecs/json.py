@@ -270,7 +270,9 @@ def _count_keys(document: Any) -> int:
     if type(document) is not dict:
         return 0
     groups = (value if type(value) is list else (value,) for value in document.values())
-    return len(document) + sum(len(member) for group in groups for member in group if type(member) is dict)
+    members = [member for group in groups for member in group if type(member) is dict]
+    inner = (value for member in members for value in member.values() if type(value) is dict)  # V2's parameters
+    return len(document) + sum(map(len, members)) + sum(map(len, inner))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,13 +10,16 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
+from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
+from google.protobuf.message_factory import GetMessageClass
+from tritonclient.grpc import service_pb2 as pb
 
 from serving.errors import BadRequestError
 from serving.grpc.calls import CALLS_MAX, STREAMS_MAX
 from serving.grpc.health import health_handler
+from serving.grpc.infer_request import InferRequest
 from serving.grpc.service import Service
 
 log = logging.getLogger("wharf.grpc")
@@ -26,6 +29,7 @@ log = logging.getLogger("wharf.grpc")
 THREADS = CALLS_MAX + STREAMS_MAX + 16
 # What is in a message besides tensors.
 _ENVELOPE_BYTES = 64 << 10
+_NAME = "inference.GRPCInferenceService"
 
 
 class Listener:
@@ -41,7 +45,7 @@ class Listener:
                 ("grpc.max_send_message_length", -1),
             ],
         )
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, self._server)
+        self._server.add_registered_method_handlers(_NAME, _handlers(service))
         self._server.add_generic_rpc_handlers((health_handler(is_ready),))
         shown = f"[{host}]" if ":" in host else host
         try:
@@ -66,3 +70,17 @@ class Listener:
         is_clean = self._service.calls.wait_until_idle(deadline - monotonic())
         self._server.stop(0.5 if is_clean else 0).wait(2)  # answers that were made are still on their way
         return is_clean
+
+
+def _handlers(service: Service) -> dict[str, Any]:
+    """Return the service's methods by name, with what reads and writes their messages.
+
+    The generated stubs do the same, but have protobuf copy tensors.
+    """
+    found = {}
+    for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
+        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
+        kind, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        read = InferRequest.read if kind is pb.ModelInferRequest else kind.FromString
+        found[method.name] = make(getattr(service, method.name), read, answer.SerializeToString)
+    return found

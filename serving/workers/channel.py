@@ -192,8 +192,9 @@ class Channel:
     def release(self) -> None:
         """Let go of the last large body; the next message tells the other side where nobody looks at it any more."""
         if self._in is not None:
-            self._gives_back = self._in.close()
-            self._in = None
+            self._gives_back = not self._in.is_seen()
+            if not (self._gives_back and self._in.is_worth_keeping):
+                self._in = None
 
     def has_input(self) -> bool:
         """Say whether something (a message, or the end) can be received without waiting."""
@@ -299,8 +300,11 @@ class Channel:
         try:
             if not self._maps:
                 return read_once(fd, size)
-            self._in = Mapping(fd, size)
-            return self._in.view
+            if self._in is not None and self._in.is_of(fd):
+                _close(fd)
+            else:
+                self._in = Mapping(fd)
+            return self._in.view(size)
         except OSError as error:
             raise ProtocolError(f"shared memory that cannot be read: {error}") from None
 

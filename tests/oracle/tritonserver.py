@@ -38,7 +38,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": path, "VIRTUAL_ENV": str(VENV), "LD_LIBRARY_PATH": os.pathsep.join(libraries)}
 
 
-def command(repository: Path, backends: Path, http_port: int, grpc_port: int, *more: str) -> list[str]:
+def command(repository: Path, backends: Path, http_port: int | str, grpc_port: int, *more: str) -> list[str]:
     """Return the command line of a server over `repository`; what it needs of backends is put into `backends`."""
     wheel = site_packages() / "pytriton/tritonserver"
     copy_backends(backends)

@@ -34,31 +34,51 @@ def test_what_is_written_is_read_once() -> None:
 def test_what_is_written_is_seen_in_place() -> None:
     """Without a copy: a later write shows, which is why nobody writes before the reader has let go."""
     segment, theirs = written(b"abcdef")
-    mapping = Mapping(theirs, 6)
-    assert bytes(mapping.view) == b"abcdef"
+    mapping = Mapping(theirs)
+    assert bytes(mapping.view(6)) == b"abcdef"
     segment.write([b"ABCDEF"])
-    assert bytes(mapping.view) == b"ABCDEF"
-    assert mapping.close()
+    assert bytes(mapping.view(3)) == b"ABC"
     segment.close()
 
 
 def test_a_mapping_outlives_its_segment() -> None:
     """A writer that needs a larger one lets the old one go; who reads it keeps its pages."""
     segment, theirs = written(b"abcdef")
-    mapping = Mapping(theirs, 6)
+    mapping = Mapping(theirs)
     segment.close()
-    assert bytes(mapping.view) == b"abcdef"
-    assert mapping.close()
+    assert bytes(mapping.view(6)) == b"abcdef"
 
 
-def test_a_mapping_that_somebody_looks_at_is_not_closed() -> None:
-    """It says so, and goes with the last view."""
+def test_a_mapping_knows_whether_somebody_looks() -> None:
+    """A view, a part of one or an array: each counts until it goes."""
     segment, theirs = written(b"abcdef")
-    mapping = Mapping(theirs, 6)
-    kept = mapping.view[2:4]
-    assert not mapping.close()
+    mapping = Mapping(theirs)
+    assert not mapping.is_seen()
+    kept = mapping.view(6)[2:4]
+    assert mapping.is_seen()
     assert bytes(kept) == b"cd"
+    del kept
+    assert not mapping.is_seen()
     segment.close()
+
+
+def test_a_mapping_knows_its_segment() -> None:
+    """By the file, whatever its descriptor; and stays only as long as its writer would keep it."""
+    one, theirs = written(b"abcdef")
+    other = Segment(KEPT_MAX_BYTES + 1)
+    mapping, larger = Mapping(theirs), Mapping(os.dup(other.fd))
+    assert (mapping.is_of(one.fd), mapping.is_of(other.fd)) == (True, False)
+    assert (mapping.is_worth_keeping, larger.is_worth_keeping) == (True, False)
+    one.close()
+    other.close()
+
+
+def test_a_mapping_that_is_shorter_than_its_message_says_is_refused() -> None:
+    """Nobody reads beyond its end."""
+    number = os.memfd_create("test")
+    os.write(number, b"abcdef")
+    with pytest.raises(ValueError, match="has 6 bytes and its message says 7"):
+        Mapping(number).view(7)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,13 @@ def test_read_only_and_strided_arrays_are_taken(tmp_path: Path) -> None:
     np.testing.assert_array_equal(answer["y"], 2 * ONES)
 
 
+def test_numbers_at_odd_addresses_are_taken(tmp_path: Path) -> None:
+    """A binary tensor begins where the JSON before it ends."""
+    odd = np.frombuffer(b"{}}" + ONES.tobytes(), np.float32, ONES.size, 3).reshape(ONES.shape)
+    assert not odd.flags.aligned
+    assert load(adder(tmp_path)).run({"a": odd, "b": ONES})["y"].tolist() == (ONES + ONES).tolist()
+
+
 def test_a_configuration_may_narrow_and_not_contradict(tmp_path: Path) -> None:
     """dims = [4, 3] of [-1, 3] is fine; another type, other dims, another name are not."""
     file = adder(tmp_path)
