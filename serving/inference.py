@@ -139,7 +139,7 @@ class Inference:
         started = perf_counter_ns()
         with self._held(name, version, is_asked=True) as (model, spec):
             counters = self.statistics.of(spec.name, spec.version)
-            has_failed = False
+            has_failed, rows = False, 0
             try:
                 tensors, rows = self._checked(question, model, spec)
                 for piece in self._pieces(tensors, question, model, started):
@@ -147,8 +147,9 @@ class Inference:
                     chosen = {} if piece.error else choose(piece.outputs, question, spec, model.signature)
                     about = spec.name, spec.version, question.id
                     yield Answer(*about, chosen, piece.parameters, piece.is_last, piece.error)
-            except ServingError:
-                counters.failed(perf_counter_ns() - started)
+            except ServingError as error:
+                is_rejected = not rows or isinstance(error, UnavailableError)  # it did not fit, or found no room
+                counters.failed(perf_counter_ns() - started, is_rejected=is_rejected)
                 raise
             if has_failed:
                 counters.failed(perf_counter_ns() - started)

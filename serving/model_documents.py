@@ -45,7 +45,9 @@ def config_of(spec: ModelSpec, signature: Signature) -> dict[str, Any]:
     found["input"] = found["input"] or [_tensor(each, most) | _INPUT for each in signature.inputs]
     found["output"] = found["output"] or [_tensor(each, most) | _OUTPUT for each in signature.outputs]
     found["instance_group"] = _groups(spec.name, found["instance_group"])
-    found["default_model_filename"] = found["default_model_filename"] or spec.file.name
+    # An ensemble, or what tritonserver runs, has no file but this: a client may send it back with a load.
+    own_file = "" if spec.file.name == "config.pbtxt" else spec.file.name
+    found["default_model_filename"] = found["default_model_filename"] or own_file
     found["optimization"] = found.get("optimization") or _OPTIMIZATION
     return found
 

@@ -48,6 +48,8 @@ log = logging.getLogger("wharf.tritonserver")
 _MODEL_BYTES = 48 << 20
 _POLL_S = 0.005
 _UNLOAD_TIMEOUT_S = 60.0
+# What a load that failed says around the model's own words.
+_REASON = re.compile(r"^load failed for model .*? is at UNAVAILABLE state: Internal: (.*?);\n?$", re.DOTALL)
 # Foreign words for memory that was not had; only where the server's own code does not say it by type.
 _MEMORY = re.compile(
     r"CUDA[ _]out[ _]of[ _]memory|\bout of memory\b|\bMemoryError\b|\bOutOfMemory\b|\bOOM\b|failed to allocate memory"
@@ -367,4 +369,6 @@ def _load_error(error: Any, name: str, key: str) -> ServingError:
         return _error(error, name, key)
     if _is_memory(error, key):
         return InsufficientMemoryError(_text(error, name, key))
-    return LoadFailedError(_text(error, name, key))
+    text = _text(error, name, key)
+    found = _REASON.search(text)
+    return LoadFailedError(text, found[1] if found else "")

@@ -138,10 +138,12 @@ def test_a_decoupled_model_is_refused_in_the_words_of_the_wire(engine: Engine) -
 
 
 def test_a_request_that_does_not_fit_is_counted_as_rejected(engine: Engine) -> None:
-    """It never ran, and is no `fail`."""
+    """It never ran, and is no `fail`; that of a stream neither."""
     assert "expected 1 inputs but got 0 inputs" in engine.refusal(BadRequestError, inputs={})
+    with pytest.raises(BadRequestError):
+        list(engine.inference.stream("m", "", ask(inputs={})))
     assert counts(engine) == {"success": 0, "fail": 0}
-    assert engine.inference.statistics.of("m", "1").rejected == 1
+    assert engine.inference.statistics.of("m", "1").rejected == 2
 
 
 def test_a_resident_without_files_is_not_ready(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def test_a_model_without_a_configuration_gets_the_one_that_describes_it() -> Non
     assert found["input"][0]["optional"] is False
     assert found["instance_group"][0]["kind"] == "KIND_CPU"
     assert found["optimization"]["input_pinned_memory"] == {"enable": True}
+
+
+def test_a_configuration_is_no_file_of_a_model() -> None:
+    """Sent back with a load, it would be run."""
+    found = config_of(replace(spec(), format="ensemble", file=Path("/m/config.pbtxt")), SIGNATURE)
+
+    assert found["default_model_filename"] == ""
 
 
 def test_groups_of_instances_are_named_and_counted() -> None:

@@ -174,6 +174,16 @@ def test_a_failed_load_leaves_nothing(
     assert not list(backend.server.repository.glob("*BLOOM*"))
 
 
+def test_a_failed_load_has_the_models_own_words(backend: TritonBackend, tmp_path: Path) -> None:
+    """Line by line, without the sentence around them: our own load has that too."""
+    spec = spec_of(write_model(tmp_path / "model", initialize="raise RuntimeError('no luck')"))
+    with pytest.raises(LoadFailedError, match="^load failed for model 'm': version 1 is at") as caught:
+        backend.load(spec)
+    lines = caught.value.said.splitlines()
+    assert lines[:3] == ["RuntimeError: no luck", "", "At:"]
+    assert lines[3].startswith("  1/model.py(")
+
+
 def test_a_decoupled_model_streams(backend: TritonBackend, tmp_path: Path) -> None:
     """As often as it likes; an error is an answer too."""
     config = CONFIG.replace("max_batch_size: 8", "model_transaction_policy { decoupled: true }")
