@@ -94,14 +94,11 @@ class Loader:
     def _load_here(self, backend: Backend, spec: ModelSpec, footprint: Footprint) -> Brought:
         # A walk through the process' pages for a model too small to be found in them would be in vain.
         is_worth_it = footprint.resident_bytes >= _MEASURABLE_BYTES
-        move = self._residents.begin_move()
-        try:
+        with self._residents.moves.move() as move:
             before_bytes = _settled_bytes() if is_worth_it else 0
             model = backend.load(spec)
             grown_bytes = _settled_bytes() - before_bytes if is_worth_it else 0
-            is_alone = self._residents.stood_still(move)
-        finally:
-            self._residents.end_move()
+            is_alone = self._residents.moves.stood_still(move)
         return Brought(model, _believed(grown_bytes, footprint, is_alone=is_alone), footprint.resident_bytes)
 
     @contextmanager
@@ -115,17 +112,16 @@ class Loader:
 
     def prepare(self, backend: Backend) -> None:
         """Import the runtime once, before anything is measured: it is the server's memory, not the first model's."""
+        if backend.name in self._prepared:  # nobody waits for the runtime of another
+            return
         with self._prepare_lock:
             if backend.name in self._prepared:
                 return
-            move = self._residents.begin_move()
-            try:
+            with self._residents.moves.move() as move:
                 before_bytes = _settled_bytes() + backend.outside_bytes()
                 is_new = backend.prepare()
                 grown_bytes = _settled_bytes() + backend.outside_bytes() - before_bytes
-                is_alone = self._residents.stood_still(move)
-            finally:
-                self._residents.end_move()
+                is_alone = self._residents.moves.stood_still(move)
             self._prepared.add(backend.name)
             if is_new:
                 with self._residents.lock:

@@ -16,6 +16,7 @@ from serving.errors import ServingError, UnavailableError
 from serving.ledger import Ledger
 from serving.lifecycle import Event, State, advance
 from serving.metrics import Gauges
+from serving.moves import Moves
 from serving.repository.source import Artifact
 
 
@@ -86,8 +87,7 @@ class Residents:
         self._changed = threading.Condition(self.lock)
         self._waiters = 0
         self._ticks = itertools.count(1)
-        self._moves = 0
-        self._moving = 0
+        self.moves = Moves()
 
     def move(self, resident: Resident, event: Event) -> None:
         """Advance a resident's state and wake everyone; under the lock. UNAVAILABLE leaves the table."""
@@ -131,19 +131,3 @@ class Residents:
                 "LoadQueue": ("Loads that wait for room", float(queue)),
             }
             return Gauges(scalars, dict(ledger.reservations), {each.name: each.in_flight for each in residents})
-
-    def begin_move(self) -> int:
-        """Note that a load or an unload begins to change memory; the number is for `stood_still`."""
-        with self.lock:
-            self._moves += 1
-            self._moving += 1
-            return self._moves if self._moving == 1 else 0
-
-    def end_move(self) -> None:
-        """Note that it ended."""
-        with self.lock:
-            self._moving -= 1
-
-    def stood_still(self, move: int) -> bool:
-        """Whether no other load or unload ran since `begin_move` gave `move`: memory then grew by this one alone."""
-        return move == self._moves

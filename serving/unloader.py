@@ -60,7 +60,15 @@ class Unloader:
         log.info("event=unloaded model=%s seconds=%.3f", quoted(resident.name), seconds)
 
     def _let_go(self, resident: Resident) -> None:
-        self._residents.begin_move()
+        try:
+            with self._residents.moves.move():
+                self._close(resident)
+        finally:
+            with self._residents.lock:
+                self._ledger.release(resident.name)
+                self._residents.move(resident, Event.UNLOADED)
+
+    def _close(self, resident: Resident) -> None:
         try:
             resident.model.close()
         except Exception:
@@ -71,7 +79,3 @@ class Unloader:
             if resident.artifact is not None:
                 resident.artifact.release()
             memory.give_back()
-            self._residents.end_move()
-            with self._residents.lock:
-                self._ledger.release(resident.name)
-                self._residents.move(resident, Event.UNLOADED)

@@ -93,16 +93,3 @@ def test_a_wait_that_ends_at_its_deadline_lets_the_caller_look_again() -> None:
 def test_a_loading_model_is_visible_only_when_restored(is_listed: bool, is_visible: bool) -> None:
     """The platform believes what it was told before the crash."""
     assert Resident("a", "/a", is_listed=is_listed).is_visible is is_visible
-
-
-def test_memory_stood_still_only_for_a_move_that_was_alone() -> None:
-    """A move before is over, one meanwhile or at the start disturbs."""
-    residents = Residents()
-    residents.begin_move()
-    residents.end_move()
-    alone = residents.begin_move()
-    assert residents.stood_still(alone)
-
-    beside = residents.begin_move()
-    assert not residents.stood_still(alone)
-    assert not residents.stood_still(beside)
