@@ -165,6 +165,7 @@ class Server:
         """Drain and unload within the shutdown limit; return whether all of it ended."""
         self._healthy.clear()
         deadline = monotonic() + self.settings.shutdown_timeout_s
+        self._triton.end_soon()
         is_clean = self._grpc is None or self._grpc.stop(self.settings.shutdown_timeout_s)
         is_clean = self.manager.close(max(0.0, deadline - monotonic())) and is_clean
         self._workers.close()

@@ -29,7 +29,7 @@ _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMA
 _NO_NEED = "nothing here needs it; leave it out."
 _MEMORY = "tensors travel in memory of their own size; leave it out."
 _TRITON = {
-    "ADDITIONAL_ARGS": "there is no tritonserver to hand them to; docs/settings.md lists what can be set.",
+    "ADDITIONAL_ARGS": "tritonserver is started without them; docs/settings.md lists what can be set.",
     "ALLOW_GRPC": "set WHARF_GRPC_PORT to have gRPC.",
     "GRPC_PORT": "set WHARF_GRPC_PORT instead.",
     "ALLOW_METRICS": "/metrics is always there, on the HTTP port.",

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.backends.base import Backend, Footprint, LoadedModel
 from serving.backends.ensemble import EnsembleModel
 from serving.backends.wrapping import WrappedBackend, WrappedModel
+from serving.repository.config_pbtxt import ENSEMBLE
 from serving.repository.layouts import ModelSpec
 from serving.workers.plan import Host
 
@@ -132,7 +133,9 @@ class CompoundBackend(WrappedBackend):
         with ExitStack() as stack:
             parts = []
             for each, backend in (*self._parts, (spec, self.inner)):
-                model = backend.load(each)
+                # A step that is an ensemble calls those that lie beside it, too.
+                is_step = each is not spec and each.format == ENSEMBLE
+                model = backend.load(replace(each, members=spec.members) if is_step else each)
                 stack.callback(model.close)
                 parts.append(Part(each, model, backend.footprint(each).resident_bytes))
             stack.pop_all()

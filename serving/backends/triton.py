@@ -20,12 +20,17 @@ from typing import Any
 from weakref import WeakSet
 
 from serving.backends.base import Footprint
+from serving.backends.triton_messages import (
+    AGAIN,
+    call_error,
+    load_error,
+    message_of,
+    specs_of,
+    tensors_of,
+    without_name,
+)
 from serving.backends.triton_server import TritonServer
-from serving.codecs import json
-from serving.codecs.packed import Unread, to_bytes
 from serving.errors import (
-    BadRequestError,
-    DeadlineExceededError,
     InsufficientMemoryError,
     InvalidArtifactError,
     LoadFailedError,
@@ -35,8 +40,9 @@ from serving.errors import (
     UnsupportedError,
 )
 from serving.logs import quoted
+from serving.moves import Moves
 from serving.repository.layouts import ModelSpec
-from serving.tensors import Signature, Tensors, TensorSpec
+from serving.tensors import Signature, Tensors
 from serving.workers import answer_frames
 from serving.workers.handler import Reply, Request
 from serving.workers.plan import Alone, Host
@@ -47,15 +53,9 @@ log = logging.getLogger("wharf.tritonserver")
 # their files, and again while they are read.
 _MODEL_BYTES = 48 << 20
 _POLL_S = 0.005
-_UNLOAD_TIMEOUT_S = 60.0
-# What a load that failed says around the model's own words.
-_REASON = re.compile(r"^load failed for model .*? is at UNAVAILABLE state: Internal: (.*?);\n?$", re.DOTALL)
-# Foreign words for memory that was not had; only where the server's own code does not say it by type.
-_MEMORY = re.compile(
-    r"CUDA[ _]out[ _]of[ _]memory|\bout of memory\b|\bMemoryError\b|\bOutOfMemory\b|\bOOM\b|failed to allocate memory"
-    r"|unable to create TensorRT context|memory limit set for GPU|CUDNN_STATUS_NOT_INITIALIZED|CUBLAS_STATUS_ALLOC",
-    re.IGNORECASE,
-)
+# The platform waits 360 s; memory that is not back must not be given away before.
+_UNLOAD_TIMEOUT_S = 300.0
+_INTERRUPTED_MAX = 3
 
 
 class TritonModel:
@@ -72,8 +72,10 @@ class TritonModel:
         self._held_bytes = held_bytes
         self._timeout_s = backend.timeout_s
         self._host: Host = Alone()
+        self._withdrawn = ""  # why it is gone, said before anybody listened
+        self.interrupted = 0  # loads after a death that another death cut off
         metadata = backend.metadata(key)
-        self.signature = Signature(_specs(metadata.inputs), _specs(metadata.outputs))
+        self.signature = Signature(specs_of(metadata.inputs), specs_of(metadata.outputs))
         self._is_decoupled = bool((spec.triton or {}).get("model_transaction_policy", {}).get("decoupled"))
 
     def held_bytes(self) -> int:
@@ -83,10 +85,13 @@ class TritonModel:
     def attach(self, host: Host) -> None:
         """Take whom to tell that the model is beyond repair."""
         self._host = host
+        if self._withdrawn:
+            host.withdraw(self._withdrawn)
 
     def withdraw(self, reason: str) -> None:
         """Say that the model did not come back after the server's death."""
-        self._host.withdraw(f"Model '{self._name}' was not loaded again after tritonserver died: {reason}")
+        self._withdrawn = f"Model '{self._name}' was not loaded again after tritonserver died: {reason}"
+        self._host.withdraw(self._withdrawn)
 
     def run(self, inputs: Tensors) -> Tensors:
         """Compute the outputs by name; raises what `invoke` raises."""
@@ -97,13 +102,18 @@ class TritonModel:
 
         Raises `ModelFailedError` with the server's words, `UnavailableError` while it is started again.
         """
-        message = _message(self.key, request)
+        message = message_of(self.key, request)
         timeout_s = max(0.001, deadline - time.monotonic())
         with self._backend.errors(self._name, self.key):
             stub = self._backend.server.stub()
             if self._is_decoupled:
+                if request.about.get("stream") != "tensors":
+                    raise UnsupportedError(
+                        f"Model '{self._name}' answers as often as it likes: call /v2/models/{self._name}/"
+                        "generate_stream, or stream over gRPC."
+                    )
                 return Reply(chunks=self._stream(stub, message, timeout_s))
-            return Reply(tensors=_tensors(stub.ModelInfer(message, timeout=timeout_s)))
+            return Reply(tensors=tensors_of(stub.ModelInfer(message, timeout=timeout_s)))
 
     def _stream(self, stub: Any, message: Any, timeout_s: float) -> Iterator[bytes]:
         call = stub.ModelStreamInfer(iter((message,)), timeout=timeout_s)
@@ -114,7 +124,7 @@ class TritonModel:
                         yield answer_frames.write_error(each.error_message.replace(self.key, self._name))
                     elif each.infer_response.outputs:
                         is_last = each.infer_response.parameters["triton_final_response"].bool_param
-                        yield answer_frames.write(_tensors(each.infer_response), {}, is_last=is_last)
+                        yield answer_frames.write(tensors_of(each.infer_response), {}, is_last=is_last)
         finally:
             call.cancel()
 
@@ -138,7 +148,8 @@ class TritonBackend:
         self._numbers = itertools.count(1)
         self._models: WeakSet[TritonModel] = WeakSet()
         self._lock = threading.Lock()
-        self._loads = 0  # begun; a load that was the only one tells what it took
+        self._moves = Moves()
+        self._is_ending = False
 
     def prepare(self) -> bool:
         """Start the server if it does not run; return whether this call did. Raises `LoadFailedError`."""
@@ -165,21 +176,23 @@ class TritonBackend:
 
         Raises `LoadFailedError` with the server's words, `InsufficientMemoryError` for those that mean memory.
         """
-        with self._lock:
-            self._loads += 1
-            turn = self._loads
-        before_bytes = self.server.held_bytes()
-        key = self._lay(spec)
-        try:
-            self._load(spec.name, key)
-            grown_bytes = self.server.held_bytes() - before_bytes
-            predicted = self.footprint(spec).resident_bytes
-            held_bytes = grown_bytes if turn == self._loads and grown_bytes > 0 else predicted
-            with self.errors(spec.name, key):
-                model = TritonModel(spec, key, self, held_bytes)
-        except BaseException:
-            self._clear(key)
-            raise
+        key = f"{next(self._numbers)}-{re.sub(r'[^0-9A-Za-z._]', '_', spec.name)[:80]}"
+        with self._moves.move() as move:
+            before_bytes = self.server.held_bytes()
+            try:
+                self._lay(spec, key)
+                with self.errors(spec.name, key):
+                    self._load(spec.name, key, self.server.stub(self._load_timeout_s))
+                    grown_bytes = self.server.held_bytes() - before_bytes
+                    is_alone = self._moves.stood_still(move) and grown_bytes > 0
+                    held_bytes = grown_bytes if is_alone else self.footprint(spec).resident_bytes
+                    model = TritonModel(spec, key, self, held_bytes)
+            except (LoadFailedError, InsufficientMemoryError):  # it said no: nothing is there
+                self._clear(key)
+                raise
+            except BaseException:
+                threading.Thread(target=self._abandon, args=(key,), name="tritonserver-abandon", daemon=True).start()
+                raise
         with self._lock:
             self._models.add(model)
         return model
@@ -192,21 +205,21 @@ class TritonBackend:
 
     def unload(self, model: TritonModel) -> None:
         """Have a model unloaded and wait until it is; a server that is gone has nothing left to unload."""
-        from tritonclient.grpc import service_pb2 as pb
-
         with self._lock:
             self._models.discard(model)
+        if self._is_ending:  # the server ends with all that is in it
+            return
         try:
-            with self.errors(model.key, model.key):
-                stub = self.server.stub()
-                stub.RepositoryModelUnload(
-                    pb.RepositoryModelUnloadRequest(model_name=model.key), timeout=_UNLOAD_TIMEOUT_S
-                )
-                self._wait_until_gone(stub, model.key)
+            with self._moves.move():
+                self._unload(model.key, _UNLOAD_TIMEOUT_S)
         except UnavailableError:
             log.info("event=unloaded_with_its_server model=%s", model.key)
         finally:
             self._clear(model.key)
+
+    def end_soon(self) -> None:
+        """Unload no model by itself any more: `close` ends all of them at once."""
+        self._is_ending = True
 
     def close(self) -> None:
         """End the server."""
@@ -221,13 +234,12 @@ class TritonBackend:
         try:
             yield
         except grpc.RpcError as error:
-            raise _error(error, name, key) from None
+            raise call_error(error, name, key) from None
         except ValueError:  # "Cannot invoke RPC on closed channel!"
-            raise UnavailableError("tritonserver is being started again: try again.") from None
+            raise UnavailableError(AGAIN) from None
 
-    def _lay(self, spec: ModelSpec) -> str:
-        """Make the model's folder in the repository, of links to its files; return its name there."""
-        key = f"{next(self._numbers)}-{re.sub(r'[^0-9A-Za-z._]', '_', spec.name)[:80]}"
+    def _lay(self, spec: ModelSpec, key: str) -> None:
+        """Make the model's folder in the repository, of links to its files."""
         folder, source = self.server.repository / key, spec.folder or spec.file.parent
         folder.mkdir()
         for entry in source.iterdir():
@@ -235,140 +247,70 @@ class TritonBackend:
                 (folder / entry.name).symlink_to(entry)
         text = spec.file.read_text()
         # The field's name is the folder's by default, and must be the folder's.
-        (folder / spec.file.name).write_text(_without_name(text))
-        return key
+        (folder / spec.file.name).write_text(without_name(text))
 
-    def _load(self, name: str, key: str) -> None:
+    def _load(self, name: str, key: str, stub: Any) -> None:
         from tritonclient.grpc import service_pb2 as pb
 
-        with self.errors(name, key):
-            stub = self.server.stub(self._load_timeout_s)
-            try:
-                stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=key), timeout=self._load_timeout_s)
-            except Exception as error:
-                raise _load_error(error, name, key) from None
+        try:
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=key), timeout=self._load_timeout_s)
+        except Exception as error:
+            raise load_error(error, name, key) from None
 
     def _load_again(self) -> None:
-        """Load what was loaded in a server that died; what fails is logged, and its requests say so."""
+        """Load what was loaded in a server that died; what fails is taken out, and its requests hear why.
+
+        A server that dies again meanwhile ends this: the next one's start begins anew. Three times, and the model that
+        was being loaded then is taken for the cause.
+        """
+        try:
+            stub = self.server.stub()
+        except UnavailableError:
+            return
         with self._lock:
             models = list(self._models)
         for model in models:
+            with self._lock:
+                if model not in self._models:  # unloaded meanwhile
+                    continue
             try:
-                self._load(model.key, model.key)
+                self._load(model.key, model.key, stub)
                 log.info("event=loaded_again model=%s", model.key)
+            except UnavailableError as error:
+                model.interrupted += 1
+                if model.interrupted >= _INTERRUPTED_MAX:
+                    model.withdraw(error.message)
+                return
             except ServingError as error:
                 log.error("event=not_loaded_again model=%s error=%s", model.key, quoted(error.message))
                 model.withdraw(error.message)
 
-    def _wait_until_gone(self, stub: Any, key: str) -> None:
+    def _abandon(self, key: str) -> None:
+        """Unload what nobody waits for any more; a load that is under way goes first."""
+        timeout_s = max(self._load_timeout_s, _UNLOAD_TIMEOUT_S)
+        try:
+            self.server.stub(timeout_s)
+            self._unload(key, timeout_s)
+        except ServingError as error:
+            log.warning("event=not_abandoned model=%s error=%s", key, quoted(error.message))
+        finally:
+            self._clear(key)
+
+    def _unload(self, key: str, timeout_s: float) -> None:
+        """Have a model unloaded and wait until it is gone; raises `ModelFailedError` when it is not in time."""
         from tritonclient.grpc import service_pb2 as pb
 
-        deadline = time.monotonic() + _UNLOAD_TIMEOUT_S
-        while time.monotonic() < deadline:
-            index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=False), timeout=_UNLOAD_TIMEOUT_S)
-            states = [each.state for each in index.models if each.name == key]
-            if all(state in ("", "UNAVAILABLE") for state in states):
-                return
-            time.sleep(_POLL_S)
-        raise UnavailableError(f"tritonserver has not unloaded '{key}' within {_UNLOAD_TIMEOUT_S:g} s.")
+        deadline = time.monotonic() + timeout_s
+        with self.errors(key, key):
+            stub = self.server.stub()
+            stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=key), timeout=timeout_s)
+            while time.monotonic() < deadline:
+                index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=False), timeout=timeout_s)
+                states = [each.state for each in index.models if each.name == key]
+                if all(state in ("", "UNAVAILABLE") for state in states):
+                    return
+                time.sleep(_POLL_S)
+        raise ModelFailedError(f"tritonserver has not unloaded '{key}' within {timeout_s:g} s: its memory may be lost.")
 
     def _clear(self, key: str) -> None:
         shutil.rmtree(self.server.repository / key, ignore_errors=True)
-
-
-def _without_name(text: str) -> str:
-    """Return a config.pbtxt without its own name, which people's folders had and ours has not."""
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    config.ClearField("name")
-    return str(text_format.MessageToString(config))
-
-
-def _specs(tensors: Any) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(each.name, each.datatype, tuple(each.shape)) for each in tensors)
-
-
-def _message(key: str, request: Request) -> Any:
-    from tritonclient.grpc import service_pb2 as pb
-
-    about = request.about
-    message = pb.ModelInferRequest(model_name=key, id=str(about.get("id", "")))
-    for name, array in (request.tensors or {}).items():
-        message.inputs.add(name=name, datatype=json.datatype_of(array), shape=array.shape)
-        message.raw_input_contents.append(to_bytes(array))
-    for name in about.get("outputs", ()):
-        message.outputs.add(name=name)
-    flags = int(about.get("flags", 0))
-    said = {
-        **about.get("parameters", {}),
-        **({"sequence_id": about["sequence_id"]} if about.get("sequence_id") else {}),
-        **({"sequence_start": True} if flags & 1 else {}),
-        **({"sequence_end": True} if flags & 2 else {}),
-        **{
-            ours: about[theirs]
-            for ours, theirs in (("priority", "priority"), ("timeout", "timeout_us"))
-            if about.get(theirs)
-        },
-    }
-    for name, value in said.items():
-        kind = {bool: "bool_param", int: "int64_param", float: "double_param"}.get(type(value), "string_param")
-        setattr(message.parameters[name], kind, value if kind != "string_param" else str(value))
-    return message
-
-
-def _tensors(response: Any) -> Tensors:
-    raw = list(response.raw_output_contents)  # each access would be a copy
-    return {
-        each.name: Unread(each.name, each.datatype, tuple(each.shape), memoryview(data)).read("", response.model_name)
-        for each, data in zip(response.outputs, raw, strict=True)
-    }
-
-
-def _text(error: Any, name: str, key: str) -> str:
-    """Return the server's words with the name that people know, and paths as they are in the model's folder."""
-    text = str(error.details() or "tritonserver gave no reason.")
-    return re.sub(rf"/\S*/{re.escape(key)}/", "", text).replace(key, name)
-
-
-def _is_memory(error: Any, key: str) -> bool:
-    """Say whether the words are about memory; a model's name that looks like them is not."""
-    return _MEMORY.search(str(error.details() or "").replace(key, "")) is not None
-
-
-def _error(error: Any, name: str, key: str) -> ServingError:
-    """Return our error for a failed call of an inference."""
-    import grpc
-
-    text, code = _text(error, name, key), error.code()
-    kinds: dict[Any, type[ServingError]] = {
-        grpc.StatusCode.INVALID_ARGUMENT: BadRequestError,
-        grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
-        grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
-        # The model is not there, as the server has just been started again and has not come to it.
-        grpc.StatusCode.NOT_FOUND: UnavailableError,
-        grpc.StatusCode.CANCELLED: UnavailableError,
-    }
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError(f"Model '{name}': tritonserver died or is busy ({text}): try again.")
-    if code not in kinds and _is_memory(error, key):
-        return InsufficientMemoryError(text)
-    return kinds.get(code, ModelFailedError)(text)
-
-
-def _load_error(error: Any, name: str, key: str) -> ServingError:
-    """Return our error for a failed load."""
-    import grpc
-
-    if isinstance(error, ServingError):
-        return error
-    if not isinstance(error, grpc.RpcError):
-        return UnavailableError("tritonserver is being started again: try again.")
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return _error(error, name, key)
-    if _is_memory(error, key):
-        return InsufficientMemoryError(_text(error, name, key))
-    text = _text(error, name, key)
-    found = _REASON.search(text)
-    return LoadFailedError(text, found[1] if found else "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -41,6 +42,7 @@ _PROBE_S = 0.02
 _STOP_TIMEOUT_S = 5.0
 # Where the regions of shm_open(3) are.
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  no file of ours
+_REGION_PREFIX = "wharf_triton_"
 
 
 class TritonServer:
@@ -58,8 +60,9 @@ class TritonServer:
         self._is_closed = False
         self._watcher: threading.Thread | None = None
         self._stillborn = ""  # how the last one ended that never lived
+        self._has_lived = False
         self.starts = 0
-        self._region_prefix = f"wharf_triton_{os.getpid()}_{id(self):x}_"
+        self._region_prefix = f"{_REGION_PREFIX}{secrets.token_hex(8)}_"
 
     @property
     def pid(self) -> int | None:
@@ -75,8 +78,10 @@ class TritonServer:
         with self._lock:
             if self._watcher is not None:
                 return False
+            self._stillborn = ""
             shutil.rmtree(self.repository, ignore_errors=True)  # of a server process before this one
             self.repository.mkdir(parents=True)
+            self._take_over_regions()
             self._watcher = threading.Thread(target=self._watch, name="tritonserver", daemon=True)
             self._watcher.start()
         self.stub(_START_TIMEOUT_S)
@@ -125,15 +130,17 @@ class TritonServer:
     def _watch(self) -> None:
         failures = 0
         while not self._is_closed:
-            began = time.monotonic()
-            process, port = self._spawn()
-            is_live = self._connect(process, port)
-            if is_live and self.starts > 1:
-                threading.Thread(target=self.on_restart, name="tritonserver-reload", daemon=True).start()
-            status = process.wait()
-            self._clear_up(process.pid)
-            self._disconnect("" if is_live else f"ended with status {status} before it was live")
+            began, status = time.monotonic(), -1
+            try:
+                status = self._live_once()
+            except Exception:  # no process, no thread: the machine's trouble, which may pass
+                log.exception("event=tritonserver_not_started")
+                self._disconnect("could not be started")
             if self._is_closed:
+                return
+            if not self._has_lived:  # nothing is in it yet: whoever wants it next tries anew
+                with self._lock:
+                    self._watcher = None
                 return
             failures = 0 if time.monotonic() - began > _SETTLED_S else failures + 1
             pause_s = _BACKOFF_S[min(max(0, failures - 1), len(_BACKOFF_S) - 1)]
@@ -141,11 +148,35 @@ class TritonServer:
             with self._lock:
                 self._changed.wait_for(lambda: self._is_closed, pause_s)
 
+    def _live_once(self) -> int:
+        """Start one, wait for its end, clear up after it; return its status."""
+        process, port = self._spawn()
+        is_live = False
+        try:
+            is_live = self._connect(process, port)
+            if is_live and self._has_lived:
+                threading.Thread(target=self.on_restart, name="tritonserver-reload", daemon=True).start()
+            self._has_lived |= is_live
+            return process.wait()
+        finally:
+            self._clear_up(process.pid)
+            self._disconnect("" if is_live else f"ended with status {process.wait()} before it was live")
+
+    def _take_over_regions(self) -> None:
+        """Remove the shared memory of a server process before this one that was killed, and note ours for the next."""
+        note = self.repository.parent / "regions"
+        if note.exists():
+            self._remove_regions(note.read_text())
+        note.write_text(self._region_prefix)
+
+    def _remove_regions(self, prefix: str) -> None:
+        for region in _SHARED_MEMORY.glob(f"{prefix}*") if prefix.startswith(_REGION_PREFIX) else ():
+            region.unlink(missing_ok=True)
+
     def _clear_up(self, leader: int) -> None:
         """Remove what one that was killed left: the Python backend's processes, and their shared memory."""
         _kill(leader)
-        for region in _SHARED_MEMORY.glob(f"{self._region_prefix}*"):
-            region.unlink(missing_ok=True)
+        self._remove_regions(self._region_prefix)
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
         port = _free_port()

@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakSet
 
 from serving.backends.base import Footprint
-from serving.errors import InvalidArtifactError
+from serving.errors import InsufficientMemoryError, InvalidArtifactError, ModelFailedError
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.layouts import ModelSpec
 from serving.tensors import DTYPES, Signature, Tensors, TensorSpec
@@ -80,8 +80,16 @@ class WorkerModel:
         )
 
     def run(self, inputs: Tensors) -> Tensors:
-        """Compute outputs by name; raises what `invoke` raises."""
+        """Compute outputs by name; raises what `invoke` raises, and for an answer that is an error.
+
+        Of a model that streams all is read, so that its worker is free again, and nothing is returned.
+        """
         reply = self.invoke(Request(tensors=inputs), time.monotonic() + self.timeout_s)
+        for _ in reply.chunks or ():
+            pass
+        if reply.tensors is None and reply.status >= 400:
+            text = bytes(reply.body).decode("utf-8", "replace")
+            raise (InsufficientMemoryError if reply.status == 507 else ModelFailedError)(text)
         return reply.tensors or {}
 
     def invoke(self, request: Request, deadline: float) -> Reply:
@@ -121,7 +129,7 @@ class WorkerModel:
 
     def attach(self, host: Host) -> None:
         """Take the owner of the memory, who grants more workers theirs and hears when the model is beyond repair."""
-        self._pool.host = host
+        self._pool.adopt(host)
 
     def look_after(self, *, is_due: bool = False) -> None:
         """End a worker that has long been idle; have the ledger corrected where one has grown, or when that is due."""

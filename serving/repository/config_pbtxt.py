@@ -95,6 +95,7 @@ def read_config_pbtxt(
             outputs=read_tensors(model, config.output, config.max_batch_size, folder),
             triton={**as_json(config), "name": config.name or model},
             scheduling=read_scheduling(model, config),
+            versions=read_policy(model, config),
         )
     is_python = format_ == PYTHON
     _check_fields(model, config, is_python=is_python)
@@ -138,6 +139,11 @@ def _check_fields(model: str, config: Any, *, is_python: bool) -> None:
         raise InvalidArtifactError(
             f"config.pbtxt of '{model}' sets decoupled: that is for the Python backend (backend: \"python\"), others "
             "answer a request once."
+        )
+    if config.model_transaction_policy.decoupled and config.dynamic_batching.preserve_ordering:
+        raise InvalidArtifactError(
+            f"config.pbtxt of '{model}' sets preserve_ordering and decoupled: streams have no order among each other, "
+            "leave one out."
         )
     if config.HasField("ensemble_scheduling"):
         for name in ("instance_group", "optimization", "model_warmup", "default_model_filename"):

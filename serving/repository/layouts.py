@@ -34,6 +34,7 @@ from serving.repository.folders import (
     listing,
     model_files,
     total_bytes,
+    version_folders,
 )
 from serving.repository.formats import check_whole, format_of
 from serving.repository.handler_spec import HandlerSpec
@@ -131,26 +132,34 @@ def describe(  # noqa: PLR0913  the last four by name alone
     if config.format == ENSEMBLE:
         return _ensemble(place, config, config_file or folder / "config.pbtxt")
     if config.format == TRITON:
-        file = config_file or folder / "config.pbtxt"
-        size_bytes = total_bytes(folder)
-        return _as_triton_says(
-            place,
-            ModelSpec(
-                name,
-                TRITON,
-                file,
-                size_bytes,
-                config.inputs,
-                config.outputs,
-                sources=(file.name,),
-                folder=folder,
-            ),
-        )
+        return _tritons(place, config, config_file or folder / "config.pbtxt")
     spec = _describe_folder(place, sources)
     if place.version is None or not spec.file.is_relative_to(place.version):
         return spec
     others = (replace(config, versions=VersionPolicy(0, (each,))) for each in other_versions(folder, config.versions))
     return replace(spec, versions=tuple(_describe_folder(replace(place, config=each), sources) for each in others))
+
+
+def _tritons(place: ModelFolder, config: ModelConfig, file: Path) -> ModelSpec:
+    """Return a model of tritonserver's, which loads the versions that its policy wants; the highest is asked for."""
+    others = other_versions(place.path, config.versions)
+    size_bytes = _served_bytes(place, *others)
+    spec = ModelSpec(
+        *(place.name, TRITON, file, size_bytes, config.inputs, config.outputs), sources=(file.name,), folder=place.path
+    )
+    left_out = (
+        f"config.pbtxt of '{place.name}' sets version_policy for more than one version: tritonserver loads them, and "
+        f"{', '.join(map(str, others))} cannot be asked for here.",
+    )
+    spec = _as_triton_says(place, replace(spec, warnings=left_out if others else ()))
+    return replace(spec, version=place.version.name if place.version is not None else UNVERSIONED)
+
+
+def _served_bytes(place: ModelFolder, *others: int) -> int:
+    """Sum the sizes of a folder's files without the versions that are not served."""
+    served = {place.version.name if place.version is not None else "", *map(str, others)}
+    idle = (total_bytes(each) for each in version_folders(place.path) if each.name not in served)
+    return total_bytes(place.path) - sum(idle)
 
 
 def _bundle(name: str, bundle: Bundle, within: Path, environ: Mapping[str, str]) -> ModelSpec:
@@ -175,7 +184,7 @@ def _describe_folder(place: ModelFolder, sources: tuple[str, ...]) -> ModelSpec:
     sources += found.sources
     if found.handler is not None:
         file = found.handler.file or place.path / sources[-1]
-        return _as_triton_says(place, _worker_spec(place.name, file, total_bytes(place.path), found, sources))
+        return _as_triton_says(place, _worker_spec(place.name, file, _served_bytes(place), found, sources))
     file = _model_file(place, found.config)  # 7
     found = replace(found, warnings=(*found.warnings, *_idle(place.workers)))
     return _as_triton_says(place, _spec(place.name, file, place.within, found, sources))

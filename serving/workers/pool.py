@@ -71,6 +71,7 @@ class Pool:
         self._deaths = 0
         self._last_death = ""
         self._gone = ""  # why no request is taken any more
+        self._given_up = ""  # the same, where it was our own decision
         self._timers: set[threading.Timer] = set()
         self._bytes_each = 0
         self._heard: Callable[[int], None] = lambda _count: None
@@ -116,9 +117,17 @@ class Pool:
         """
         with self._lock:
             live = list(self._live)
+            coming_bytes = min(self._starting, self._granted) * self._bytes_each  # granted, and not there yet
         grown = (abs(each.process.touched_bytes() - each.touched_bytes) for each in live)
         if live and (is_due or any(count > _NOTEWORTHY_BYTES for count in grown)):
-            self.host.correct(self.held_bytes())
+            self.host.correct(self.held_bytes() + coming_bytes)
+
+    def adopt(self, host: Host) -> None:
+        """Take the owner of the memory, and say what was said before anybody listened: that the model is given up."""
+        with self._lock:
+            self.host, reason = host, self._given_up
+        if reason:
+            threading.Thread(target=host.withdraw, args=(reason,), daemon=True).start()
 
     def submit(self, request: Request, deadline: float) -> Reply:
         """Have a request answered before `deadline` (of the monotonic clock), with others where the pool batches.
@@ -399,6 +408,7 @@ class Pool:
         if self._deaths >= self.plan.max_deaths:
             error = self._go(f"its workers died {self._deaths} times without one answer, the last time: {reason}")
             self._fail_line(error)
+            self._given_up = error.message
             threading.Thread(target=self.host.withdraw, args=(error.message,), daemon=True).start()
             return
         missing = self.plan.min_workers - len(self._live) - self._starting

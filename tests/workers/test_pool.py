@@ -307,6 +307,18 @@ def test_an_answer_makes_the_next_death_a_first_one_again(supervisor: Supervisor
         assert memory.reasons == []
 
 
+def test_a_model_that_was_given_up_says_so_to_who_comes_later(supervisor: Supervisor, tmp_path: Path) -> None:
+    """One of several that are loaded together may be lost before the last of them is ready."""
+    with pool(supervisor, launch_of(tmp_path), max_deaths=1) as made:
+        with pytest.raises(UnavailableError):
+            ask(made, "os._exit(1)")
+        memory = Memory()
+        until(lambda: made._given_up)
+        made.adopt(memory)
+        until(lambda: memory.reasons)
+    assert "died 1 times" in memory.reasons[0]
+
+
 def test_who_dies_again_is_restarted_later_and_meanwhile_it_is_503_at_once(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:

@@ -483,6 +483,23 @@ def test_a_warm_up_is_beside_the_batcher(load: Load) -> None:
     assert outputs["count"].tolist() == [[1], [1]]
 
 
+def test_a_sample_that_the_model_fails_on_fails(load: Load) -> None:
+    """A warm-up that raises is a load that fails, whether execute raises or answers with an error."""
+    place = load(
+        code=MODEL.replace("    def execute(self, requests):", "    def execute(self, requests):\n        1 / 0")
+    )
+    with pytest.raises(ModelFailedError, match="division by zero"):
+        place.model.run({"x": np.ones((1, 1), np.int32)})
+
+
+def test_a_sample_of_a_decoupled_model_gives_its_worker_back(load: Load) -> None:
+    """However often it answers."""
+    place = decoupled(load)
+    for _ in range(3):
+        assert place.model.run({"x": np.full((3, 1), 3, np.int32)}) == {}
+    assert place.model.invoke(Request(tensors={"x": np.ones((1, 1), np.int32)}), soon(5)).status == 200
+
+
 @pytest.mark.parametrize(
     ("config", "kind"),
     [(BATCHING, GroupedModel), ("backend: 'python'", WorkerModel), ("batch_size = 4", WorkerModel)],

@@ -158,6 +158,19 @@ def test_an_ensemble_calls_the_members_of_its_archive(versions: Versions, tmp_pa
         engine.infer("ens/net", "", ask())
 
 
+def test_a_step_that_is_an_ensemble_calls_those_beside_it(versions: Versions, tmp_path: Path) -> None:
+    """In the same archive; the repository has none of them."""
+    house = versions.house
+    ensembles = versions.backends["ensemble"]
+    assert isinstance(ensembles, EnsembleBackend)
+    ensembles.members = Inference(house.manager, house.catalog, CoreBudget(2), house.statistics, 10)
+    net = fake(tmp_path, "ens/net", scale=2)
+    inner = replace(spec_of(step("net", "RAW", "DONE")), name="ens/inner")
+    inner_step = {"model_name": "inner", "input_map": {"RAW": "RAW"}, "output_map": {"DONE": "DONE"}}
+    model = versions.load(replace(spec_of(inner_step), members=(inner, net)))
+    assert np.array_equal(model.run({"RAW": X})["DONE"], X * 2)
+
+
 def test_all_of_a_spec_are_its_parts_and_theirs(versions: Versions) -> None:
     """What must be prepared for it."""
     inner = replace(versions.two, versions=(versions.one,))

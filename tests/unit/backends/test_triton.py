@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
-from serving.backends.triton import TritonBackend, TritonModel, _message
+from serving.backends.triton import TritonBackend, TritonModel
+from serving.backends.triton_messages import message_of, tensors_of
 from serving.errors import (
     BadRequestError,
     DeadlineExceededError,
@@ -21,6 +23,7 @@ from serving.errors import (
     LoadFailedError,
     ModelFailedError,
     UnavailableError,
+    UnsupportedError,
 )
 from serving.outcomes import streamed
 from serving.repository.layouts import ModelSpec, describe
@@ -184,13 +187,45 @@ def test_a_failed_load_has_the_models_own_words(backend: TritonBackend, tmp_path
     assert lines[3].startswith("  1/model.py(")
 
 
+def test_a_load_that_takes_too_long_is_taken_back(
+    backend: TritonBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server goes on with it, and nobody would ever unload what nobody knows."""
+    monkeypatch.setattr(backend, "_load_timeout_s", 1.0)
+    spec = spec_of(write_model(tmp_path / "model", initialize="import time; time.sleep(2.5)"), "slow")
+    with pytest.raises(DeadlineExceededError):
+        backend.load(spec)
+    until(lambda: not list(backend.server.repository.glob("*slow*")), 30)
+    index = backend.server.stub().RepositoryIndex(pb.RepositoryIndexRequest(ready=True)).models
+    assert not [each.name for each in index if "slow" in each.name]
+
+
+def test_a_withdrawal_before_anybody_listens_is_not_lost(model: TritonModel) -> None:
+    """A model of several that is lost while the others still load."""
+    host = _Host()
+    model.withdraw("gone")
+    model.attach(host)
+    assert host.reasons == ["Model 'm' was not loaded again after tritonserver died: gone"]
+
+
+def test_an_output_of_a_type_that_arrays_have_not_is_said_so() -> None:
+    """It is the model's, not the client's."""
+    response = pb.ModelInferResponse(raw_output_contents=[b"1234"])
+    response.outputs.add(name="y", datatype="BF16", shape=[2])
+    with pytest.raises(UnsupportedError, match="'y' is BF16"):
+        tensors_of(response)
+
+
 def test_a_decoupled_model_streams(backend: TritonBackend, tmp_path: Path) -> None:
     """As often as it likes; an error is an answer too."""
     config = CONFIG.replace("max_batch_size: 8", "model_transaction_policy { decoupled: true }")
     folder = write_model(tmp_path / "model", config=config.replace("dims: [ 2 ]", "dims: [ -1 ]"))
     (folder / "1/model.py").write_text(DECOUPLED)
     model = backend.load(spec_of(folder))
-    reply = model.invoke(Request(tensors={"x": np.array([1, 2, -1], np.float32)}), time.monotonic() + 10)
+    given = {"x": np.array([1, 2, -1], np.float32)}
+    with pytest.raises(UnsupportedError, match="generate_stream"):
+        model.invoke(Request(tensors=given), time.monotonic() + 10)
+    reply = model.invoke(Request(tensors=given, about={"stream": "tensors"}), time.monotonic() + 10)
     assert reply.chunks is not None
     *came, last = [piece for frames in reply.chunks for piece in streamed(frames)]
     assert [float(piece.outputs["y"][0]) for piece in came] == [1, 2]
@@ -207,10 +242,10 @@ def test_all_that_a_client_says_travels() -> None:
         "outputs": ["y"],
         "priority": 2,
         "timeout_us": 9,
-        "sequence_id": 7,
+        "sequence_id": 2**63,
         "flags": 3,
     }
-    message = _message("key", Request(tensors={"x": X, "words": np.array([b"hey"], object)}, about=about))
+    message = message_of("key", Request(tensors={"x": X, "words": np.array([b"hey"], object)}, about=about))
     assert (message.model_name, message.id, [each.name for each in message.outputs]) == ("key", "a", ["y"])
     assert [(each.name, each.datatype, list(each.shape)) for each in message.inputs] == [
         ("x", "FP32", [1, 2]),
@@ -219,7 +254,7 @@ def test_all_that_a_client_says_travels() -> None:
     assert message.raw_input_contents[1] == b"\3\0\0\0hey"
     said = {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in message.parameters.items()}
     assert said == about["parameters"] | {  # type: ignore[operator]
-        "sequence_id": 7,
+        "sequence_id": 2**63,
         "sequence_start": True,
         "sequence_end": True,
         "priority": 2,

@@ -104,6 +104,11 @@ def test_backend_and_platform_give_the_format(tmp_path: Path, text: str, format_
             "priority_levels",
         ),
         ("dynamic_batching { preserve_ordering: true default_queue_policy { timeout_action: DELAY } }", "DELAY"),
+        (
+            "backend: 'python' dynamic_batching { preserve_ordering: true } "
+            "model_transaction_policy { decoupled: true }",
+            "preserve_ordering and decoupled",
+        ),
         ("instance_group { count: -1 }", "instance_group.count -1"),
         ("instance_group { count: 100000 }", "instance_group.count 100000"),
         ("instance_group { kind: KIND_CPU gpus: 0 }", "instance_group.gpus"),

@@ -73,6 +73,27 @@ def test_every_version_must_be_servable(tmp_path: Path) -> None:
         described(tmp_path, "all { }", "1/readme.txt", "2/model.onnx")
 
 
+def test_what_a_version_weighs_is_itself(tmp_path: Path) -> None:
+    """Of a model in workers, whose folder is counted: not the versions that another one is, or nobody."""
+    folder = write(tmp_path, "README", config_pbtxt='backend: "python" version_policy { latest { num_versions: 2 } }')
+    for version in (1, 2, 3):
+        write(folder, **{f"{version}__model_py": TRITON})
+        (folder / str(version) / "weights").write_bytes(b"x" * (version << 20))
+    spec = describe("m", folder)
+    assert [each.bytes >> 20 for each in (*spec.versions, spec)] == [2, 3]
+
+
+def test_tritonserver_loads_the_versions_of_the_policy(tmp_path: Path) -> None:
+    """They are its own; only the highest is asked for here, and whoever wants more is told."""
+    folder = write(tmp_path, config_pbtxt='platform: "tensorrt_plan" version_policy { latest { num_versions: 2 } }')
+    for version in (1, 2, 3):
+        (folder / str(version)).mkdir()
+        (folder / str(version) / "model.plan").write_bytes(b"x" * (version << 20))
+    spec = describe("m", folder)
+    assert (spec.version, spec.versions, spec.bytes >> 20) == ("3", (), 5)
+    assert "2 cannot be asked for here" in spec.warnings[0]
+
+
 def test_a_model_beside_its_versions_is_the_only_one(tmp_path: Path) -> None:
     """A file in the folder itself goes before those in versions."""
     assert described(tmp_path, "all { }", "model.onnx", "1/x", "2/x").versions == ()
