@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 
@@ -22,10 +23,11 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         first, second = (pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("INPUT0", "INPUT1"))
-        if first.shape != second.shape:
-            message = f"INPUT0 has the shape {first.shape} and INPUT1 {second.shape}: send equal ones."
+        with np.errstate(over="ignore"):
+            results = {"OUTPUT0": first + second, "OUTPUT1": first - second}
+        if not all(np.isfinite(array).all() for array in results.values()):
+            message = "The sum or the difference is no finite number: send smaller ones."
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
-        results = {"OUTPUT0": first + second, "OUTPUT1": first - second}
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, array.astype(self.types[name])) for name, array in results.items()]
         )
