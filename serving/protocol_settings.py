@@ -78,9 +78,7 @@ class TraceSettings:
             log.warning("event=setting_without_effect name=log_frequency reason='a trace is written when it is made'")
         with self._lock:
             own = self._changed(model, checked)
-            force = self._settings[""] | own
-            if force["trace_level"] != ["OFF"] and force["trace_rate"] == "0":
-                raise BadRequestError("Attempting to set invalid trace setting :sample rate must be non-zero")
+            _refuse_no_rate(self._settings | {model: own})
             self._settings[model] = own
             if model and not own:
                 del self._settings[model]
@@ -98,7 +96,7 @@ class TraceSettings:
                 return False
             whose = model if model in self._settings else ""
             seen = self._seen[whose] = self._seen.get(whose, 0) + 1
-            if seen % int(settings["trace_rate"]):
+            if seen % int(settings["trace_rate"]):  # never 0 while a level is set, as `update` saw to
                 return False
             if settings["trace_count"] != "-1":  # what is read back is how many are left
                 self._settings[whose]["trace_count"] = str(int(settings["trace_count"]) - 1)
@@ -116,6 +114,13 @@ class TraceSettings:
     def _refuse_unknown(self, model: str) -> None:
         if model and not self._is_known(model):
             raise BadRequestError(f"Request for unknown model : {model}")
+
+
+def _refuse_no_rate(scopes: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse a rate of 0 where traces are on: for all, or for a model once its own are put over those of all."""
+    for force in (scopes[""] | own for own in scopes.values()):
+        if force["trace_level"] != ["OFF"] and force["trace_rate"] == "0":
+            raise BadRequestError("Attempting to set invalid trace setting :sample rate must be non-zero")
 
 
 def _checked(name: str, value: Any) -> Any:
