@@ -149,8 +149,10 @@ class SageMakerRoutes:
         except json.OpenInferenceError as found:
             return self._open(call, resident, v2_requests.read_document(found.document, call.model))
         except ServingError as error:
-            if not isinstance(error, BadRequestError):  # Triton does not count what was no request of the model's
-                self._failed(resident, began, is_rejected=isinstance(error, UnavailableError))
+            # Triton does not count what was no request of the model's.
+            if error.has_run or not isinstance(error, BadRequestError):
+                is_rejected = isinstance(error, UnavailableError) and not error.has_run
+                self._failed(resident, began, is_rejected=is_rejected)
             raise
         if reply[0] < 400:
             self._succeeded(resident, began, spent, rows)
@@ -161,9 +163,9 @@ class SageMakerRoutes:
     def _succeeded(self, resident: Resident, began: int, spent: Spent, rows: int) -> None:
         """Count an answer in what V2's statistics and the `nv_*` metrics tell: that is all that was inferred."""
         spec = cast("Artifact", resident.artifact).spec
-        is_batched = spec.scheduling is not None and spec.scheduling.max_batch_size > 0
-        counters = self._inference.statistics.of(spec.name, spec.version)
-        counters.succeeded(perf_counter_ns() - began, spent, rows if is_batched else 1)
+        if spec.scheduling is None or not spec.scheduling.max_batch_size:  # its first dimension is no batch
+            spent.rows = rows = 1
+        self._inference.statistics.of(spec.name, spec.version).succeeded(perf_counter_ns() - began, spent, rows)
 
     def _failed(self, resident: Resident, began: int, *, is_rejected: bool) -> None:
         spec = cast("Artifact", resident.artifact).spec
