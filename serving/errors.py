@@ -21,6 +21,8 @@ class ServingError(Exception):
     status = 500
     grpc_code = "INTERNAL"
     retry_after_s: int | None = None
+    has_run = False
+    """Whether the model's own code had the request: set on an error, whatever its kind, by who knows."""
 
     @property
     def message(self) -> str:

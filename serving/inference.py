@@ -33,7 +33,7 @@ from serving.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from serving.fitting import choose, fit, rows_of
+from serving.fitting import choose, fit
 from serving.logs import quoted
 from serving.manager import ModelManager
 from serving.model_documents import config_of, metadata_of
@@ -45,9 +45,12 @@ from serving.residents import Resident
 from serving.shared_memory import Regions
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
-from serving.workers.handler import Request
+from serving.workers.handler import Reply, Request
 
 log = logging.getLogger("wharf.inference")
+
+# Inputs as the model takes them, and how many rows they count: 1 where the model does not batch.
+Fitted = tuple[Tensors, int]
 
 
 @dataclass(slots=True)
@@ -117,18 +120,15 @@ class Inference:
         counters = self.statistics.of(spec.name, spec.version)
         spent: Spent | None = None
         try:
-            tensors, rows = self._checked(question, model, spec)
-            outputs, spent = self._run(tensors, question, model, started, deadline)
+            fitted = self._checked(question, model, spec)
+            outputs, spent = self._run(fitted, question, model, started, deadline)
             if isinstance(outputs, ServingError):
                 raise outputs
             chosen = choose(outputs, question, spec, model.signature)
         except ServingError as error:
-            is_rejected = spent is None and isinstance(error, (BadRequestError, UnavailableError))
-            counters.failed(perf_counter_ns() - started, spent, is_rejected=is_rejected)
+            counters.failed(perf_counter_ns() - started, spent, is_rejected=spent is None and _is_rejected(error))
             raise
-        counters.succeeded(perf_counter_ns() - started, spent, rows)
-        if self.traces.take(spec.name):
-            _trace(spec, question, started, spent)
+        self._answered(spec, question, started, spent, fitted[1])
         return Answer(spec.name, spec.version, question.id, chosen)
 
     def stream(self, name: str, version: str, question: Question) -> Iterator[Answer]:
@@ -139,32 +139,47 @@ class Inference:
         started = perf_counter_ns()
         with self._held(name, version, is_asked=True) as (model, spec):
             counters = self.statistics.of(spec.name, spec.version)
-            has_failed, rows = False, 0
             try:
-                tensors, rows = self._checked(question, model, spec)
-                for piece in self._pieces(tensors, question, model, started):
+                fitted = self._checked(question, model, spec)
+                pieces, spent = self._pieces(fitted, question, model, started)
+            except ServingError as error:
+                counters.failed(perf_counter_ns() - started, is_rejected=_is_rejected(error))
+                raise
+            has_failed = False
+            try:
+                for piece in pieces:
                     has_failed |= piece.error is not None
                     chosen = {} if piece.error else choose(piece.outputs, question, spec, model.signature)
                     about = spec.name, spec.version, question.id
                     yield Answer(*about, chosen, piece.parameters, piece.is_last, piece.error)
-            except ServingError as error:
-                is_rejected = not rows or isinstance(error, UnavailableError)  # it did not fit, or found no room
-                counters.failed(perf_counter_ns() - started, is_rejected=is_rejected)
+            except Exception:
+                has_failed = True
                 raise
-            if has_failed:
-                counters.failed(perf_counter_ns() - started)
-                return
-            spent = Spent(0, 0, perf_counter_ns() - started)
-            counters.succeeded(perf_counter_ns() - started, spent, rows)
-            if self.traces.take(spec.name):
-                _trace(spec, question, started, spent)
+            finally:  # also for a client that left: the model ran for it, and Triton's goes on to its end
+                getattr(pieces, "close", lambda: None)()  # while the model is held
+                spent.infer_ns = spent.infer_ns or perf_counter_ns() - started - spent.queue_ns
+                if has_failed:
+                    counters.failed(perf_counter_ns() - started, spent)
+                else:
+                    self._answered(spec, question, started, spent, fitted[1])
 
-    def _pieces(self, tensors: Tensors, question: Question, model: LoadedModel, started: int) -> Iterator[Piece]:
+    def _pieces(
+        self, fitted: Fitted, question: Question, model: LoadedModel, started: int
+    ) -> tuple[Iterator[Piece], Spent]:
+        """Return the answers as they come, and where the time went; a model that has not ended has no `infer_ns`."""
         deadline = monotonic() + self._timeout_s
         if not model.is_outside:
-            return iter([Piece(self._run_here(tensors, model, started, deadline)[0], is_last=True)])
-        request = Request(tensors=tensors, about=_about(question) | {"stream": "tensors"})
-        return outcomes.pieces(cast("HandlerModel", model).invoke(request, deadline))
+            outputs, spent = self._run_here(fitted, model, started, deadline)
+            return iter([Piece(outputs, is_last=True)]), spent
+        reply, spent = _invoke(fitted, model, _about(question) | {"stream": "tensors"}, started, deadline)
+        if reply.chunks is not None:
+            spent.infer_ns = 0
+        return outcomes.pieces(reply), spent
+
+    def _answered(self, spec: ModelSpec, question: Question, started: int, spent: Spent, rows: int) -> None:
+        self.statistics.of(spec.name, spec.version).succeeded(perf_counter_ns() - started, spent, rows)
+        if self.traces.take(spec.name):
+            _trace(spec, question, started, spent)
 
     # ---- members of ensembles ---------------------------------------------------------------------------------------
 
@@ -190,7 +205,7 @@ class Inference:
         with self._held(name, version, is_asked=True) as (model, _):
             return model.signature
 
-    def _checked(self, question: Question, model: LoadedModel, spec: ModelSpec) -> tuple[Tensors, int]:
+    def _checked(self, question: Question, model: LoadedModel, spec: ModelSpec) -> Fitted:
         if model.is_outside and model.takes_bodies:
             raise UnsupportedError(
                 f"Model '{spec.name}' has code of its own that reads bodies, not tensors: call "
@@ -202,25 +217,23 @@ class Inference:
         return fit(question, model.signature, spec)
 
     def _run(
-        self, tensors: Tensors, question: Question, model: LoadedModel, started: int, deadline: float
+        self, fitted: Fitted, question: Question, model: LoadedModel, started: int, deadline: float
     ) -> tuple[Tensors | ServingError, Spent]:
         """Return what a model answers, which may be an error, and where the time went; raises where none did."""
         if not model.is_outside:
-            return self._run_here(tensors, model, started, deadline)
-        began = perf_counter_ns()
-        request = Request(tensors=tensors, about=_about(question))
-        reply = cast("HandlerModel", model).invoke(request, deadline)
+            return self._run_here(fitted, model, started, deadline)
+        reply, spent = _invoke(fitted, model, _about(question), started, deadline)
         if reply.chunks is not None or (reply.tensors is None and reply.status < 400 and reply.body):
             outcomes.close(reply)
             raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
-        spent = reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
         return outcomes.failure(reply) if reply.tensors is None else reply.tensors, spent
 
-    def _run_here(self, tensors: Tensors, model: LoadedModel, started: int, deadline: float) -> tuple[Tensors, Spent]:
+    def _run_here(self, fitted: Fitted, model: LoadedModel, started: int, deadline: float) -> tuple[Tensors, Spent]:
+        tensors, rows = fitted
         with self._cores.lease(model.threads, max(0.0, deadline - monotonic())):
             began = perf_counter_ns()
             outputs = model.run(tensors)
-            return outputs, Spent(began - started, 0, perf_counter_ns() - began, 0, rows_of(tensors))
+            return outputs, Spent(began - started, 0, perf_counter_ns() - began, 0, rows)
 
     @contextmanager
     def _held(self, name: str, version: str = "", *, is_asked: bool = False) -> Iterator[tuple[LoadedModel, ModelSpec]]:
@@ -290,14 +303,31 @@ def _version_of(model: LoadedModel, spec: ModelSpec, version: str) -> Member:
 
 
 def _question(step: Step, tensors: Tensors, about: Mapping[str, Any]) -> Question:
+    flags = about.get("flags", 0)
+    said = {"sequence_id": about.get("sequence_id"), "sequence_start": flags & 1, "sequence_end": flags & 2}
     return Question(
         id=about.get("id", ""),
-        parameters=about.get("parameters", {}),
+        parameters=about.get("parameters", {}) | {key: value for key, value in said.items() if value},
         inputs={name: (json.datatype_of(array), array) for name, array in tensors.items()},
         outputs=[Wanted(name) for name in step.outputs],
         priority=about.get("priority", 0),
         timeout_us=about.get("timeout_us", 0),
     )
+
+
+def _invoke(
+    fitted: Fitted, model: LoadedModel, about: dict[str, Any], started: int, deadline: float
+) -> tuple[Reply, Spent]:
+    """Have a model outside answer; where its line does not say how the time went, all of it was the model's."""
+    tensors, rows = fitted
+    began = perf_counter_ns()
+    reply = cast("HandlerModel", model).invoke(Request(tensors=tensors, about=about), deadline)
+    return reply, reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows)
+
+
+def _is_rejected(error: ServingError) -> bool:
+    """Say whether a request that got no answer never reached the model: it did not fit, or found no room."""
+    return not error.has_run and isinstance(error, (BadRequestError, UnavailableError))
 
 
 def _about(question: Question) -> dict[str, Any]:

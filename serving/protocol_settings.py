@@ -76,11 +76,11 @@ class TraceSettings:
             del checked["trace_level"]
         if checked.get("log_frequency", "0") != "0":
             log.warning("event=setting_without_effect name=log_frequency reason='a trace is written when it is made'")
+        # Not of those that are gone: nobody could set theirs right.
+        affected = [name for name in list(self._settings) if name and not model and self._is_known(name)]
         with self._lock:
             own = self._changed(model, checked)
-            force = self._settings[""] | own
-            if force["trace_level"] != ["OFF"] and force["trace_rate"] == "0":
-                raise BadRequestError("Attempting to set invalid trace setting :sample rate must be non-zero")
+            _refuse_no_rate(self._settings | {model: own}, [model, *affected])
             self._settings[model] = own
             if model and not own:
                 del self._settings[model]
@@ -98,7 +98,8 @@ class TraceSettings:
                 return False
             whose = model if model in self._settings else ""
             seen = self._seen[whose] = self._seen.get(whose, 0) + 1
-            if seen % int(settings["trace_rate"]):
+            rate = int(settings["trace_rate"])  # 0 for one that was gone when all were set
+            if not rate or seen % rate:
                 return False
             if settings["trace_count"] != "-1":  # what is read back is how many are left
                 self._settings[whose]["trace_count"] = str(int(settings["trace_count"]) - 1)
@@ -116,6 +117,13 @@ class TraceSettings:
     def _refuse_unknown(self, model: str) -> None:
         if model and not self._is_known(model):
             raise BadRequestError(f"Request for unknown model : {model}")
+
+
+def _refuse_no_rate(settings: Mapping[str, dict[str, Any]], scopes: Collection[str]) -> None:
+    """Refuse a rate of 0 where traces are on: for all, or for a model once its own are put over those of all."""
+    for force in (settings[""] | settings.get(each, {}) for each in scopes):
+        if force["trace_level"] != ["OFF"] and force["trace_rate"] == "0":
+            raise BadRequestError("Attempting to set invalid trace setting :sample rate must be non-zero")
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -76,9 +76,8 @@ class Server:
         limits = memory.read_limits()
         self.metrics = Metrics()
         cores = CoreBudget(int(settings.cores or limits.cores))
-        admission = Admission(
-            settings.max_in_flight, settings.max_body_bytes, _share(settings.body_memory, limits.memory_bytes)
-        )
+        body_memory_bytes = _share(settings.body_memory, limits.memory_bytes)
+        admission = Admission(settings.max_in_flight, settings.max_body_bytes, body_memory_bytes)
         self._single_name, single_dir = _single(settings)
         self.source = _make_source(settings, limits, environ, single_dir)
         self._workers = _make_workers(settings, cores.cores)
@@ -112,7 +111,7 @@ class Server:
             self.manager,
             Catalog(self.manager, self.source, self.statistics),
             *(cores, self.statistics, settings.request_timeout_s),
-            Regions(is_on=settings.shared_memory),
+            Regions(is_on=settings.shared_memory, max_bytes=body_memory_bytes),
         )
         self._ensembles.members = self.inference
         logs.add_filter(self.inference.logging)

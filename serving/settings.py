@@ -238,7 +238,10 @@ class Settings:
     """Largest request body; InvokeEndpoint's own limit is 6 MiB, batch transform may send up to 100 MiB."""
 
     body_memory: int | Share = _setting(Share(10.0), "bytes, 64MiB or 10%", parse_budget, "WHARF_BODY_MEMORY")
-    """Memory for request bodies in flight (percent: of the limit); past it the answer is 503, the body unread."""
+    """Memory for request bodies in flight (percent: of the limit); past it the answer is 503, the body unread.
+
+    As much again for tensors that are read from clients' shared memory.
+    """
 
     max_in_flight: int = _setting(240, "a count", _count, "WHARF_MAX_IN_FLIGHT")
     """Invocations at once; past it the answer is 503 at once. Each one holds a thread (and mostly waits)."""

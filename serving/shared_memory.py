@@ -3,7 +3,8 @@
 A region is a file of /dev/shm by its key, an offset in it and a size; tensors are read from and written to it by its
 name. Only there while WHARF_SHARED_MEMORY is on: whoever may register reads and writes what lies in /dev/shm, other
 programs' memory too. Keys are names in that folder and never paths. It is read and written by calls, not mapped: a
-client that cuts its file short would end a server that has it mapped (SIGBUS). Texts and statuses are Triton's.
+client that cuts its file short would end a server that has it mapped (SIGBUS). What is read is memory of ours: all that
+is in flight stays below a limit, whatever a sparse file claims to hold. Texts and statuses are Triton's.
 `http/v2_settings` and `grpc/server_settings` register, the rooms that read and write tensors ask for bytes.
 """
 
@@ -13,12 +14,14 @@ import logging
 import os
 import re
 import stat
+import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.errors import BadRequestError, ServingError, UnsupportedError
+from serving.errors import BadRequestError, PayloadTooLargeError, ServingError, UnavailableError, UnsupportedError
 
 log = logging.getLogger("wharf.shared_memory")
 
@@ -54,6 +57,16 @@ class _File:
         os.close(self.number)
 
 
+class _Read(bytearray):
+    """Bytes that were read; they count until nobody holds them any more, an array that is a view of them neither."""
+
+    give_back: Callable[[int], None] | None = None
+
+    def __del__(self) -> None:
+        if self.give_back is not None:
+            self.give_back(len(self))
+
+
 @dataclass(frozen=True, slots=True)
 class _Region:
     name: str
@@ -67,10 +80,13 @@ class _Region:
 
 
 class Regions:
-    """Registered regions by name; nothing but refusals unless `is_on`."""
+    """Registered regions by name; nothing but refusals unless `is_on`. `max_bytes` are those in flight at once."""
 
-    def __init__(self, *, is_on: bool, folder: Path = SHM) -> None:
+    def __init__(self, *, is_on: bool, folder: Path = SHM, max_bytes: int = sys.maxsize) -> None:
         self._is_on = is_on
+        self._max_bytes = max_bytes
+        self._read_bytes = 0
+        self._counting = threading.RLock()  # a collection may end a `_Read` on a thread that counts another
         self._folder = folder
         self._lock = threading.Lock()
         self._regions: dict[str, _Region] = {}
@@ -107,14 +123,43 @@ class Regions:
         self._place(name, offset, count)
 
     def read(self, name: str, offset: int, count: int) -> memoryview:
-        """Return `count` bytes at `offset` of a region."""
+        """Return `count` bytes at `offset` of a region.
+
+        Raises `PayloadTooLargeError` (413) for more than may be in flight, `UnavailableError` (503) where others hold
+        too much of it.
+        """
         region = self._place(name, offset, count)
-        data = os.pread(region.file.number, count, region.offset + offset)
-        if len(data) != count:
-            raise BadRequestError(
-                f"shared memory region '{name}' was cut short: {len(data)} of {count} bytes are left."
+        data = self._taken(name, count)
+        found = os.preadv(region.file.number, [data], region.offset + offset)
+        if found != count:
+            raise BadRequestError(f"shared memory region '{name}' was cut short: {found} of {count} bytes are left.")
+        return memoryview(data).toreadonly()
+
+    def _taken(self, name: str, count: int) -> _Read:
+        if count > self._max_bytes:
+            raise PayloadTooLargeError(
+                f"{count} bytes are to be read from shared memory region '{name}' and at most {self._max_bytes} are "
+                "(WHARF_BODY_MEMORY): send less."
             )
-        return memoryview(data)
+        with self._counting:
+            others = self._read_bytes
+            is_taken = others + count <= self._max_bytes
+            self._read_bytes += count if is_taken else 0
+        if not is_taken:
+            raise UnavailableError(
+                f"Tensors from shared memory hold {others} of {self._max_bytes} bytes (WHARF_BODY_MEMORY): try again."
+            )
+        try:
+            data = _Read(count)
+        except MemoryError:
+            self._give_back(count)
+            raise
+        data.give_back = self._give_back
+        return data
+
+    def _give_back(self, count: int) -> None:
+        with self._counting:
+            self._read_bytes -= count
 
     def write(self, name: str, offset: int, limit: int, data: bytes, output: str) -> None:
         """Write an output; raises `RegionFailedError` where it is larger than the `limit` that was given for it."""

@@ -118,8 +118,9 @@ def pending(manager: ModelManager) -> dict[tuple[str, str], int]:
     """Return how many requests wait for a run of each loaded model that has a line of its own, by name and version."""
     found: dict[tuple[str, str], int] = {}
     for resident in (manager.peek(name) for name, _ in manager.loaded()):
-        if resident is not None and resident.artifact is not None:
-            found |= _waiting(resident.artifact.spec, resident.model)
+        model: LoadedModel | None = getattr(resident, "model", None)  # one that was unloaded meanwhile has none
+        if resident is not None and resident.artifact is not None and model is not None:
+            found |= _waiting(resident.artifact.spec, model)
     return found
 
 

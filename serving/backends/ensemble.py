@@ -90,7 +90,9 @@ class EnsembleModel:
             else:
                 outputs = self._members.call(step, inputs, about, deadline)
         except ServingError as error:
-            raise type(error)(f"in ensemble '{self._name}', {error.text}") from None
+            told = type(error)(f"in ensemble '{self._name}', {error.text}")
+            told.has_run = error.has_run
+            raise told from None
         missing = [theirs for theirs in step.outputs if theirs not in outputs]
         if missing:
             raise ModelFailedError(

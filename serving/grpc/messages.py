@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serving.codecs import json, v2
 from serving.codecs.json_numbers import MAX_RANK
-from serving.codecs.packed import Unread, to_bytes
+from serving.codecs.packed import Unread, known_datatype, to_bytes
 from serving.codecs.v2 import Question, Wanted
 from serving.errors import BadRequestError
 from serving.inference import Answer
@@ -242,7 +242,7 @@ def _typed(tensor: Any, shape: list[int], model: str) -> Unread:
     if not values and 0 not in shape:
         raise BadRequestError(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
     try:
-        array = np.array(values, DTYPES[tensor.datatype])
+        array = np.array(values, DTYPES[known_datatype(tensor.name, tensor.datatype)])
     except OverflowError:
         raise BadRequestError(f"input '{tensor.name}' has values that {tensor.datatype} does not hold.") from None
     return Unread(tensor.name, tensor.datatype, tuple(shape), memoryview(to_bytes(array)))

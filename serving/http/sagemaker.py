@@ -149,8 +149,10 @@ class SageMakerRoutes:
         except json.OpenInferenceError as found:
             return self._open(call, resident, v2_requests.read_document(found.document, call.model))
         except ServingError as error:
-            if not isinstance(error, BadRequestError):  # Triton does not count what was no request of the model's
-                self._failed(resident, began, is_rejected=isinstance(error, UnavailableError))
+            # Triton does not count what was no request of the model's.
+            if error.has_run or not isinstance(error, BadRequestError):
+                is_rejected = isinstance(error, UnavailableError) and not error.has_run
+                self._failed(resident, began, is_rejected=is_rejected)
             raise
         if reply[0] < 400:
             self._succeeded(resident, began, spent, rows)
@@ -161,9 +163,7 @@ class SageMakerRoutes:
     def _succeeded(self, resident: Resident, began: int, spent: Spent, rows: int) -> None:
         """Count an answer in what V2's statistics and the `nv_*` metrics tell: that is all that was inferred."""
         spec = cast("Artifact", resident.artifact).spec
-        is_batched = spec.scheduling is not None and spec.scheduling.max_batch_size > 0
-        counters = self._inference.statistics.of(spec.name, spec.version)
-        counters.succeeded(perf_counter_ns() - began, spent, rows if is_batched else 1)
+        self._inference.statistics.of(spec.name, spec.version).succeeded(perf_counter_ns() - began, spent, rows)
 
     def _failed(self, resident: Resident, began: int, *, is_rejected: bool) -> None:
         spec = cast("Artifact", resident.artifact).spec
@@ -196,7 +196,7 @@ class SageMakerRoutes:
             ended = perf_counter_ns()
         call.model_s = (ended - started) / 1e9
         answer, content_type = self._write(call, outputs, decoded.form, resident)
-        rows = rows_of(decoded.tensors)
+        rows = _rows(resident, decoded.tensors)
         spent = Spent(began - asked, started - began, ended - started, perf_counter_ns() - ended, rows)
         return (200, _headers(call.environ, content_type), answer), spent, rows
 
@@ -217,7 +217,7 @@ class SageMakerRoutes:
         reply = model.invoke(request, monotonic() + self._left_s(call))
         ran = perf_counter_ns() - started
         call.model_s = ran / 1e9
-        rows = rows_of(request.tensors or {})
+        rows = _rows(resident, request.tensors or {})
         spent = reply.spent or Spent(infer_ns=ran, rows=rows)
         if reply.tensors is not None:
             answer, content_type = self._write(call, reply.tensors, form, resident)
@@ -246,6 +246,12 @@ class SageMakerRoutes:
 
 def _reads_tensors(model: LoadedModel) -> bool:
     return not (model.is_outside and cast("HandlerModel", model).takes_bodies)
+
+
+def _rows(resident: Resident, tensors: Tensors) -> int:
+    """Return how many rows a request counts: 1 for a model whose first dimension is no batch."""
+    scheduling = cast("Artifact", resident.artifact).spec.scheduling
+    return rows_of(tensors) if scheduling is not None and scheduling.max_batch_size else 1
 
 
 def _headers(environ: Environ, content_type: str) -> Headers:

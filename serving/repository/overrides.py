@@ -9,6 +9,7 @@ holds it and nobody would load from it any more. Called by `source`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import shutil
 import threading
@@ -16,12 +17,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.errors import BadRequestError, LoadFailedError, ModelNotFoundError, ServingError
+from serving.errors import (
+    BadRequestError,
+    InsufficientDiskError,
+    LoadFailedError,
+    ModelNotFoundError,
+    ServingError,
+)
 from serving.repository.limits import Meter
 from serving.repository.members import Kind, Member
 from serving.repository.store import Charge, Store, tree_bytes
 from serving.repository.triton_schema import json_to_text
 from serving.repository.unpack import write
+
+log = logging.getLogger("wharf.repository")
 
 _FOLDER = "loads"
 _CONFIG = "config/config.pbtxt"
@@ -139,7 +148,12 @@ class Overrides:
                     shutil.rmtree(folder, ignore_errors=True)
                     continue
                 charge = self._store.charge(folder.name)
-                charge.add(tree_bytes(folder))
+                try:
+                    charge.add(tree_bytes(folder))
+                except InsufficientDiskError as error:  # a smaller budget than before: the others may fit
+                    log.warning("event=override_removed folder=%s reason=%r", folder, error.message)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    continue
                 self._kept[str(folder)] = _Kept(charge)
 
     def _release(self, url: str) -> None:

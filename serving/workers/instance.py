@@ -210,20 +210,24 @@ class Instance:
             return self._lost(ProtocolError(repr(error)))
         if meta.get("is_last"):  # nobody else is to be handed to it
             self._end(PeerGoneError("it said so"))
-        return _BY_STATUS.get(status, ModelFailedError)(f"Model '{self.name}' failed: {said}")
+        return _ran(_BY_STATUS.get(status, ModelFailedError)(f"Model '{self.name}' failed: {said}"))
 
-    def _hung(self) -> WorkerLostError:
+    def _hung(self) -> ServingError:
         self.kill()
-        return WorkerLostError(
-            f"Model '{self.name}' did not answer in time, its worker was ended and is being replaced: "
-            "send less, or raise its predict timeout."
+        return _ran(
+            WorkerLostError(
+                f"Model '{self.name}' did not answer in time, its worker was ended and is being replaced: "
+                "send less, or raise its predict timeout."
+            )
         )
 
     def _lost(self, error: ChannelError) -> ServingError:
         ended = self._end(error)
         if self._was_out_of_memory():
             return InsufficientMemoryError(f"Model '{self.name}' lost its worker: the kernel killed it for memory.")
-        return WorkerLostError(f"Model '{self.name}' lost its worker, which {ended}; it is being replaced: try again.")
+        return _ran(
+            WorkerLostError(f"Model '{self.name}' lost its worker, which {ended}; it is being replaced: try again.")
+        )
 
     def _not_loaded(self, ended: str) -> ServingError:
         if self._was_out_of_memory():
@@ -274,6 +278,12 @@ class Held:
         if not self._is_over:
             self._is_over = True
             self._at_end()
+
+
+def _ran(error: ServingError) -> ServingError:
+    """Note that the worker had the request: it counts as a failure of the model's."""
+    error.has_run = True
+    return error
 
 
 def _pack(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], list[Body]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from serving.errors import (
     UnsupportedError,
 )
 from serving.inference import Answer, Inference
+from serving.repository.ensemble_steps import Step
 from serving.residents import Resident
 from serving.statistics import Spent
 from serving.workers import answer_frames
@@ -146,6 +148,36 @@ def test_a_request_that_does_not_fit_is_counted_as_rejected(engine: Engine) -> N
     assert engine.inference.statistics.of("m", "1").rejected == 2
 
 
+def test_the_first_dimension_is_no_batch_where_a_model_has_none(engine: Engine) -> None:
+    """One row, one batch size, however long the tensors are, and whatever runs it."""
+    engine.outside(lambda _: Reply(tensors={"y": np.zeros((1, 1))}))
+    three = {"x": ("FP32", np.ones((3, 2), np.float32))}
+    for name in ("m", "far"):
+        engine.infer(name, inputs=three)
+        list(engine.inference.stream(name, "", ask(inputs=three)))
+        (found,) = engine.catalog.stats(name)
+        assert (found["inference_count"], found["execution_count"]) == (2, 2)
+        assert [each["batch_size"] for each in found["batch_stats"]] == [1]
+
+
+@pytest.mark.parametrize("kind", [UnavailableError, BadRequestError])
+@pytest.mark.parametrize("has_run", [True, False])
+def test_a_request_that_the_model_had_is_its_failure(engine: Engine, kind: type[ServingError], has_run: bool) -> None:
+    """A worker that died on it, or refused it; one that found no room was rejected."""
+
+    def answer(_: Request) -> Reply:
+        error = kind("no")
+        error.has_run = has_run
+        raise error
+
+    engine.outside(answer)
+    assert engine.refusal(kind, "far") == "no"
+    with pytest.raises(kind):
+        list(engine.inference.stream("far", "", ask()))
+    assert counts(engine, "far") == {"success": 0, "fail": 2 if has_run else 0}
+    assert engine.inference.statistics.of("far", "1").rejected == (0 if has_run else 2)
+
+
 def test_a_resident_without_files_is_not_ready(engine: Engine) -> None:
     """503, in Triton's words."""
     with pytest.raises(UnavailableError, match="'m' is not at ready state"):
@@ -244,15 +276,51 @@ def test_a_stream_yields_each_answer_and_is_counted_at_its_end(engine: Engine) -
 
 
 def test_a_stream_that_is_left_closes_the_models_own(engine: Engine) -> None:
-    """The model hears that nobody listens."""
-    closed: list[str] = []
-    engine.outside(lambda _: Reply(chunks=lines(closed)))
+    """The model hears that nobody listens while it is still held, and ran: it is counted."""
+    held: list[int] = []
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            yield from lines([])
+        finally:
+            held.append(engine.house.in_flight("far"))
+
+    engine.outside(lambda _: Reply(chunks=chunks()))
     answers = engine.inference.stream("far", "", ask())
     next(answers)
     answers.close()  # type: ignore[attr-defined]  # a generator
 
-    assert closed == ["closed"]
-    assert engine.house.in_flight("far") == 0
+    assert (held, engine.house.in_flight("far")) == ([1], 0)
+    assert counts(engine, "far") == {"success": 1, "fail": 0}
+
+
+def test_a_stream_that_is_left_after_an_error_has_failed(engine: Engine) -> None:
+    """As if it had been read to its end."""
+    engine.outside(lambda _: Reply(chunks=iter([answer_frames.write_error("no"), b""])))
+    answers = engine.inference.stream("far", "", ask())
+    assert next(answers).error is not None
+    answers.close()  # type: ignore[attr-defined]  # a generator
+
+    assert counts(engine, "far") == {"success": 0, "fail": 1}
+
+
+def test_streams_that_share_a_run_are_one_execution(engine: Engine) -> None:
+    """Where the time went is what the model's own line says; one that streams on takes its time until its end."""
+    spent = [Spent(5, infer_ns=7, rows=3), Spent(6, infer_ns=7, rows=3, is_first=False), Spent(4, infer_ns=1)]
+    replies = [
+        *(Reply(answer_frames.write({"y": np.array([1])}, {}), spent=each) for each in spent[:2]),
+        Reply(chunks=lines([]), spent=spent[2]),
+    ]
+    engine.outside(lambda _: replies.pop(0))
+    for _ in range(3):
+        list(engine.inference.stream("far", "", ask()))
+
+    (found,) = engine.catalog.stats("far")
+    assert (found["inference_count"], found["execution_count"]) == (3, 2)
+    assert found["inference_stats"]["queue"] == {"count": 3, "ns": 15}
+    assert [(each["batch_size"], each["compute_infer"]["count"]) for each in found["batch_stats"]] == [(1, 1), (3, 1)]
+    assert found["batch_stats"][1]["compute_infer"]["ns"] == 7
+    assert found["batch_stats"][0]["compute_infer"]["ns"] > 1000
 
 
 def test_a_stream_goes_on_after_an_error(engine: Engine) -> None:
@@ -282,6 +350,28 @@ def test_one_answer_and_none_are_streams_too(engine: Engine) -> None:
     engine.outside(lambda _: Reply(), "nothing")
 
     assert [len(list(engine.inference.stream(name, "", ask()))) for name in ("m", "whole", "nothing")] == [1, 1, 0]
+
+
+# ---- members ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_member_hears_what_the_client_said_of_a_sequence(engine: Engine) -> None:
+    """Which one, and whether it begins or ends; nothing of it where nothing was said."""
+    heard: list[dict[str, Any]] = []
+
+    def answer(request: Request) -> Reply:
+        heard.append(request.about)
+        return Reply(tensors={"y": np.zeros((1, 1))})
+
+    step = Step(engine.outside(answer), "", {"x": "x"}, {"y": "y"})
+    for about in ({"sequence_id": 5, "flags": 2, "parameters": {"own": 1}}, {"flags": 1}, {}):
+        engine.inference.call(step, {"x": np.ones((1, 2), np.float32)}, about, monotonic() + 5)
+
+    assert heard == [
+        {"sequence_id": 5, "flags": 2, "parameters": {"own": 1}, "outputs": ["y"]},
+        {"flags": 1, "outputs": ["y"]},
+        {"outputs": ["y"]},
+    ]
 
 
 # ---- what is there ---------------------------------------------------------------------------------------------------

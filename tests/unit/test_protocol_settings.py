@@ -105,6 +105,31 @@ def test_what_cannot_be_had_is_refused_in_words(changes: dict[str, Any], words: 
     assert traces.get() == TraceSettings().get()
 
 
+def test_a_rate_of_none_is_refused_where_any_model_would_have_it() -> None:
+    """Of all while a model has traces of its own, and of a model that is off before all are traced."""
+    traces = TraceSettings()
+    traces.update({"trace_level": ["TIMESTAMPS"]}, "m")
+    with pytest.raises(BadRequestError, match="sample rate must be non-zero"):
+        traces.update({"trace_rate": "0"})
+    assert [traces.get()["trace_rate"], traces.take("m")] == ["1000", False]
+
+    traces = TraceSettings()
+    traces.update({"trace_rate": "0"}, "m")
+    with pytest.raises(BadRequestError, match="sample rate must be non-zero"):
+        traces.update(ON)
+    assert not traces.is_on
+
+
+def test_a_model_that_is_gone_does_not_keep_others_from_being_traced() -> None:
+    """Nobody could set its own right; it is not traced when it comes back, and has no error."""
+    known = {"m"}
+    traces = TraceSettings(lambda name: name in known)
+    traces.update({"trace_rate": "0"}, "m")
+    known.clear()
+    assert traces.update(ON)["trace_rate"] == "1"
+    assert [traces.take("other"), traces.take("m")] == [True, False]
+
+
 @pytest.mark.parametrize("changes", [{"trace_mode": "opentelemetry"}, {"nonsense": ["1"]}, {"trace_level": ["ALL"]}])
 def test_what_is_none_changes_nothing_and_is_in_the_log(
     changes: dict[str, Any], caplog: pytest.LogCaptureFixture

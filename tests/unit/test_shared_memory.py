@@ -6,9 +6,10 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from serving.errors import BadRequestError, UnsupportedError
+from serving.errors import BadRequestError, PayloadTooLargeError, UnavailableError, UnsupportedError
 from serving.shared_memory import RegionFailedError, Regions, RegionTakenError, UnknownRegionError
 
 
@@ -73,6 +74,38 @@ def test_a_file_that_its_client_cuts_short_is_an_error_and_no_crash(regions: Reg
     os.truncate(tmp_path / "key", 6)
     with pytest.raises(BadRequestError, match="cut short: 2 of 8"):
         regions.read("r", 0, 8)
+
+
+def test_what_is_read_and_held_stays_below_a_limit(tmp_path: Path) -> None:
+    """A sparse file may claim any size; what is in flight counts until its last array is gone."""
+    with (tmp_path / "key").open("wb") as file:
+        file.truncate(1 << 40)
+    regions = Regions(is_on=True, folder=tmp_path, max_bytes=1000)
+    regions.register("r", "key", 0, 1 << 40)
+    with pytest.raises(PayloadTooLargeError, match=r"^1073741824 bytes are to be read .* 'r' and at most 1000 are"):
+        regions.read("r", 0, 1 << 30)
+    array = np.frombuffer(regions.read("r", 0, 600), np.uint8)
+    with pytest.raises(UnavailableError, match=r"hold 600 of 1000 bytes \(WHARF_BODY_MEMORY\)"):
+        regions.read("r", 0, 401)
+    assert len(regions.read("r", 0, 400)) == 400
+    del array
+    assert regions.read("r", 0, 1000).readonly
+
+
+def test_bytes_that_the_machine_has_not_are_given_back(
+    regions: Regions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The allocator says no, and the next one is not refused for it."""
+    regions = Regions(is_on=True, folder=tmp_path, max_bytes=8)
+    regions.register("r", "key", 0, 8)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr("serving.shared_memory._Read", _no_memory)
+        regions.read("r", 0, 8)
+    assert len(regions.read("r", 0, 8)) == 8
+
+
+def _no_memory(_: int) -> bytearray:
+    raise MemoryError
 
 
 @pytest.mark.parametrize("key", ["", "/", "a/b", "../key", "..", "missing", "link"])

@@ -26,6 +26,17 @@ def test_an_execution_is_counted_by_its_first_request() -> None:
     assert found["last_inference"] > 0
 
 
+def test_sizes_of_batches_are_not_told_apart_without_end() -> None:
+    """What comes in further sizes is still an execution, and the sizes that are known go on."""
+    counters = Statistics().of("m", "1")
+    for rows in (*range(1, 5001), 1):
+        counters.succeeded(1, Spent(rows=rows), 1)
+    found = counters.document()
+
+    assert (len(found["batch_stats"]), found["execution_count"]) == (4096, 5001)
+    assert found["batch_stats"][0]["compute_infer"]["count"] == 2
+
+
 def test_failures_are_counted_and_the_rejected_apart() -> None:
     """A request that never ran is no `fail` to Triton's clients."""
     counters = Statistics().of("m", "1")

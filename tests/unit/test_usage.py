@@ -124,6 +124,18 @@ def test_what_waits_for_a_run_is_counted_for_models_that_have_a_line(tmp_path: P
     assert pending(house.manager) == {("lined", "1"): 0}
 
 
+def test_a_model_that_goes_while_it_is_asked_has_no_line(tmp_path: Path) -> None:
+    """Its resident is in hand and its model is gone: a scrape does not fail for it."""
+    house = House(tmp_path)
+    house.backend.schedulers["lined"] = (Scheduling(2, True), CoreBudget(1))
+    house.load("lined")
+    with house.manager.ready("lined") as resident:
+        model = resident.model
+        del resident.model  # as an unload does
+        assert pending(house.manager) == {}
+        resident.model = model
+
+
 def test_versions_of_a_model_have_lines_of_their_own(tmp_path: Path) -> None:
     """Also behind another model's wrapper."""
     house = House(tmp_path)

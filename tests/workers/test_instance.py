@@ -146,17 +146,19 @@ def test_the_handlers_exception_is_its_last_line(
 def test_a_status_of_the_handlers_own_is_kept(instance: Instance, status: int, kind: type[ServingError]) -> None:
     """Where we have one for it."""
     error = "__import__('serving.workers.handler').workers.handler.HandlerError"
-    with pytest.raises(kind, match="mine"):
+    with pytest.raises(kind, match="mine") as caught:
         tell(instance, f"(_ for _ in ()).throw({error}('mine', {status}))")
+    assert caught.value.has_run
 
 
 @pytest.mark.parametrize(("code", "words"), [("os._exit(7)", "status 7"), ("os.kill(os.getpid(), 9)", "signal 9")])
 def test_a_worker_that_dies_in_a_call_is_lost_within_a_second(instance: Instance, code: str, words: str) -> None:
     """503 with how it ended."""
     began = time.monotonic()
-    with pytest.raises(WorkerLostError, match=f"lost its worker, which .*{words}.*try again"):
+    with pytest.raises(WorkerLostError, match=f"lost its worker, which .*{words}.*try again") as caught:
         tell(instance, code)
     assert time.monotonic() - began < 1
+    assert caught.value.has_run
 
 
 def test_a_handler_that_says_sys_exit_is_told_so_and_gone(instance: Instance) -> None:
@@ -176,8 +178,9 @@ def test_a_worker_that_is_killed_from_outside_is_lost(instance: Instance) -> Non
 def test_a_worker_that_hangs_is_ended_at_the_deadline(instance: Instance) -> None:
     """SIGKILL, as it may hold the interpreter's lock for ever."""
     began = time.monotonic()
-    with pytest.raises(WorkerLostError, match="did not answer in time"):
+    with pytest.raises(WorkerLostError, match="did not answer in time") as caught:
         tell(instance, "[time.sleep(9) for _ in range(9)]", seconds=0.3)
+    assert caught.value.has_run
     assert 0.3 <= time.monotonic() - began < 2
     assert not is_alive(instance.process.pid)
 

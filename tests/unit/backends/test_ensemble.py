@@ -12,11 +12,11 @@ import pytest
 
 from serving.backends.ensemble import EnsembleBackend, EnsembleModel
 from serving.cores import CoreBudget
-from serving.errors import InvalidArtifactError, ModelFailedError, ServingError
+from serving.errors import InvalidArtifactError, ModelFailedError, ServingError, UnavailableError
 from serving.inference import Inference
 from serving.repository.layouts import ModelSpec
 from serving.tensors import TensorSpec
-from serving.workers.handler import Request
+from serving.workers.handler import Reply, Request
 from tests.unit.house import PATIENT, House
 
 X = np.array([[1.0, 2.0]], np.float32)
@@ -82,6 +82,22 @@ def test_a_members_error_names_the_ensemble(ensembles: Ensembles) -> None:
     model = ensembles.load(step("broken", "RAW", "DONE"))
     with pytest.raises(ModelFailedError, match=r"in ensemble 'ens', .*no luck"):
         model.invoke(Request(tensors={"RAW": X}), time.monotonic() + 5)
+
+
+@pytest.mark.parametrize("has_run", [True, False])
+def test_a_member_that_had_the_request_had_it_for_the_ensemble_too(ensembles: Ensembles, has_run: bool) -> None:
+    """So that it counts as a failure of both."""
+    error = UnavailableError("lost")
+    error.has_run = has_run
+
+    def answer(_: Request) -> Reply:
+        raise error
+
+    ensembles.house.backend.outside["twice"] = answer
+    model = ensembles.load(step("twice", "RAW", "DONE"))
+    with pytest.raises(UnavailableError, match=r"in ensemble 'ens', lost") as caught:
+        model.invoke(Request(tensors={"RAW": X}), time.monotonic() + 5)
+    assert caught.value.has_run is has_run
 
 
 @pytest.mark.parametrize(("model", "words"), [("nobody", "in ensemble 'ens', .*'nobody' is not found")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,19 @@ def test_typed_contents_are_protobufs() -> None:
     read = InferRequest.read(made.SerializeToString())
     assert (read.raw_input_contents, read.message) == ([], made)
     assert messages.read(read)[0].array("x", "m").tolist() == [LARGE]
+
+
+@pytest.mark.parametrize("field", [b"\x0a\x00", b"\x3a\x00"], ids=["names", "tensors"])
+def test_a_pile_of_fields_is_left_to_protobuf(field: bytes) -> None:
+    """A small message must not become millions of objects on the one thread that reads them."""
+    data = field * (1 << 18)
+    tracemalloc.start()
+    try:
+        InferRequest.read(data)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 8 << 20
 
 
 UNKNOWN = {

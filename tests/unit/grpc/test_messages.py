@@ -155,6 +155,13 @@ def test_a_tensor_of_nothing_needs_no_contents() -> None:
     assert tensor.read("", "m").shape == (0, 3)
 
 
+@pytest.mark.parametrize("datatype", ["NONSENSE", "BF16", ""])
+def test_a_tensor_of_nothing_has_a_datatype_all_the_same(datatype: str) -> None:
+    """An unknown one is the client's mistake, not a failure of the server."""
+    with pytest.raises(BadRequestError, match=f"input 'x' has datatype '{datatype}'"):
+        messages.read(request(datatype, (0, 3)))
+
+
 def test_outputs_may_ask_for_classes() -> None:
     """At most a million."""
     made = request(fp32_contents=[1, 2])

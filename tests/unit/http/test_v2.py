@@ -350,6 +350,7 @@ def test_generate_of_another_number_of_answers_is_triton_s_200(front: Front, lin
     assert answer.status == 200
     assert answer.json()["error"].startswith("generate expects model to produce exactly 1 response, use generate")
     assert (front.admission.in_flight, front.house.in_flight("far")) == (0, 0)
+    assert _counted(front) == (1 - lines.count(None), lines.count(None))
 
 
 def test_an_error_that_comes_first_is_400_of_generate(front: Front) -> None:
@@ -357,6 +358,13 @@ def test_an_error_that_comes_first_is_400_of_generate(front: Front) -> None:
     answer = _generate(front, answer_frames.write_error("at once"))
 
     assert (answer.status, answer.error) == (400, "at once")
+    assert _counted(front) == (0, 1)
+
+
+def _counted(front: Front) -> tuple[int, int]:
+    """How many requests of that model were answered, and failed."""
+    durations = front.inference.statistics.of("far", "1").durations
+    return durations["success"].count, durations["fail"].count
 
 
 def test_a_stream_of_answers_is_one_of_events(front: Front) -> None:

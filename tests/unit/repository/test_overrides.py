@@ -145,6 +145,24 @@ def test_the_next_server_process_takes_over_what_it_loads_again_and_sweeps_the_r
         new.hold(lost)
 
 
+def test_one_that_fits_no_more_does_not_take_the_others_with_it(
+    overrides: Overrides, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The budget is smaller than before: whatever the order, the small ones are there and charged."""
+    small = [overrides.add(name, Override(CONFIG)).url for name in ("a", "b", "c")]
+    large = overrides.add("large", Override(CONFIG, {"1/weights": b"x" * 5_000})).url
+    store.close()
+    shrunk = Store(store.folder, 30 * KIB)
+    new = Overrides(shrunk)
+    new.is_wanted = lambda _url: True
+    new.adopt([*small, large])
+
+    assert sorted(left(store)) == sorted(small)
+    assert all(new.hold(each) for each in small)
+    assert 0 < shrunk.used_bytes <= 30 * KIB
+    assert f"event=override_removed folder={large}" in caplog.text
+
+
 def test_nothing_is_taken_over_where_there_is_nothing(overrides: Overrides, store: Store) -> None:
     """The folder is not even made."""
     overrides.adopt(["/x"])
