@@ -55,6 +55,7 @@ class _Polled:
     name: str
     url: str
     version: str
+    members: frozenset[str]
 
 
 class Catalog:
@@ -172,6 +173,7 @@ class Catalog:
         `UnsupportedError` for files where they are not allowed; else what the load raises.
         """
         with self._polled(name, override) as polled, self._one_at_a_time.hold(polled.name):
+            self._is_back(*polled.members)  # whoever asks for an ensemble asks for them
             try:
                 self._bring(polled)
             except (LoadFailedError, InvalidArtifactError) as error:
@@ -202,7 +204,20 @@ class Catalog:
                 log.warning("event=not_polled model=%s error=%r", quoted(name), error.message)
                 raise _not_polled(name, error) from None
             holds.callback(artifact.release)
-            yield _Polled(canonical, url, artifact.spec.version)
+            yield _Polled(canonical, url, artifact.spec.version, frozenset(self._members(artifact.spec, {canonical})))
+
+    def _members(self, spec: ModelSpec, seen: set[str]) -> set[str]:
+        """Return the names of all models that an ensemble loads, those of ensembles in it too."""
+        found = {step["model_name"] for step in (spec.triton or {}).get("ensemble_scheduling", {}).get("step", ())}
+        found -= {each.name.rpartition("/")[2] for each in spec.members}  # its own, which it loads itself
+        for name in found - seen:
+            seen.add(name)
+            with suppress(ServingError):  # the load says what is wrong with it
+                canonical, url = self._source.find(name)
+                artifact = self._source.open(canonical, url)
+                artifact.release()
+                found |= {canonical} | self._members(artifact.spec, seen)
+        return found
 
     def _bring(self, polled: _Polled) -> None:
         """Load it; where it is loaded already, that goes first, and comes back if what came with a load does not start.

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
     LoadFailedError,
     ModelNotFoundError,
 )
+from serving.inference import Inference
 from serving.repository.ensemble_steps import Step
 from serving.repository.overrides import Override
 from tests.unit.house import KIB, House, others
@@ -169,6 +171,36 @@ def test_members_go_with_their_ensemble_where_that_is_asked_for(house: House) ->
     house.catalog.unload("ens", with_members=True)
 
     assert house.names() == ["other"]
+
+
+def test_an_ensemble_that_is_loaded_brings_back_members_that_were_unloaded(tmp_path: Path) -> None:
+    """Those of an ensemble in it too; a mere request for the ensemble brings back none."""
+    house = House(tmp_path)
+    engine = Inference(house.manager, house.catalog, CoreBudget(2), house.statistics, 5)
+    house.ensembles.members = engine
+    house.make("leaf")
+    house.make_ensemble("inner", "leaf")
+    house.make_ensemble("outer", "inner", "leaf")
+    house.catalog.load("outer")
+    for each in ("inner", "outer"):
+        house.catalog.unload(each, with_members=True)
+    house.catalog.load("outer")
+    assert house.names() == ["inner", "leaf", "outer"]
+    house.manager.unload("outer")
+    house.catalog.unload("inner", with_members=True)
+    with pytest.raises(ModelNotFoundError):
+        engine.signature("outer")
+
+    assert house.names() == []
+
+
+def test_an_ensemble_whose_member_is_nowhere_is_told_by_its_load(tmp_path: Path) -> None:
+    """As before: what cannot be followed is not brought back, either."""
+    house = House(tmp_path)
+    house.ensembles.members = Inference(house.manager, house.catalog, CoreBudget(2), house.statistics, 5)
+    house.make_ensemble("lost", "nowhere")
+    with pytest.raises(BadRequestError, match="'nowhere' is not found"):
+        house.catalog.load("lost")
 
 
 def test_a_model_that_was_never_loaded_is_not_found_after_its_unload(house: House) -> None:
