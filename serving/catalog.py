@@ -127,7 +127,7 @@ class Catalog:
         rows: dict[str, list[dict[str, str]]] = {name: [{"name": name}] for name in self._source.available()}
         with self._lock:
             gone = [(name, each) for name, each in self._gone.items() if each.reason and name in rows]
-        for name, each in gone:
+        for name, each in ((name, each) for name, each in gone if self._manager.is_barred(name)):
             said = {"state": "UNAVAILABLE", "reason": each.reason}
             rows[name] = [{"name": name, "version": version} | said for version in each.versions]
         for name, _ in self._manager.loaded():
@@ -139,9 +139,11 @@ class Catalog:
 
     def _whole(self, name: str) -> str:
         """Return the name that a model is known by: the repository's, with the suffix of an archive."""
-        if self._manager.peek(name) is None:
-            with suppress(ServingError):
-                return self._source.find(name)[0]
+        resident = self._manager.peek(name)
+        if resident is not None:
+            return resident.name
+        with suppress(ServingError):
+            return self._source.find(name)[0]
         return name
 
     def _is_available(self, name: str) -> bool:
@@ -153,13 +155,19 @@ class Catalog:
 
     def _gone_for(self, name: str) -> _Gone | None:
         """Return what became of a model that is gone; None for all others, loaded meanwhile by whichever route."""
-        gone = self._gone.get(name)
-        if gone is not None and self._manager.peek(name) is not None:
-            self._is_back(name)
+        if not self._gone:
             return None
-        return gone
+        for each in (name, self._whole(name)):
+            gone = self._gone.get(each)
+            if gone is not None and self._manager.is_barred(each):
+                return gone
+            with self._lock:
+                if gone is not None and self._gone.get(each) is gone:
+                    del self._gone[each]
+        return None
 
     def _is_back(self, *names: str) -> None:
+        self._manager.unbar(*names)
         with self._lock:
             for each in names:
                 self._gone.pop(each, None)
@@ -180,7 +188,8 @@ class Catalog:
                 said = error.said if isinstance(error, LoadFailedError) else ""
                 reason = f"Internal: {said[:TEXT_MAX_CHARS] or error.message}"
                 with self._lock:
-                    self._gone |= dict.fromkeys((name, polled.name), _Gone((polled.version,), reason))
+                    self._gone[polled.name] = _Gone((polled.version,), reason)
+                self._manager.bar(polled.name)
                 raise BadRequestError(
                     f"load failed for model '{name}': version {polled.version} is at UNAVAILABLE state: {reason};\n"
                 ) from None
@@ -249,29 +258,39 @@ class Catalog:
         `with_members`: the members of an ensemble go, too.
         """
         whole = self._whole(name)
-        resident = self._manager.peek(whole)
-        steps: tuple[Step, ...] = getattr(resident.model, "steps", ()) if resident and with_members else ()
-        self._note_unload(name, whole, resident)
+        steps: tuple[Step, ...] = ()
         try:
-            self._manager.unload(whole)
-        except ModelNotFoundError:
-            self._source.overrides.sweep()  # of one that was evicted
+            with self._one_at_a_time.hold(whole):
+                resident = self._manager.peek(whole)
+                model = getattr(resident, "model", None)  # it may go at any moment
+                steps = getattr(model, "steps", ()) if with_members else ()
+                self._unload(whole, resident)
         finally:
             for member in dict.fromkeys(each.model for each in steps):
                 self.unload(member)
 
-    def _note_unload(self, name: str, whole: str, resident: Resident | None) -> None:
+    def _unload(self, whole: str, resident: Resident | None) -> None:
+        is_there = self._note_unload(whole, resident)
+        try:
+            resident = self._manager.unload(whole, stays_away=is_there)
+        except ModelNotFoundError:
+            self._source.overrides.sweep()  # of one that was evicted
+        finally:
+            self._note_unload(whole, resident)  # again: until it went, it was there, and a request may have seen it
+
+    def _note_unload(self, whole: str, resident: Resident | None) -> bool:
+        """Note what was, or is to be, unloaded; return whether there is such a model."""
         if resident is not None:
             gone = _Gone(_versions(resident), "unloaded")
-        elif self._is_available(name):
+        elif self._manager.knows(whole) or self._is_available(whole):
             counted = self._statistics.known(whole)
             gone = _Gone(tuple(each.version for each in counted), "unloaded") if counted else _Gone()
         else:
-            return
-        with self._lock:
-            for each in {name, whole}:
-                if resident is not None or each not in self._gone:
-                    self._gone[each] = gone
+            return False
+        if resident is not None or self._gone_for(whole) is None:
+            with self._lock:
+                self._gone[whole] = gone
+        return True
 
 
 def spec_of(resident: Resident) -> ModelSpec:

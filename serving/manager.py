@@ -10,12 +10,10 @@ once. Standalone: a model is also loaded by its first request, and the least rec
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Mapping
 
 from serving import memory
 from serving.backends.base import Backend
@@ -28,6 +26,7 @@ from serving.errors import (
     UnavailableError,
 )
 from serving.journal import Journal
+from serving.lease import Lease
 from serving.ledger import Ledger
 from serving.lifecycle import Event, State
 from serving.loader import Loader
@@ -43,34 +42,6 @@ log = logging.getLogger("wharf.manager")
 
 # A model that was withdrawn is not loaded again by a request for so long: it would only die again.
 _WITHDRAWN_S = 30.0
-
-
-class Lease:
-    """`with` it and the model is ready, and stays so until the end of the block."""
-
-    __slots__ = ("_is_kept", "_manager", "_name", "_resident", "is_hit")
-
-    def __init__(self, manager: ModelManager, name: str) -> None:
-        self._manager = manager
-        self._name = name
-        self._is_kept = False
-
-    def keep(self) -> Callable[[], None]:
-        """Hold the model beyond the block; return what ends the hold, to be called once."""
-        self._is_kept = True
-        return functools.partial(self._manager._release, self._resident)
-
-    def __enter__(self) -> Resident:
-        resident = self._manager._take(self._name)
-        self.is_hit = resident is not None
-        self._resident = resident or self._manager._acquire(self._name)
-        return self._resident
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._is_kept:
-            self._manager._release(self._resident)
 
 
 class ModelManager:
@@ -108,6 +79,7 @@ class ModelManager:
         self._journal_lock = threading.Lock()
         self._urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
         self._aliases: dict[str, str] = {}  # names as asked for -> names of the repository
+        self._barred: set[str] = set()  # names that no mere request loads, none of them READY
         self._withdrawn: dict[str, tuple[str, float]] = {}  # why, and when (of the monotonic clock)
         source.overrides.is_wanted = self.is_known
 
@@ -118,7 +90,7 @@ class ModelManager:
 
         Raises `ModelNotFoundError`, what its load raises, or `UnavailableError` when it is not ready in time.
         """
-        return Lease(self, name)
+        return Lease(self._take, self._acquire, self._release, name)
 
     def prepare(self, backend: Backend) -> None:
         """Start a runtime before any model needs it; its memory is accounted as if one did."""
@@ -146,24 +118,42 @@ class ModelManager:
             resident.is_claimed = True
         self._load(resident, deadline)
 
-    def unload(self, name: str) -> None:
-        """Unload `name`: no new requests, drain, let go, give the memory back; return when it is free for others.
+    def unload(self, name: str, *, stays_away: bool = False) -> Resident:
+        """Unload `name`: no new requests, drain, let go, give the memory back; return, what went, when it is free.
 
         Raises `ModelNotFoundError` for a name that is not loaded, `UnavailableError` when the drain takes too long;
-        then the unload goes on by itself.
+        then the unload goes on by itself. One that `stays_away` is barred; it is waited for while a request loads it.
         """
         deadline = time.monotonic() + self._limits.load_timeout_s
         with self._lock:
             while (resident := self._named(name)) is not None and resident.state is not State.READY:
-                if not resident.is_visible:
+                if not resident.is_visible and not stays_away:
                     raise self._unknown(name)
-                self._residents.wait(deadline, UnavailableError(f"Model '{name}' is still being restored: try again."))
+                self._residents.wait(deadline, UnavailableError(f"Model '{name}' is still being loaded: try again."))
+            if stays_away:
+                self._barred.add(resident.name if resident else name)
             if resident is None:
                 self._urls.pop(name, None)  # of one that was evicted: it does not come back from there
                 raise self._unknown(name)
             self._residents.move(resident, Event.UNLOAD)
             self._urls.pop(resident.name, None)
         self._unloader.finish(resident)
+        return resident
+
+    def bar(self, name: str) -> None:
+        """Let no mere request load `name` until somebody loads it; one that is READY stays as it is."""
+        with self._lock:
+            if self._ready(name) is None:
+                self._barred.add(name)
+
+    def unbar(self, *names: str) -> None:
+        """Let requests load these again."""
+        with self._lock:
+            self._barred.difference_update(names)
+
+    def is_barred(self, name: str) -> bool:
+        """Say whether no mere request loads `name`."""
+        return name in self._barred
 
     def loaded(self) -> list[tuple[str, str]]:
         """Return (name, url) of every loaded model, sorted by name. Never waits for a load, an unload or a run."""
@@ -173,8 +163,7 @@ class ModelManager:
     def peek(self, name: str) -> Resident | None:
         """Return `name` if it is READY at this moment; to describe it, never to use it."""
         with self._lock:
-            resident = self._named(name)
-            return resident if resident is not None and resident.state is State.READY else None
+            return self._ready(name)
 
     def url_of(self, name: str) -> str:
         """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""
@@ -233,11 +222,14 @@ class ModelManager:
 
     def _take(self, name: str) -> Resident | None:
         with self._lock:
-            resident = self._named(name)
-            if resident is None or resident.state is not State.READY:
-                return None
-            resident.in_flight += 1
+            resident = self._ready(name)
+            if resident is not None:
+                resident.in_flight += 1
             return resident
+
+    def _ready(self, name: str) -> Resident | None:
+        resident = self._named(name)
+        return resident if resident is not None and resident.state is State.READY else None
 
     def _named(self, asked: str) -> Resident | None:
         return self._by_name.get(asked) or self._by_name.get(self._aliases.get(asked, asked))
@@ -268,7 +260,7 @@ class ModelManager:
         with self._lock:
             if asked in self._by_name:
                 return asked, self._by_name[asked].url
-            if self.is_platform:
+            if self.is_platform or asked in self._barred:
                 raise self._unknown(asked)
             reason, since = self._withdrawn.get(asked, ("", 0.0))
             if reason and time.monotonic() < since + _WITHDRAWN_S:
@@ -288,7 +280,7 @@ class ModelManager:
         with self._lock:
             resident = self._by_name.get(name)
             if resident is None:  # (1)
-                if self.is_platform:
+                if self.is_platform or name in self._barred:
                     raise self._unknown(name)
                 self._refuse_when_closing()
                 resident = self._by_name[name] = Resident(name, url)
@@ -343,6 +335,7 @@ class ModelManager:
             self._ledger.correct(resident.name, brought.resident_bytes)
             resident.model = brought.model
             self._withdrawn.pop(resident.name, None)
+            self._barred.discard(resident.name)
             self._residents.touch(resident)
             self._residents.move(resident, Event.LOADED)
         brought.model.attach(Tenant(resident, self._residents, self._ledger, self._room.settle, self._withdraw))
@@ -415,5 +408,6 @@ class ModelManager:
 
     def _unknown(self, name: str) -> ModelNotFoundError:
         hint = "load it with POST /models" if self.is_platform else "GET /repository lists what there is"
+        hint = "it was unloaded, load it again" if name in self._barred else hint
         reason = f" (withdrawn: {self._withdrawn[name][0]})" if name in self._withdrawn else ""
         return ModelNotFoundError(f"Model '{name}' is not loaded{reason}: {hint}.")

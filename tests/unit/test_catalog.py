@@ -18,8 +18,10 @@ from serving.errors import (
 from serving.inference import Inference
 from serving.repository.ensemble_steps import Step
 from serving.repository.overrides import Override
+from serving.residents import Resident
 from tests.unit.house import KIB, House, others
 from tests.unit.repository.packs import zip_of
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -151,6 +153,89 @@ def test_a_second_load_loads_anew(house: House) -> None:
     house.catalog.load("m")
 
     assert answer(house) == [[2, 4]]
+
+
+def test_an_unload_while_the_model_loads_takes_it_away(house: House) -> None:
+    """The request that began the load is answered; none brings the model back."""
+    gate = house.backend.hold("m")
+    with others(2) as pool:
+        request = pool.submit(house.use, "m")
+        assert gate.reached.wait(10)
+        unload = pool.submit(house.catalog.unload, "m")
+        until(lambda: bool(house.manager._residents._waiters))
+        gate.go()
+        request.result(10)
+        unload.result(10)
+
+    assert house.names() == []
+    with pytest.raises(ModelNotFoundError, match="'m' has no available versions"):
+        house.catalog.refuse_unloaded("m")
+
+
+def test_an_unload_while_a_load_fails_is_no_error(house: House) -> None:
+    """There is nothing to unload then, and it stays so."""
+    gate = house.backend.hold("m")
+    house.backend.crashes["m"] = LoadFailedError("no good")
+    with others(2) as pool:
+        request = pool.submit(house.use, "m")
+        assert gate.reached.wait(10)
+        unload = pool.submit(house.catalog.unload, "m")
+        until(lambda: bool(house.manager._residents._waiters))
+        gate.go()
+        assert isinstance(request.exception(10), LoadFailedError)
+        unload.result(10)
+
+    with pytest.raises(ModelNotFoundError):
+        house.use("m")
+    assert house.backend.loads["m"] == 1
+
+
+def test_a_request_that_waits_for_the_end_of_an_unload_does_not_undo_it(house: House) -> None:
+    """404, though nobody had told it of the unload when it came."""
+    house.use("m")
+    with others(2) as pool, house.manager.ready("m"):
+        unload = pool.submit(house.catalog.unload, "m")
+        until(lambda: house.manager.peek("m") is None)
+        request = pool.submit(house.use, "m")
+        until(lambda: house.manager._residents._waiters == 2)
+    with pytest.raises(ModelNotFoundError, match="'m' is not loaded: it was unloaded, load it again"):
+        request.result(10)
+    unload.result(10)
+    assert house.names() == []
+
+
+def test_by_no_route_does_a_request_load_what_was_unloaded(house: House) -> None:
+    """Asked for by its whole name or without its suffix; a load does, and an eviction after it changes nothing."""
+    (house.root / "iris.zip").write_bytes(zip_of({"fake.json": b"{}"}))
+    house.use("iris")
+    house.catalog.unload("iris.zip")
+    for name in ("iris", "iris.zip"):
+        with pytest.raises(ModelNotFoundError):
+            house.use(name)
+        with pytest.raises(ModelNotFoundError, match="has no available versions"):
+            house.catalog.refuse_unloaded(name)
+    house.manager.load("iris.zip", str(house.root / "iris.zip"))
+    house.manager.unload("iris.zip")
+    for name in ("iris", "iris.zip"):
+        house.catalog.refuse_unloaded(name)
+        house.use(name)
+
+
+def test_an_unload_that_a_request_sees_halfway_is_kept(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks between the note of the unload and the model's leaving."""
+    house.use("m")
+    unload = house.manager.unload
+
+    def looked_at(name: str, *, stays_away: bool = False) -> Resident:
+        house.catalog.refuse_unloaded("m")
+        return unload(name, stays_away=stays_away)
+
+    monkeypatch.setattr(house.manager, "unload", looked_at)
+    house.catalog.unload("m")
+
+    with pytest.raises(ModelNotFoundError, match="'m' has no available versions"):
+        house.catalog.refuse_unloaded("m")
+    assert not house.catalog.is_ready("m")
 
 
 def test_unloading_what_is_not_there_is_no_error(house: House) -> None:
