@@ -18,6 +18,7 @@ from typing import Any
 from serving.errors import (
     TEXT_MAX_CHARS,
     BadRequestError,
+    InsufficientMemoryError,
     InvalidArtifactError,
     LoadFailedError,
     ModelConflictError,
@@ -240,17 +241,35 @@ class Catalog:
             pass
         with ExitStack() as holds:
             before = None
-            with suppress(ModelNotFoundError):  # gone meanwhile
-                before = self._manager.url_of(polled.name)
-                holds.callback(self._source.open(polled.name, before).release)
-                self._manager.unload(polled.name)
+            with suppress(ServingError):  # it is gone meanwhile, or its files are: there is nothing to bring back
+                url = self._manager.url_of(polled.name)
+                holds.callback(self._source.open(polled.name, url).release)
+                before = url
+            self._manager.expect(polled.name, polled.url)  # by requests that wait for the end of the old one
+            try:
+                with suppress(ModelNotFoundError):
+                    self._manager.unload(polled.name)
+            except ServingError:  # it drains yet
+                self._manager.expect(polled.name, before)
+                raise
             try:
                 self._manager.load(polled.name, polled.url)
+            except ModelConflictError:
+                if dict(self._manager.loaded()).get(polled.name, polled.url) != polled.url:
+                    raise  # by another route
             except ServingError:
-                if before not in (None, polled.url):
-                    with suppress(ServingError):
-                        self._manager.load(polled.name, str(before))
+                self._bring_back(polled.name, before if before != polled.url else None)
                 raise
+
+    def _bring_back(self, name: str, url: str | None) -> None:
+        self._manager.expect(name, url)
+        if url is not None:
+            try:
+                self._manager.load(name, url)
+            except (ModelConflictError, UnavailableError, InsufficientMemoryError):
+                pass  # a request did, or will
+            except ServingError:
+                self._manager.expect(name, None)
 
     def unload(self, name: str, *, with_members: bool = False) -> None:
         """Unload a model; an unknown or unloaded name is no error, as with Triton. Returns when its memory is back.

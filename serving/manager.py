@@ -136,9 +136,16 @@ class ModelManager:
                 self._urls.pop(name, None)  # of one that was evicted: it does not come back from there
                 raise self._unknown(name)
             self._residents.move(resident, Event.UNLOAD)
-            self._urls.pop(resident.name, None)
+            if self._urls.get(resident.name) == resident.url:  # else what is to follow it
+                del self._urls[resident.name]
         self._unloader.finish(resident)
         return resident
+
+    def expect(self, name: str, url: str | None) -> None:
+        """Have requests load `name` from `url` once it is not loaded; without one, from where the repository has it."""
+        with self._lock:
+            self._urls.pop(name, None)
+            self._urls |= {name: url} if url is not None else {}
 
     def bar(self, name: str) -> None:
         """Let no mere request load `name` until somebody loads it; one that is READY stays as it is."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,15 @@ from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
     LoadFailedError,
+    ModelConflictError,
     ModelNotFoundError,
+    UnavailableError,
 )
 from serving.inference import Inference
 from serving.repository.ensemble_steps import Step
 from serving.repository.overrides import Override
 from serving.residents import Resident
-from tests.unit.house import KIB, House, others
+from tests.unit.house import KIB, PATIENT, House, others
 from tests.unit.repository.packs import zip_of
 from tests.waiting import until
 
@@ -456,6 +460,98 @@ def test_a_model_that_goes_while_it_is_loaded_anew_is_loaded_all_the_same(
     house.catalog.load("m")
 
     assert house.names() == ["m"]
+
+
+def test_a_load_of_a_loaded_model_under_traffic_is_that_load(house: House) -> None:
+    """Requests that waited for the old one's end get the new one, whoever of them loads it."""
+    house.catalog.load("m")
+    with others(8) as pool:
+        with house.manager.ready("m"):
+            load = pool.submit(house.catalog.load, "m", fake(scale=3))
+            until(lambda: house.manager.peek("m") is None)
+            answers = [pool.submit(answer, house) for _ in range(6)]
+            until(lambda: house.manager._residents._waiters == 7)
+        load.result(10)
+        assert [each.result(10) for each in answers] == [[[3, 6]]] * 6
+
+    assert (answer(house), house.backend.loads["m"]) == ([[3, 6]], 2)
+
+
+def test_a_load_that_a_request_began_and_that_fails_brings_back_what_was_there(house: House) -> None:
+    """And nothing of what came stays."""
+    house.catalog.load("m", fake(scale=3))
+    with others(8) as pool:
+        with house.manager.ready("m"):
+            load = pool.submit(house.catalog.load, "m", fake(fail_load="no luck"))
+            until(lambda: house.manager.peek("m") is None)
+            answers = [pool.submit(answer, house) for _ in range(6)]
+            until(lambda: house.manager._residents._waiters == 7)
+        assert isinstance(load.exception(10), BadRequestError)
+        assert {str(each.exception(10) or each.result()) for each in answers} <= {
+            "[[3, 6]]", "Model 'm' failed to load: no luck",
+        }  # fmt: skip
+
+    assert (answer(house), len(loads(house))) == ([[3, 6]], 1)
+
+
+def test_a_drain_that_takes_too_long_keeps_what_came_with_the_load_before(tmp_path: Path) -> None:
+    """The load is refused, and a request gets the former model once the drain is over."""
+    house = House(tmp_path, limits=replace(PATIENT, drain_timeout_s=0.05))
+    house.make("m")
+    house.catalog.load("m", fake(scale=3))
+    with house.manager.ready("m"), pytest.raises(UnavailableError, match="in flight"):
+        house.catalog.load("m", fake(scale=5))
+
+    assert (answer(house), len(loads(house))) == ([[3, 6]], 1)
+
+
+def test_what_was_there_and_cannot_come_back_leaves_nothing(house: House) -> None:
+    """Neither the one nor the other is kept on disk, and the index says why."""
+    house.catalog.load("m", fake(scale=3))
+    house.backend.crashes["m"] = LoadFailedError("no luck at all")
+    with pytest.raises(BadRequestError, match="no luck at all"):
+        house.catalog.load("m", fake(scale=5))
+
+    assert (house.names(), loads(house)) == ([], [])
+    assert "no luck at all" in house.catalog.index()[0]["reason"]
+
+
+def test_a_model_whose_files_are_gone_is_loaded_anew_all_the_same(house: House) -> None:
+    """It could not be brought back, which is no reason to keep it."""
+    house.catalog.load("m", fake(scale=3))
+    shutil.rmtree(loads(house)[0])
+    house.catalog.load("m")
+
+    assert answer(house) == [[4, 8]]
+
+
+def test_what_was_there_comes_back_with_a_request_when_there_is_no_memory_just_now(house: House) -> None:
+    """That is no fault of its own."""
+    house.catalog.load("m", fake(scale=3))
+    house.backend.crashes["m"] = InsufficientMemoryError("none just now")
+    with pytest.raises(InsufficientMemoryError):
+        house.catalog.load("m", fake(scale=5))
+    del house.backend.crashes["m"]
+
+    assert (answer(house), len(loads(house))) == ([[3, 6]], 1)
+
+
+def test_a_load_between_which_another_route_loads_something_else_is_a_conflict(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came is not what is served."""
+    house.catalog.load("m")
+    unload = house.manager.unload
+
+    def and_load(name: str) -> None:
+        unload(name)
+        house.manager.load("m", house.make("other", scale=7))
+
+    monkeypatch.setattr(house.manager, "unload", and_load)
+    with pytest.raises(ModelConflictError):
+        house.catalog.load("m", fake(scale=3))
+
+    assert (answer(house), loads(house)) == ([[7, 14]], [])
 
 
 # ---- loads that fail -------------------------------------------------------------------------------------------------
