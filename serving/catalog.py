@@ -291,9 +291,8 @@ class Catalog:
     def _unload(self, whole: str, resident: Resident | None) -> None:
         is_there = self._note_unload(whole, resident)
         try:
-            resident = self._manager.unload(whole, stays_away=is_there)
-        except ModelNotFoundError:
-            self._source.overrides.sweep()  # of one that was evicted
+            with suppress(ModelNotFoundError):
+                resident = self._manager.unload(whole, stays_away=is_there)
         finally:
             self._note_unload(whole, resident)  # again: until it went, it was there, and a request may have seen it
 

@@ -100,19 +100,20 @@ class ModelManager:
         """Load `name` from `url` and return when it is ready.
 
         A second load of a name that is loading joins it: `ModelConflictError` after success, the same error after
-        failure.
+        failure. One of another url waits for its end.
         """
         self._source.check(url)
         deadline = time.monotonic() + self._limits.load_timeout_s
         with self._lock:
             while (resident := self._by_name.get(name)) is not None:
-                if resident.state is State.LOADING:
+                if resident.state is State.LOADING and resident.url == url:
                     self._join(resident, DeadlineExceededError(f"Model '{name}' is still loading."), deadline)
                 if resident.state is State.READY:
                     raise ModelConflictError(
                         f"Model '{name}' is loaded from '{resident.url}' already: unload it first."
                     )
-                self._residents.wait(deadline, DeadlineExceededError(f"Model '{name}' is still being unloaded."))
+                moves = "loading" if resident.state is State.LOADING else "being unloaded"
+                self._residents.wait(deadline, DeadlineExceededError(f"Model '{name}' is still {moves}."))
             self._refuse_when_closing()
             resident = self._by_name[name] = Resident(name, url, is_first=True)
             resident.is_claimed = True
@@ -134,10 +135,13 @@ class ModelManager:
                 self._barred.add(resident.name if resident else name)
             if resident is None:
                 self._urls.pop(name, None)  # of one that was evicted: it does not come back from there
-                raise self._unknown(name)
-            self._residents.move(resident, Event.UNLOAD)
-            if self._urls.get(resident.name) == resident.url:  # else what is to follow it
-                del self._urls[resident.name]
+            else:
+                self._residents.move(resident, Event.UNLOAD)
+                if self._urls.get(resident.name) == resident.url:  # else what is to follow it
+                    del self._urls[resident.name]
+        if resident is None:
+            self._source.overrides.sweep()
+            raise self._unknown(name)
         self._unloader.finish(resident)
         return resident
 
@@ -275,8 +279,9 @@ class ModelManager:
             if asked in self._urls:
                 return asked, self._urls[asked]
         name, url = self._source.find(asked)
-        self._aliases[asked] = name
-        return name, url
+        with self._lock:
+            self._aliases[asked] = name
+            return name, self._urls.get(name, url)
 
     def _claim(self, name: str, url: str, deadline: float) -> Resident | None:
         """Take `name` when it is ready; None means: it changed meanwhile, ask again.
@@ -354,6 +359,7 @@ class ModelManager:
         )
         self._room.settle(resident)
         self._save()
+        self._source.overrides.sweep()  # what came with the load before
 
     def _fail(self, resident: Resident, cause: BaseException) -> ServingError:
         """Leave nothing behind: no name, no reservation, no memory, no hold on files; waiters get the same error."""
@@ -374,6 +380,7 @@ class ModelManager:
                 self._urls.pop(resident.name, None)
             resident.error = error
             self._residents.move(resident, Event.LOAD_FAILED)
+        self._source.overrides.sweep()
         if resident.is_listed:
             self._save()
         return error

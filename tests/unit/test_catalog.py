@@ -388,6 +388,42 @@ def test_an_evicted_model_comes_back_from_what_came(tmp_path: Path) -> None:
         house.use("first")
 
 
+def test_an_archive_comes_back_from_what_came_by_its_short_name_too(tmp_path: Path) -> None:
+    """A request for it without its suffix does not get the repository's."""
+    house = House(tmp_path, budget_bytes=150 * KIB)
+    (house.root / "iris.zip").write_bytes(zip_of({"fake.json": b"{}"}))
+    house.catalog.load("iris", fake(bytes=100 * KIB, scale=3))
+    house.load("second", bytes=100 * KIB)
+    assert house.names() == ["second"]
+
+    assert answer(house, "iris") == [[3, 6]]
+
+
+def test_what_came_goes_with_the_last_who_wants_it(tmp_path: Path) -> None:
+    """An evicted one that is loaded without it, by whichever route, or deleted, or that turns out to be gone."""
+    house = House(tmp_path, budget_bytes=150 * KIB)
+    url = house.make("first", bytes=100 * KIB)
+    house.make("second", bytes=100 * KIB)
+
+    def evicted() -> None:
+        house.catalog.load("first", fake(bytes=100 * KIB))
+        house.use("second")
+        assert (house.names(), len(loads(house))) == (["second"], 1)
+
+    evicted()
+    house.manager.load("first", url)
+    assert loads(house) == []
+    evicted()
+    with pytest.raises(ModelNotFoundError):
+        house.manager.unload("first")
+    assert loads(house) == []
+    evicted()
+    house.backend.crashes["first"] = ModelNotFoundError("its files went")
+    with pytest.raises(ModelNotFoundError):
+        house.use("first")
+    assert (loads(house), house.store.used_bytes) == ([], 0)
+
+
 def test_a_killed_server_process_comes_back_with_it(tmp_path: Path) -> None:
     """The journal names it; what no model wants any more is swept."""
     house = House(tmp_path)
