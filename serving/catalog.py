@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,9 @@ log = logging.getLogger("wharf.catalog")
 
 _LATEST = ("", "-1")
 
+# Of a client that repeats a load before it is over, each call waits in a place that others need: a minute, as requests.
+_TURN_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Gone:
@@ -62,13 +65,16 @@ class _Polled:
 class Catalog:
     """What the repository extension and the statistics extension ask."""
 
-    def __init__(self, manager: ModelManager, source: ModelSource, statistics: Statistics) -> None:
+    def __init__(
+        self, manager: ModelManager, source: ModelSource, statistics: Statistics, turn_s: float = _TURN_S
+    ) -> None:
         self._manager = manager
         self._source = source
         self._statistics = statistics
         self._lock = threading.Lock()
         self._gone: dict[str, _Gone] = {}
         self._one_at_a_time = KeyedLocks()
+        self._turn_s = turn_s
 
     # ---- what is there ----------------------------------------------------------------------------------------------
 
@@ -179,9 +185,10 @@ class Catalog:
         """Load, or load anew, a model of the repository, or what comes with the load: see `overrides`.
 
         Raises `LoadFailedError` for what cannot be polled, `BadRequestError` when the model's own start failed,
-        `UnsupportedError` for files where they are not allowed; else what the load raises.
+        `UnsupportedError` for files where they are not allowed, `UnavailableError` when another call has the model for
+        too long; else what the load raises.
         """
-        with self._polled(name, override) as polled, self._one_at_a_time.hold(polled.name):
+        with self._polled(name, override) as polled, self._turn(polled.name):
             self._is_back(*polled.members)  # whoever asks for an ensemble asks for them
             try:
                 self._bring(polled)
@@ -197,6 +204,10 @@ class Catalog:
             except ModelNotFoundError as error:
                 raise _not_polled(name, error) from None
             self._is_back(name, polled.name)
+
+    def _turn(self, name: str) -> AbstractContextManager[None]:
+        too_late = UnavailableError(f"Model '{name}' is being loaded, or unloaded, by another call: try again.")
+        return self._one_at_a_time.hold(name, self._turn_s, too_late)
 
     @contextmanager
     def _polled(self, name: str, override: Override | None) -> Iterator[_Polled]:
@@ -279,7 +290,7 @@ class Catalog:
         whole = self._whole(name)
         steps: tuple[Step, ...] = ()
         try:
-            with self._one_at_a_time.hold(whole):
+            with self._turn(whole):
                 resident = self._manager.peek(whole)
                 model = getattr(resident, "model", None)  # it may go at any moment
                 steps = getattr(model, "steps", ()) if with_members else ()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.catalog import Catalog
 from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
@@ -479,6 +480,22 @@ def test_two_loads_of_one_model_take_turns(house: House) -> None:
         second.result(10)
 
     assert (answer(house), len(loads(house))) == ([[5, 10]], 1)
+
+
+def test_a_load_whose_turn_does_not_come_is_refused(house: House) -> None:
+    """So is an unload: 503, and what was under way goes on."""
+    catalog = Catalog(house.manager, house.source, house.statistics, turn_s=0.02)
+    gate = house.backend.hold("m")
+    with others(2) as pool:
+        first = pool.submit(catalog.load, "m", fake(scale=3))
+        assert gate.reached.wait(10)
+        for ask in (catalog.load, catalog.unload):
+            with pytest.raises(UnavailableError, match="Model 'm' is being loaded, or unloaded, by another call"):
+                ask("m")
+        gate.go()
+        first.result(10)
+
+    assert answer(house) == [[3, 6]]
 
 
 def test_a_model_that_goes_while_it_is_loaded_anew_is_loaded_all_the_same(
