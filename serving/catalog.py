@@ -85,7 +85,7 @@ class Catalog:
         resident = self._manager.peek(self._whole(name))
         if resident is not None:
             return version in (*_LATEST, *_versions(resident))
-        may_load = not self._manager.is_platform and (self._manager.knows(name) or self._is_available(name))
+        may_load = not self._manager.is_platform and (self._manager.recall.knows(name) or self._is_available(name))
         return may_load and version in (*_LATEST, "1")
 
     def refuse_unloaded(self, name: str) -> None:
@@ -134,7 +134,7 @@ class Catalog:
         rows: dict[str, list[dict[str, str]]] = {name: [{"name": name}] for name in self._source.available()}
         with self._lock:
             gone = [(name, each) for name, each in self._gone.items() if each.reason and name in rows]
-        for name, each in ((name, each) for name, each in gone if self._manager.is_barred(name)):
+        for name, each in ((name, each) for name, each in gone if self._manager.recall.is_barred(name)):
             said = {"state": "UNAVAILABLE", "reason": each.reason}
             rows[name] = [{"name": name, "version": version} | said for version in each.versions]
         for name, _ in self._manager.loaded():
@@ -166,7 +166,7 @@ class Catalog:
             return None
         for each in (name, self._whole(name)):
             gone = self._gone.get(each)
-            if gone is not None and self._manager.is_barred(each):
+            if gone is not None and self._manager.recall.is_barred(each):
                 return gone
             with self._lock:
                 if gone is not None and self._gone.get(each) is gone:
@@ -174,7 +174,7 @@ class Catalog:
         return None
 
     def _is_back(self, *names: str) -> None:
-        self._manager.unbar(*names)
+        self._manager.recall.unbar(*names)
         with self._lock:
             for each in names:
                 self._gone.pop(each, None)
@@ -197,7 +197,7 @@ class Catalog:
                 reason = f"Internal: {said[:TEXT_MAX_CHARS] or error.message}"
                 with self._lock:
                     self._gone[polled.name] = _Gone((polled.version,), reason)
-                self._manager.bar(polled.name)
+                self._manager.recall.bar(polled.name)
                 raise BadRequestError(
                     f"load failed for model '{name}': version {polled.version} is at UNAVAILABLE state: {reason};\n"
                 ) from None
@@ -256,12 +256,12 @@ class Catalog:
                 url = self._manager.url_of(polled.name)
                 holds.callback(self._source.open(polled.name, url).release)
                 before = url
-            self._manager.expect(polled.name, polled.url)  # by requests that wait for the end of the old one
+            self._manager.recall.expect(polled.name, polled.url)  # by requests that wait for the end of the old one
             try:
                 with suppress(ModelNotFoundError):
                     self._manager.unload(polled.name)
             except ServingError:  # it drains yet
-                self._manager.expect(polled.name, before)
+                self._manager.recall.expect(polled.name, before)
                 raise
             try:
                 self._manager.load(polled.name, polled.url)
@@ -273,14 +273,14 @@ class Catalog:
                 raise
 
     def _bring_back(self, name: str, url: str | None) -> None:
-        self._manager.expect(name, url)
+        self._manager.recall.expect(name, url)
         if url is not None:
             try:
                 self._manager.load(name, url)
             except (ModelConflictError, UnavailableError, InsufficientMemoryError):
                 pass  # a request did, or will
             except ServingError:
-                self._manager.expect(name, None)
+                self._manager.recall.expect(name, None)
 
     def unload(self, name: str, *, with_members: bool = False) -> None:
         """Unload a model; an unknown or unloaded name is no error, as with Triton. Returns when its memory is back.
@@ -311,7 +311,7 @@ class Catalog:
         """Note what was, or is to be, unloaded; return whether there is such a model."""
         if resident is not None:
             gone = _Gone(_versions(resident), "unloaded")
-        elif self._manager.knows(whole) or self._is_available(whole):
+        elif self._manager.recall.knows(whole) or self._is_available(whole):
             counted = self._statistics.known(whole)
             gone = _Gone(tuple(each.version for each in counted), "unloaded") if counted else _Gone()
         else:

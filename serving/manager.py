@@ -32,6 +32,7 @@ from serving.lifecycle import Event, State
 from serving.loader import Loader
 from serving.logs import quoted
 from serving.metrics import Gauges, Metrics
+from serving.recall import Recall
 from serving.repository.source import ModelSource
 from serving.residents import Limits, Resident, Residents
 from serving.room import OnEvict, Room
@@ -77,11 +78,11 @@ class ModelManager:
             concurrency=self._limits.load_concurrency,
         )  # fmt: skip
         self._journal_lock = threading.Lock()
-        self._urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
-        self._aliases: dict[str, str] = {}  # names as asked for -> names of the repository
-        self._barred: set[str] = set()  # names that no mere request loads, none of them READY
+        self.recall = Recall(self._residents)
+        self._urls = self.recall.urls
+        self._barred = self.recall.barred
         self._withdrawn: dict[str, tuple[str, float]] = {}  # why, and when (of the monotonic clock)
-        source.overrides.is_wanted = self.is_known
+        source.overrides.is_wanted = self.recall.is_wanted
 
     # ---- what callers ask -------------------------------------------------------------------------------------------
 
@@ -127,44 +128,19 @@ class ModelManager:
         """
         deadline = time.monotonic() + self._limits.load_timeout_s
         with self._lock:
-            while (resident := self._named(name)) is not None and resident.state is not State.READY:
+            while (resident := self.recall.named(name)) is not None and resident.state is not State.READY:
                 if not resident.is_visible and not stays_away:
                     raise self._unknown(name)
                 self._residents.wait(deadline, UnavailableError(f"Model '{name}' is still being loaded: try again."))
-            if stays_away:
-                self._barred.add(resident.name if resident else name)
-            if resident is None:
-                self._urls.pop(name, None)  # of one that was evicted: it does not come back from there
-            else:
+            self.recall.leaves(name, resident, stays_away=stays_away)
+            if resident is not None:
                 self._residents.move(resident, Event.UNLOAD)
-                if self._urls.get(resident.name) == resident.url:  # else what is to follow it
-                    del self._urls[resident.name]
         if resident is None:
             self._source.overrides.sweep()
+            self._save()
             raise self._unknown(name)
         self._unloader.finish(resident)
         return resident
-
-    def expect(self, name: str, url: str | None) -> None:
-        """Have requests load `name` from `url` once it is not loaded; without one, from where the repository has it."""
-        with self._lock:
-            self._urls.pop(name, None)
-            self._urls |= {name: url} if url is not None else {}
-
-    def bar(self, name: str) -> None:
-        """Let no mere request load `name` until somebody loads it; one that is READY stays as it is."""
-        with self._lock:
-            if self._ready(name) is None:
-                self._barred.add(name)
-
-    def unbar(self, *names: str) -> None:
-        """Let requests load these again."""
-        with self._lock:
-            self._barred.difference_update(names)
-
-    def is_barred(self, name: str) -> bool:
-        """Say whether no mere request loads `name`."""
-        return name in self._barred
 
     def loaded(self) -> list[tuple[str, str]]:
         """Return (name, url) of every loaded model, sorted by name. Never waits for a load, an unload or a run."""
@@ -174,36 +150,28 @@ class ModelManager:
     def peek(self, name: str) -> Resident | None:
         """Return `name` if it is READY at this moment; to describe it, never to use it."""
         with self._lock:
-            return self._ready(name)
+            return self.recall.ready(name)
 
     def url_of(self, name: str) -> str:
         """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""
         with self._lock:
-            resident = self._named(name)
+            resident = self.recall.named(name)
             if resident is None or not resident.is_visible:
                 raise self._unknown(name)
             return resident.url
-
-    def is_known(self, url: str) -> bool:
-        """Say whether a model was loaded from `url` and not unloaded since, evicted or not."""
-        with self._lock:
-            return url in self._urls.values()
-
-    def knows(self, name: str) -> bool:
-        """Say whether `name` was loaded by a url, from which it is loaded again after an eviction."""
-        with self._lock:
-            return name in self._urls
 
     def restore(self) -> None:
         """Take back what the journal lists: listed at once, loaded in the background, sooner when a request asks."""
         # Largest first, as a load wants more than what stays: the small ones fit beside a large one, not before it.
         journal = self._journal.read()
-        self._source.overrides.adopt(journal.values())
+        with self._lock:
+            self._urls |= self._journal.read_evicted() | journal
+            known = list(self._urls.values())
+        self._source.overrides.adopt(known)
         urls = sorted(journal.items(), key=lambda entry: -self._source.size_bytes(entry[1]))
         restored = [Resident(name, url, is_first=True, is_listed=True) for name, url in urls]
         with self._lock:
             self._by_name.update((each.name, each) for each in restored)
-            self._urls.update((each.name, each.url) for each in restored)
         if restored:
             log.info("event=restoring models=%d", len(restored))
             threading.Thread(target=self._restore, args=(restored,), name="restore", daemon=True).start()
@@ -233,17 +201,10 @@ class ModelManager:
 
     def _take(self, name: str) -> Resident | None:
         with self._lock:
-            resident = self._ready(name)
+            resident = self.recall.ready(name)
             if resident is not None:
                 resident.in_flight += 1
             return resident
-
-    def _ready(self, name: str) -> Resident | None:
-        resident = self._named(name)
-        return resident if resident is not None and resident.state is State.READY else None
-
-    def _named(self, asked: str) -> Resident | None:
-        return self._by_name.get(asked) or self._by_name.get(self._aliases.get(asked, asked))
 
     def _release(self, resident: Resident) -> None:
         with self._lock:
@@ -279,9 +240,8 @@ class ModelManager:
             if asked in self._urls:
                 return asked, self._urls[asked]
         name, url = self._source.find(asked)
-        with self._lock:
-            self._aliases[asked] = name
-            return name, self._urls.get(name, url)
+        self.recall.aliases[asked] = name
+        return name, url
 
     def _claim(self, name: str, url: str, deadline: float) -> Resident | None:
         """Take `name` when it is ready; None means: it changed meanwhile, ask again.
@@ -295,7 +255,7 @@ class ModelManager:
                 if self.is_platform or name in self._barred:
                     raise self._unknown(name)
                 self._refuse_when_closing()
-                resident = self._by_name[name] = Resident(name, url)
+                resident = self._by_name[name] = Resident(name, self._urls.get(name, url))
             if resident.state is State.UNLOADING:  # (3)
                 if self.is_platform:
                     raise self._unknown(name)
@@ -381,8 +341,7 @@ class ModelManager:
             resident.error = error
             self._residents.move(resident, Event.LOAD_FAILED)
         self._source.overrides.sweep()
-        if resident.is_listed:
-            self._save()
+        self._save()
         return error
 
     def _restore(self, restored: list[Resident]) -> None:
@@ -414,7 +373,7 @@ class ModelManager:
         if self._room.is_closed:  # a server process that is asked to end leaves the journal to the next one
             return
         with self._journal_lock:
-            self._journal.write(dict(self.loaded()))
+            self._journal.write(dict(self.loaded()), self.recall.evicted())
 
     def _refuse_when_closing(self) -> None:
         if self._room.is_closed:

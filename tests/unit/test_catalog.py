@@ -438,6 +438,25 @@ def test_a_killed_server_process_comes_back_with_it(tmp_path: Path) -> None:
     assert [str(each) for each in loads(new)] == [new.manager.url_of("first")]
 
 
+def test_a_killed_server_process_knows_what_came_for_an_evicted_model(tmp_path: Path) -> None:
+    """It is not loaded before it is asked for, and after an unload it is not known any more."""
+    house = House(tmp_path, budget_bytes=150 * KIB)
+    house.catalog.load("first", fake(bytes=100 * KIB, scale=3))
+    house.load("second", bytes=100 * KIB)
+    house.store.close()
+    new = House(tmp_path, budget_bytes=150 * KIB)
+    new.manager.restore()
+    assert (new.names(), len(loads(new)), new.catalog.is_ready("first")) == (["second"], 1, True)
+    assert answer(new, "first") == [[3, 6]]
+    new.use("second")
+    new.catalog.unload("first")
+    new.store.close()
+    last = House(tmp_path, budget_bytes=150 * KIB)
+    last.manager.restore()
+
+    assert (last.names(), loads(last), last.catalog.is_ready("first")) == (["second"], [], False)
+
+
 def test_what_cannot_be_polled_leaves_the_model_as_it_was(house: House) -> None:
     """Triton's sentence, and the reason."""
     house.catalog.load("m")
