@@ -229,7 +229,8 @@ class Catalog:
 
     def _members(self, spec: ModelSpec, seen: set[str]) -> set[str]:
         """Return the names of all models that an ensemble loads, those of ensembles in it too."""
-        found = {step["model_name"] for step in (spec.triton or {}).get("ensemble_scheduling", {}).get("step", ())}
+        steps = (spec.triton or {}).get("ensemble_scheduling", {}).get("step", ())
+        found = {step.get("model_name", "") for step in steps}
         found -= {each.name.rpartition("/")[2] for each in spec.members}  # its own, which it loads itself
         for name in found - seen:
             seen.add(name)
