@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.errors import BadRequestError, LoadFailedError, ModelNotFoundError, ServingError
+from serving.errors import BadRequestError, InsufficientDiskError, LoadFailedError, ModelNotFoundError, ServingError
 from serving.repository.limits import Meter
 from serving.repository.members import Kind, Member
 from serving.repository.store import Charge, Store, tree_bytes
@@ -138,9 +138,17 @@ class Overrides:
                 if str(folder) not in wanted:
                     shutil.rmtree(folder, ignore_errors=True)
                     continue
-                charge = self._store.charge(folder.name)
-                charge.add(tree_bytes(folder))
-                self._kept[str(folder)] = _Kept(charge)
+                self._adopt(folder)
+
+    def _adopt(self, folder: Path) -> None:
+        charge = self._store.charge(folder.name)
+        try:
+            charge.add(tree_bytes(folder))
+        except InsufficientDiskError:  # the budget is smaller than it was; the others may fit
+            charge.give_back()
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self._kept[str(folder)] = _Kept(charge)
 
     def _release(self, url: str) -> None:
         with self._lock:

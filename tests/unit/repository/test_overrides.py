@@ -145,6 +145,21 @@ def test_the_next_server_process_takes_over_what_it_loads_again_and_sweeps_the_r
         new.hold(lost)
 
 
+def test_one_that_no_longer_fits_the_budget_does_not_keep_others_from_being_taken_over(
+    overrides: Overrides, store: Store
+) -> None:
+    """It goes, and the others are served from and swept as ever."""
+    small = [overrides.add(name, Override(CONFIG)).url for name in "ab"]
+    large = overrides.add("large", Override(CONFIG, {"1/model.py": b"x" * 20_000})).url
+    (store.folder / "loads/left").mkdir()
+    store.close()
+    new = Store(store.folder, 20 * KIB)
+    Overrides(new).adopt([*small, large])
+
+    assert sorted(left(new)) == sorted(small)
+    assert new.used_bytes == 16 * KIB
+
+
 def test_nothing_is_taken_over_where_there_is_nothing(overrides: Overrides, store: Store) -> None:
     """The folder is not even made."""
     overrides.adopt(["/x"])
