@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from serving.errors import (
     TEXT_MAX_CHARS,
     BadRequestError,
+    InsufficientMemoryError,
     InvalidArtifactError,
     LoadFailedError,
     ModelConflictError,
@@ -39,6 +40,9 @@ log = logging.getLogger("wharf.catalog")
 
 _LATEST = ("", "-1")
 
+# Of a client that repeats a load before it is over, each call waits in a place that others need: a minute, as requests.
+_TURN_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Gone:
@@ -55,18 +59,22 @@ class _Polled:
     name: str
     url: str
     version: str
+    members: frozenset[str]
 
 
 class Catalog:
     """What the repository extension and the statistics extension ask."""
 
-    def __init__(self, manager: ModelManager, source: ModelSource, statistics: Statistics) -> None:
+    def __init__(
+        self, manager: ModelManager, source: ModelSource, statistics: Statistics, turn_s: float = _TURN_S
+    ) -> None:
         self._manager = manager
         self._source = source
         self._statistics = statistics
         self._lock = threading.Lock()
         self._gone: dict[str, _Gone] = {}
         self._one_at_a_time = KeyedLocks()
+        self._turn_s = turn_s
 
     # ---- what is there ----------------------------------------------------------------------------------------------
 
@@ -77,7 +85,7 @@ class Catalog:
         resident = self._manager.peek(self._whole(name))
         if resident is not None:
             return version in (*_LATEST, *_versions(resident))
-        may_load = not self._manager.is_platform and (self._manager.knows(name) or self._is_available(name))
+        may_load = not self._manager.is_platform and (self._manager.recall.knows(name) or self._is_available(name))
         return may_load and version in (*_LATEST, "1")
 
     def refuse_unloaded(self, name: str) -> None:
@@ -126,7 +134,7 @@ class Catalog:
         rows: dict[str, list[dict[str, str]]] = {name: [{"name": name}] for name in self._source.available()}
         with self._lock:
             gone = [(name, each) for name, each in self._gone.items() if each.reason and name in rows]
-        for name, each in gone:
+        for name, each in ((name, each) for name, each in gone if self._manager.recall.is_barred(name)):
             said = {"state": "UNAVAILABLE", "reason": each.reason}
             rows[name] = [{"name": name, "version": version} | said for version in each.versions]
         for name, _ in self._manager.loaded():
@@ -138,9 +146,11 @@ class Catalog:
 
     def _whole(self, name: str) -> str:
         """Return the name that a model is known by: the repository's, with the suffix of an archive."""
-        if self._manager.peek(name) is None:
-            with suppress(ServingError):
-                return self._source.find(name)[0]
+        resident = self._manager.peek(name)
+        if resident is not None:
+            return resident.name
+        with suppress(ServingError):
+            return self._source.find(name)[0]
         return name
 
     def _is_available(self, name: str) -> bool:
@@ -152,13 +162,19 @@ class Catalog:
 
     def _gone_for(self, name: str) -> _Gone | None:
         """Return what became of a model that is gone; None for all others, loaded meanwhile by whichever route."""
-        gone = self._gone.get(name)
-        if gone is not None and self._manager.peek(name) is not None:
-            self._is_back(name)
+        if not self._gone:
             return None
-        return gone
+        for each in (name, self._whole(name)):
+            gone = self._gone.get(each)
+            if gone is not None and self._manager.recall.is_barred(each):
+                return gone
+            with self._lock:
+                if gone is not None and self._gone.get(each) is gone:
+                    del self._gone[each]
+        return None
 
     def _is_back(self, *names: str) -> None:
+        self._manager.recall.unbar(*names)
         with self._lock:
             for each in names:
                 self._gone.pop(each, None)
@@ -169,22 +185,29 @@ class Catalog:
         """Load, or load anew, a model of the repository, or what comes with the load: see `overrides`.
 
         Raises `LoadFailedError` for what cannot be polled, `BadRequestError` when the model's own start failed,
-        `UnsupportedError` for files where they are not allowed; else what the load raises.
+        `UnsupportedError` for files where they are not allowed, `UnavailableError` when another call has the model for
+        too long; else what the load raises.
         """
-        with self._polled(name, override) as polled, self._one_at_a_time.hold(polled.name):
+        with self._polled(name, override) as polled, self._turn(polled.name):
+            self._is_back(*polled.members)  # whoever asks for an ensemble asks for them
             try:
                 self._bring(polled)
             except (LoadFailedError, InvalidArtifactError) as error:
                 said = error.said if isinstance(error, LoadFailedError) else ""
                 reason = f"Internal: {said[:TEXT_MAX_CHARS] or error.message}"
                 with self._lock:
-                    self._gone |= dict.fromkeys((name, polled.name), _Gone((polled.version,), reason))
+                    self._gone[polled.name] = _Gone((polled.version,), reason)
+                self._manager.recall.bar(polled.name)
                 raise BadRequestError(
                     f"load failed for model '{name}': version {polled.version} is at UNAVAILABLE state: {reason};\n"
                 ) from None
             except ModelNotFoundError as error:
                 raise _not_polled(name, error) from None
             self._is_back(name, polled.name)
+
+    def _turn(self, name: str) -> AbstractContextManager[None]:
+        too_late = UnavailableError(f"Model '{name}' is being loaded, or unloaded, by another call: try again.")
+        return self._one_at_a_time.hold(name, self._turn_s, too_late)
 
     @contextmanager
     def _polled(self, name: str, override: Override | None) -> Iterator[_Polled]:
@@ -202,7 +225,21 @@ class Catalog:
                 log.warning("event=not_polled model=%s error=%r", quoted(name), error.message)
                 raise _not_polled(name, error) from None
             holds.callback(artifact.release)
-            yield _Polled(canonical, url, artifact.spec.version)
+            yield _Polled(canonical, url, artifact.spec.version, frozenset(self._members(artifact.spec, {canonical})))
+
+    def _members(self, spec: ModelSpec, seen: set[str]) -> set[str]:
+        """Return the names of all models that an ensemble loads, those of ensembles in it too."""
+        steps = (spec.triton or {}).get("ensemble_scheduling", {}).get("step", ())
+        found = {step.get("model_name", "") for step in steps}
+        found -= {each.name.rpartition("/")[2] for each in spec.members}  # its own, which it loads itself
+        for name in found - seen:
+            seen.add(name)
+            with suppress(ServingError):  # the load says what is wrong with it
+                canonical, url = self._source.find(name)
+                artifact = self._source.open(canonical, url)
+                artifact.release()
+                found |= {canonical} | self._members(artifact.spec, seen)
+        return found
 
     def _bring(self, polled: _Polled) -> None:
         """Load it; where it is loaded already, that goes first, and comes back if what came with a load does not start.
@@ -216,17 +253,35 @@ class Catalog:
             pass
         with ExitStack() as holds:
             before = None
-            with suppress(ModelNotFoundError):  # gone meanwhile
-                before = self._manager.url_of(polled.name)
-                holds.callback(self._source.open(polled.name, before).release)
-                self._manager.unload(polled.name)
+            with suppress(ServingError):  # it is gone meanwhile, or its files are: there is nothing to bring back
+                url = self._manager.url_of(polled.name)
+                holds.callback(self._source.open(polled.name, url).release)
+                before = url
+            self._manager.recall.expect(polled.name, polled.url)  # by requests that wait for the end of the old one
+            try:
+                with suppress(ModelNotFoundError):
+                    self._manager.unload(polled.name)
+            except ServingError:  # it drains yet
+                self._manager.recall.expect(polled.name, before)
+                raise
             try:
                 self._manager.load(polled.name, polled.url)
+            except ModelConflictError:
+                if dict(self._manager.loaded()).get(polled.name, polled.url) != polled.url:
+                    raise  # by another route
             except ServingError:
-                if before not in (None, polled.url):
-                    with suppress(ServingError):
-                        self._manager.load(polled.name, str(before))
+                self._bring_back(polled.name, before if before != polled.url else None)
                 raise
+
+    def _bring_back(self, name: str, url: str | None) -> None:
+        self._manager.recall.expect(name, url)
+        if url is not None:
+            try:
+                self._manager.load(name, url)
+            except (ModelConflictError, UnavailableError, InsufficientMemoryError):
+                pass  # a request did, or will
+            except ServingError:
+                self._manager.recall.expect(name, None)
 
     def unload(self, name: str, *, with_members: bool = False) -> None:
         """Unload a model; an unknown or unloaded name is no error, as with Triton. Returns when its memory is back.
@@ -234,29 +289,38 @@ class Catalog:
         `with_members`: the members of an ensemble go, too.
         """
         whole = self._whole(name)
-        resident = self._manager.peek(whole)
-        steps: tuple[Step, ...] = getattr(resident.model, "steps", ()) if resident and with_members else ()
-        self._note_unload(name, whole, resident)
+        steps: tuple[Step, ...] = ()
         try:
-            self._manager.unload(whole)
-        except ModelNotFoundError:
-            self._source.overrides.sweep()  # of one that was evicted
+            with self._turn(whole):
+                resident = self._manager.peek(whole)
+                model = getattr(resident, "model", None)  # it may go at any moment
+                steps = getattr(model, "steps", ()) if with_members else ()
+                self._unload(whole, resident)
         finally:
             for member in dict.fromkeys(each.model for each in steps):
                 self.unload(member)
 
-    def _note_unload(self, name: str, whole: str, resident: Resident | None) -> None:
+    def _unload(self, whole: str, resident: Resident | None) -> None:
+        is_there = self._note_unload(whole, resident)
+        try:
+            with suppress(ModelNotFoundError):
+                resident = self._manager.unload(whole, stays_away=is_there)
+        finally:
+            self._note_unload(whole, resident)  # again: until it went, it was there, and a request may have seen it
+
+    def _note_unload(self, whole: str, resident: Resident | None) -> bool:
+        """Note what was, or is to be, unloaded; return whether there is such a model."""
         if resident is not None:
             gone = _Gone(_versions(resident), "unloaded")
-        elif self._is_available(name):
+        elif self._manager.recall.knows(whole) or self._is_available(whole):
             counted = self._statistics.known(whole)
             gone = _Gone(tuple(each.version for each in counted), "unloaded") if counted else _Gone()
         else:
-            return
-        with self._lock:
-            for each in {name, whole}:
-                if resident is not None or each not in self._gone:
-                    self._gone[each] = gone
+            return False
+        if resident is not None or self._gone_for(whole) is None:
+            with self._lock:
+                self._gone[whole] = gone
+        return True
 
 
 def spec_of(resident: Resident) -> ModelSpec:

@@ -2,8 +2,8 @@
 
 The platform believes a model to be loaded until it unloads it; a server that restarts empty would answer 404. The
 master makes one journal per life and deletes it at its end, so a restarted container starts empty, as the platform
-expects. Only models that were loaded stand in it: one whose first load killed the process is not tried again. Called by
-`manager`.
+expects. Only models that were loaded stand in it, and where evicted ones would be loaded from again: one whose load
+killed the process is not tried again. Called by `manager`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,30 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 log = logging.getLogger("wharf.journal")
 
 
 class Journal:
-    """Names and urls of the loaded models in one small JSON file; without a path it forgets everything."""
+    """Names and urls of models in one small JSON file, loaded and evicted; without a path it forgets everything."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def read(self) -> dict[str, str]:
-        """Return url by name; empty for a missing or damaged file (which is logged)."""
+        """Return url by name of what was loaded; empty for a missing or damaged file (which is logged)."""
+        return self._read("loaded")
+
+    def read_evicted(self) -> dict[str, str]:
+        """Return url by name of what was not loaded any more, and would have been when asked for."""
+        return self._read("evicted")
+
+    def _read(self, what: str) -> dict[str, str]:
         if self._path is None:
             return {}
         try:
-            entries = json.loads(self._path.read_text() or "{}")
+            entries = json.loads(self._path.read_text() or "{}").get(what, {})
             return {str(name): str(url) for name, url in entries.items()}
         except FileNotFoundError:
             return {}
@@ -38,13 +46,13 @@ class Journal:
             log.warning("event=journal_unreadable error=%r", str(error))
             return {}
 
-    def write(self, urls: Mapping[str, str]) -> None:
+    def write(self, loaded: Mapping[str, str], evicted: Mapping[str, str] = MappingProxyType({})) -> None:
         """Replace the contents atomically; a failure is logged, never raised: serving goes on."""
         if self._path is None:
             return
         part = self._path.with_suffix(".part")
         try:
-            part.write_text(json.dumps(dict(urls)))
+            part.write_text(json.dumps({"loaded": dict(loaded), "evicted": dict(evicted)}))
             part.replace(self._path)
         except OSError as error:
             log.warning("event=journal_unwritable error=%r", str(error))

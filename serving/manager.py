@@ -10,12 +10,10 @@ once. Standalone: a model is also loaded by its first request, and the least rec
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Mapping
 
 from serving import memory
 from serving.backends.base import Backend
@@ -28,11 +26,13 @@ from serving.errors import (
     UnavailableError,
 )
 from serving.journal import Journal
+from serving.lease import Lease
 from serving.ledger import Ledger
 from serving.lifecycle import Event, State
 from serving.loader import Loader
 from serving.logs import quoted
 from serving.metrics import Gauges, Metrics
+from serving.recall import Recall
 from serving.repository.source import ModelSource
 from serving.residents import Limits, Resident, Residents
 from serving.room import OnEvict, Room
@@ -43,34 +43,6 @@ log = logging.getLogger("wharf.manager")
 
 # A model that was withdrawn is not loaded again by a request for so long: it would only die again.
 _WITHDRAWN_S = 30.0
-
-
-class Lease:
-    """`with` it and the model is ready, and stays so until the end of the block."""
-
-    __slots__ = ("_is_kept", "_manager", "_name", "_resident", "is_hit")
-
-    def __init__(self, manager: ModelManager, name: str) -> None:
-        self._manager = manager
-        self._name = name
-        self._is_kept = False
-
-    def keep(self) -> Callable[[], None]:
-        """Hold the model beyond the block; return what ends the hold, to be called once."""
-        self._is_kept = True
-        return functools.partial(self._manager._release, self._resident)
-
-    def __enter__(self) -> Resident:
-        resident = self._manager._take(self._name)
-        self.is_hit = resident is not None
-        self._resident = resident or self._manager._acquire(self._name)
-        return self._resident
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._is_kept:
-            self._manager._release(self._resident)
 
 
 class ModelManager:
@@ -106,10 +78,11 @@ class ModelManager:
             concurrency=self._limits.load_concurrency,
         )  # fmt: skip
         self._journal_lock = threading.Lock()
-        self._urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
-        self._aliases: dict[str, str] = {}  # names as asked for -> names of the repository
+        self.recall = Recall(self._residents)
+        self._urls = self.recall.urls
+        self._barred = self.recall.barred
         self._withdrawn: dict[str, tuple[str, float]] = {}  # why, and when (of the monotonic clock)
-        source.overrides.is_wanted = self.is_known
+        source.overrides.is_wanted = self.recall.is_wanted
 
     # ---- what callers ask -------------------------------------------------------------------------------------------
 
@@ -118,7 +91,7 @@ class ModelManager:
 
         Raises `ModelNotFoundError`, what its load raises, or `UnavailableError` when it is not ready in time.
         """
-        return Lease(self, name)
+        return Lease(self._take, self._acquire, self._release, name)
 
     def prepare(self, backend: Backend) -> None:
         """Start a runtime before any model needs it; its memory is accounted as if one did."""
@@ -128,42 +101,46 @@ class ModelManager:
         """Load `name` from `url` and return when it is ready.
 
         A second load of a name that is loading joins it: `ModelConflictError` after success, the same error after
-        failure.
+        failure. One of another url waits for its end.
         """
         self._source.check(url)
         deadline = time.monotonic() + self._limits.load_timeout_s
         with self._lock:
             while (resident := self._by_name.get(name)) is not None:
-                if resident.state is State.LOADING:
+                if resident.state is State.LOADING and resident.url == url:
                     self._join(resident, DeadlineExceededError(f"Model '{name}' is still loading."), deadline)
                 if resident.state is State.READY:
                     raise ModelConflictError(
                         f"Model '{name}' is loaded from '{resident.url}' already: unload it first."
                     )
-                self._residents.wait(deadline, DeadlineExceededError(f"Model '{name}' is still being unloaded."))
+                moves = "loading" if resident.state is State.LOADING else "being unloaded"
+                self._residents.wait(deadline, DeadlineExceededError(f"Model '{name}' is still {moves}."))
             self._refuse_when_closing()
             resident = self._by_name[name] = Resident(name, url, is_first=True)
             resident.is_claimed = True
         self._load(resident, deadline)
 
-    def unload(self, name: str) -> None:
-        """Unload `name`: no new requests, drain, let go, give the memory back; return when it is free for others.
+    def unload(self, name: str, *, stays_away: bool = False) -> Resident:
+        """Unload `name`: no new requests, drain, let go, give the memory back; return, what went, when it is free.
 
         Raises `ModelNotFoundError` for a name that is not loaded, `UnavailableError` when the drain takes too long;
-        then the unload goes on by itself.
+        then the unload goes on by itself. One that `stays_away` is barred; it is waited for while a request loads it.
         """
         deadline = time.monotonic() + self._limits.load_timeout_s
         with self._lock:
-            while (resident := self._named(name)) is not None and resident.state is not State.READY:
-                if not resident.is_visible:
+            while (resident := self.recall.named(name)) is not None and resident.state is not State.READY:
+                if not resident.is_visible and not stays_away:
                     raise self._unknown(name)
-                self._residents.wait(deadline, UnavailableError(f"Model '{name}' is still being restored: try again."))
-            if resident is None:
-                self._urls.pop(name, None)  # of one that was evicted: it does not come back from there
-                raise self._unknown(name)
-            self._residents.move(resident, Event.UNLOAD)
-            self._urls.pop(resident.name, None)
+                self._residents.wait(deadline, UnavailableError(f"Model '{name}' is still being loaded: try again."))
+            self.recall.leaves(name, resident, stays_away=stays_away)
+            if resident is not None:
+                self._residents.move(resident, Event.UNLOAD)
+        if resident is None:
+            self._source.overrides.sweep()
+            self._save()
+            raise self._unknown(name)
         self._unloader.finish(resident)
+        return resident
 
     def loaded(self) -> list[tuple[str, str]]:
         """Return (name, url) of every loaded model, sorted by name. Never waits for a load, an unload or a run."""
@@ -173,37 +150,28 @@ class ModelManager:
     def peek(self, name: str) -> Resident | None:
         """Return `name` if it is READY at this moment; to describe it, never to use it."""
         with self._lock:
-            resident = self._named(name)
-            return resident if resident is not None and resident.state is State.READY else None
+            return self.recall.ready(name)
 
     def url_of(self, name: str) -> str:
         """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""
         with self._lock:
-            resident = self._named(name)
+            resident = self.recall.named(name)
             if resident is None or not resident.is_visible:
                 raise self._unknown(name)
             return resident.url
-
-    def is_known(self, url: str) -> bool:
-        """Say whether a model was loaded from `url` and not unloaded since, evicted or not."""
-        with self._lock:
-            return url in self._urls.values()
-
-    def knows(self, name: str) -> bool:
-        """Say whether `name` was loaded by a url, from which it is loaded again after an eviction."""
-        with self._lock:
-            return name in self._urls
 
     def restore(self) -> None:
         """Take back what the journal lists: listed at once, loaded in the background, sooner when a request asks."""
         # Largest first, as a load wants more than what stays: the small ones fit beside a large one, not before it.
         journal = self._journal.read()
-        self._source.overrides.adopt(journal.values())
+        with self._lock:
+            self._urls |= self._journal.read_evicted() | journal
+            known = list(self._urls.values())
+        self._source.overrides.adopt(known)
         urls = sorted(journal.items(), key=lambda entry: -self._source.size_bytes(entry[1]))
         restored = [Resident(name, url, is_first=True, is_listed=True) for name, url in urls]
         with self._lock:
             self._by_name.update((each.name, each) for each in restored)
-            self._urls.update((each.name, each.url) for each in restored)
         if restored:
             log.info("event=restoring models=%d", len(restored))
             threading.Thread(target=self._restore, args=(restored,), name="restore", daemon=True).start()
@@ -233,14 +201,10 @@ class ModelManager:
 
     def _take(self, name: str) -> Resident | None:
         with self._lock:
-            resident = self._named(name)
-            if resident is None or resident.state is not State.READY:
-                return None
-            resident.in_flight += 1
+            resident = self.recall.ready(name)
+            if resident is not None:
+                resident.in_flight += 1
             return resident
-
-    def _named(self, asked: str) -> Resident | None:
-        return self._by_name.get(asked) or self._by_name.get(self._aliases.get(asked, asked))
 
     def _release(self, resident: Resident) -> None:
         with self._lock:
@@ -268,7 +232,7 @@ class ModelManager:
         with self._lock:
             if asked in self._by_name:
                 return asked, self._by_name[asked].url
-            if self.is_platform:
+            if self.is_platform or asked in self._barred:
                 raise self._unknown(asked)
             reason, since = self._withdrawn.get(asked, ("", 0.0))
             if reason and time.monotonic() < since + _WITHDRAWN_S:
@@ -276,7 +240,7 @@ class ModelManager:
             if asked in self._urls:
                 return asked, self._urls[asked]
         name, url = self._source.find(asked)
-        self._aliases[asked] = name
+        self.recall.aliases[asked] = name
         return name, url
 
     def _claim(self, name: str, url: str, deadline: float) -> Resident | None:
@@ -288,10 +252,10 @@ class ModelManager:
         with self._lock:
             resident = self._by_name.get(name)
             if resident is None:  # (1)
-                if self.is_platform:
+                if self.is_platform or name in self._barred:
                     raise self._unknown(name)
                 self._refuse_when_closing()
-                resident = self._by_name[name] = Resident(name, url)
+                resident = self._by_name[name] = Resident(name, self._urls.get(name, url))
             if resident.state is State.UNLOADING:  # (3)
                 if self.is_platform:
                     raise self._unknown(name)
@@ -343,6 +307,7 @@ class ModelManager:
             self._ledger.correct(resident.name, brought.resident_bytes)
             resident.model = brought.model
             self._withdrawn.pop(resident.name, None)
+            self._barred.discard(resident.name)
             self._residents.touch(resident)
             self._residents.move(resident, Event.LOADED)
         brought.model.attach(Tenant(resident, self._residents, self._ledger, self._room.settle, self._withdraw))
@@ -354,6 +319,7 @@ class ModelManager:
         )
         self._room.settle(resident)
         self._save()
+        self._source.overrides.sweep()  # what came with the load before
 
     def _fail(self, resident: Resident, cause: BaseException) -> ServingError:
         """Leave nothing behind: no name, no reservation, no memory, no hold on files; waiters get the same error."""
@@ -374,8 +340,8 @@ class ModelManager:
                 self._urls.pop(resident.name, None)
             resident.error = error
             self._residents.move(resident, Event.LOAD_FAILED)
-        if resident.is_listed:
-            self._save()
+        self._source.overrides.sweep()
+        self._save()
         return error
 
     def _restore(self, restored: list[Resident]) -> None:
@@ -407,7 +373,7 @@ class ModelManager:
         if self._room.is_closed:  # a server process that is asked to end leaves the journal to the next one
             return
         with self._journal_lock:
-            self._journal.write(dict(self.loaded()))
+            self._journal.write(dict(self.loaded()), self.recall.evicted())
 
     def _refuse_when_closing(self) -> None:
         if self._room.is_closed:
@@ -415,5 +381,6 @@ class ModelManager:
 
     def _unknown(self, name: str) -> ModelNotFoundError:
         hint = "load it with POST /models" if self.is_platform else "GET /repository lists what there is"
+        hint = "it was unloaded, load it again" if name in self._barred else hint
         reason = f" (withdrawn: {self._withdrawn[name][0]})" if name in self._withdrawn else ""
         return ModelNotFoundError(f"Model '{name}' is not loaded{reason}: {hint}.")

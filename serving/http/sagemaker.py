@@ -35,8 +35,9 @@ from serving.http.bodies import Bodies, Place
 from serving.http.handed import Stream, headers_of, request_of
 from serving.http.replies import JSON, Environ, Headers, Reply
 from serving.inference import Answer, Inference
+from serving.lease import Lease
 from serving.logs import about
-from serving.manager import Lease, ModelManager
+from serving.manager import ModelManager
 from serving.repository.source import Artifact
 from serving.residents import Resident
 from serving.statistics import Spent

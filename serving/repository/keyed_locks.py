@@ -18,14 +18,21 @@ class KeyedLocks:
         self._held: dict[Hashable, tuple[threading.Lock, int]] = {}
 
     @contextlib.contextmanager
-    def hold(self, key: Hashable) -> Iterator[None]:
-        """Wait until nobody else holds `key`, and hold it for the length of the block."""
+    def hold(self, key: Hashable, timeout_s: float = -1, too_late: Exception | None = None) -> Iterator[None]:
+        """Wait until nobody else holds `key`, and hold it for the length of the block; raise `too_late` past the limit.
+
+        Without a limit the wait is as long as the others take.
+        """
         with self._lock:
             own, waiting = self._held.get(key, (threading.Lock(), 0))
             self._held[key] = own, waiting + 1
         try:
-            with own:
+            if not own.acquire(timeout=timeout_s):
+                raise too_late or TimeoutError(str(key))
+            try:
                 yield
+            finally:
+                own.release()
         finally:
             with self._lock:
                 own, waiting = self._held[key]

@@ -17,13 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.errors import (
-    BadRequestError,
-    InsufficientDiskError,
-    LoadFailedError,
-    ModelNotFoundError,
-    ServingError,
-)
+from serving.errors import BadRequestError, InsufficientDiskError, LoadFailedError, ModelNotFoundError, ServingError
 from serving.repository.limits import Meter
 from serving.repository.members import Kind, Member
 from serving.repository.store import Charge, Store, tree_bytes
@@ -147,14 +141,18 @@ class Overrides:
                 if str(folder) not in wanted:
                     shutil.rmtree(folder, ignore_errors=True)
                     continue
-                charge = self._store.charge(folder.name)
-                try:
-                    charge.add(tree_bytes(folder))
-                except InsufficientDiskError as error:  # a smaller budget than before: the others may fit
-                    log.warning("event=override_removed folder=%s reason=%r", folder, error.message)
-                    shutil.rmtree(folder, ignore_errors=True)
-                    continue
-                self._kept[str(folder)] = _Kept(charge)
+                self._adopt(folder)
+
+    def _adopt(self, folder: Path) -> None:
+        charge = self._store.charge(folder.name)
+        try:
+            charge.add(tree_bytes(folder))
+        except InsufficientDiskError as error:  # the budget is smaller than it was; the others may fit
+            log.warning("event=override_removed folder=%s reason=%r", folder, error.message)
+            charge.give_back()
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self._kept[str(folder)] = _Kept(charge)
 
     def _release(self, url: str) -> None:
         with self._lock:

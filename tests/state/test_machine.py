@@ -20,7 +20,7 @@ from serving.errors import (
     ServingError,
     UnavailableError,
 )
-from serving.manager import Lease
+from serving.lease import Lease
 from tests.state.rig import BUDGET_BYTES, KIB, OVERHEAD_BYTES, SIZES_KIB, Rig
 
 names = st.sampled_from(sorted(SIZES_KIB))

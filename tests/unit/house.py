@@ -12,6 +12,7 @@ from pathlib import Path
 from serving import memory
 from serving.backends.base import Footprint, InProcessBackend, InProcessModel, LoadedModel
 from serving.backends.batched import BatchedModel
+from serving.backends.ensemble import EnsembleBackend
 from serving.backends.fake import FakeBackend
 from serving.catalog import Catalog
 from serving.cores import CoreBudget
@@ -166,6 +167,7 @@ class House:
         memory.give_back()
         self.root = folder / "models"
         self.root.mkdir(exist_ok=True)
+        self._tensors: dict[str, tuple[str, str]] = {}
         self.backend = TestBackend()
         self.ledger = Ledger(budget_bytes, pays_for_runtimes=pays_for_runtimes)
         self.metrics = Metrics()
@@ -175,9 +177,10 @@ class House:
         self.evicted: list[Candidate] = []
         self.source = ModelSource(self.root, self.store, allow_fake=True, may_take_files=True)
         self.statistics = Statistics()
+        self.ensembles = EnsembleBackend(5)
         self.manager = ModelManager(
             self.source,
-            {"fake": self.backend},
+            {"fake": self.backend, "ensemble": self.ensembles},
             self.ledger,
             self.metrics,
             is_platform=is_platform,
@@ -190,6 +193,24 @@ class House:
     def make(self, name: str, **config: object) -> str:
         """Write a fake model; return its url."""
         return str(make_fake(self.root, name, **config))
+
+    def make_ensemble(self, name: str, *members: str) -> None:
+        """Write an ensemble that passes its input through models in a row."""
+        tensors = [f"T{number}" for number in range(len(members) + 1)]
+        steps = ", ".join(
+            f'{{ model_name: "{member}" input_map {{ key: "{reads}" value: "{before}" }} '
+            f'output_map {{ key: "{writes}" value: "{after}" }} }}'
+            for member, before, after in zip(members, tensors, tensors[1:], strict=False)
+            for reads, writes in [self._tensors.get(member, ("x", "y"))]
+        )
+        self._tensors[name] = tensors[0], tensors[-1]
+        (self.root / name / "1").mkdir(parents=True)
+        (self.root / name / "config.pbtxt").write_text(
+            'platform: "ensemble"\nmax_batch_size: 4\n'
+            f'input [ {{ name: "{tensors[0]}" data_type: TYPE_FP32 dims: [ 2 ] }} ]\n'
+            f'output [ {{ name: "{tensors[-1]}" data_type: TYPE_FP32 dims: [ 2 ] }} ]\n'
+            f"ensemble_scheduling {{ step [ {steps} ] }}\n"
+        )
 
     def load(self, name: str, **config: object) -> str:
         """Write a fake model and load it; return its url."""

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serving.catalog import Catalog
+from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
     LoadFailedError,
+    ModelConflictError,
     ModelNotFoundError,
+    UnavailableError,
 )
+from serving.inference import Inference
 from serving.repository.ensemble_steps import Step
 from serving.repository.overrides import Override
-from tests.unit.house import KIB, House, others
+from serving.residents import Resident
+from tests.unit.house import KIB, PATIENT, House, others
 from tests.unit.repository.packs import zip_of
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -151,6 +160,89 @@ def test_a_second_load_loads_anew(house: House) -> None:
     assert answer(house) == [[2, 4]]
 
 
+def test_an_unload_while_the_model_loads_takes_it_away(house: House) -> None:
+    """The request that began the load is answered; none brings the model back."""
+    gate = house.backend.hold("m")
+    with others(2) as pool:
+        request = pool.submit(house.use, "m")
+        assert gate.reached.wait(10)
+        unload = pool.submit(house.catalog.unload, "m")
+        until(lambda: bool(house.manager._residents._waiters))
+        gate.go()
+        request.result(10)
+        unload.result(10)
+
+    assert house.names() == []
+    with pytest.raises(ModelNotFoundError, match="'m' has no available versions"):
+        house.catalog.refuse_unloaded("m")
+
+
+def test_an_unload_while_a_load_fails_is_no_error(house: House) -> None:
+    """There is nothing to unload then, and it stays so."""
+    gate = house.backend.hold("m")
+    house.backend.crashes["m"] = LoadFailedError("no good")
+    with others(2) as pool:
+        request = pool.submit(house.use, "m")
+        assert gate.reached.wait(10)
+        unload = pool.submit(house.catalog.unload, "m")
+        until(lambda: bool(house.manager._residents._waiters))
+        gate.go()
+        assert isinstance(request.exception(10), LoadFailedError)
+        unload.result(10)
+
+    with pytest.raises(ModelNotFoundError):
+        house.use("m")
+    assert house.backend.loads["m"] == 1
+
+
+def test_a_request_that_waits_for_the_end_of_an_unload_does_not_undo_it(house: House) -> None:
+    """404, though nobody had told it of the unload when it came."""
+    house.use("m")
+    with others(2) as pool, house.manager.ready("m"):
+        unload = pool.submit(house.catalog.unload, "m")
+        until(lambda: house.manager.peek("m") is None)
+        request = pool.submit(house.use, "m")
+        until(lambda: house.manager._residents._waiters == 2)
+    with pytest.raises(ModelNotFoundError, match="'m' is not loaded: it was unloaded, load it again"):
+        request.result(10)
+    unload.result(10)
+    assert house.names() == []
+
+
+def test_by_no_route_does_a_request_load_what_was_unloaded(house: House) -> None:
+    """Asked for by its whole name or without its suffix; a load does, and an eviction after it changes nothing."""
+    (house.root / "iris.zip").write_bytes(zip_of({"fake.json": b"{}"}))
+    house.use("iris")
+    house.catalog.unload("iris.zip")
+    for name in ("iris", "iris.zip"):
+        with pytest.raises(ModelNotFoundError):
+            house.use(name)
+        with pytest.raises(ModelNotFoundError, match="has no available versions"):
+            house.catalog.refuse_unloaded(name)
+    house.manager.load("iris.zip", str(house.root / "iris.zip"))
+    house.manager.unload("iris.zip")
+    for name in ("iris", "iris.zip"):
+        house.catalog.refuse_unloaded(name)
+        house.use(name)
+
+
+def test_an_unload_that_a_request_sees_halfway_is_kept(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks between the note of the unload and the model's leaving."""
+    house.use("m")
+    unload = house.manager.unload
+
+    def looked_at(name: str, *, stays_away: bool = False) -> Resident:
+        house.catalog.refuse_unloaded("m")
+        return unload(name, stays_away=stays_away)
+
+    monkeypatch.setattr(house.manager, "unload", looked_at)
+    house.catalog.unload("m")
+
+    with pytest.raises(ModelNotFoundError, match="'m' has no available versions"):
+        house.catalog.refuse_unloaded("m")
+    assert not house.catalog.is_ready("m")
+
+
 def test_unloading_what_is_not_there_is_no_error(house: House) -> None:
     """As with Triton; its name is free for later."""
     house.catalog.unload("later")
@@ -169,6 +261,36 @@ def test_members_go_with_their_ensemble_where_that_is_asked_for(house: House) ->
     house.catalog.unload("ens", with_members=True)
 
     assert house.names() == ["other"]
+
+
+def test_an_ensemble_that_is_loaded_brings_back_members_that_were_unloaded(tmp_path: Path) -> None:
+    """Those of an ensemble in it too; a mere request for the ensemble brings back none."""
+    house = House(tmp_path)
+    engine = Inference(house.manager, house.catalog, CoreBudget(2), house.statistics, 5)
+    house.ensembles.members = engine
+    house.make("leaf")
+    house.make_ensemble("inner", "leaf")
+    house.make_ensemble("outer", "inner", "leaf")
+    house.catalog.load("outer")
+    for each in ("inner", "outer"):
+        house.catalog.unload(each, with_members=True)
+    house.catalog.load("outer")
+    assert house.names() == ["inner", "leaf", "outer"]
+    house.manager.unload("outer")
+    house.catalog.unload("inner", with_members=True)
+    with pytest.raises(ModelNotFoundError):
+        engine.signature("outer")
+
+    assert house.names() == []
+
+
+def test_an_ensemble_whose_member_is_nowhere_is_told_by_its_load(tmp_path: Path) -> None:
+    """As before: what cannot be followed is not brought back, either."""
+    house = House(tmp_path)
+    house.ensembles.members = Inference(house.manager, house.catalog, CoreBudget(2), house.statistics, 5)
+    house.make_ensemble("lost", "nowhere")
+    with pytest.raises(BadRequestError, match="'nowhere' is not found"):
+        house.catalog.load("lost")
 
 
 def test_a_model_that_was_never_loaded_is_not_found_after_its_unload(house: House) -> None:
@@ -267,6 +389,42 @@ def test_an_evicted_model_comes_back_from_what_came(tmp_path: Path) -> None:
         house.use("first")
 
 
+def test_an_archive_comes_back_from_what_came_by_its_short_name_too(tmp_path: Path) -> None:
+    """A request for it without its suffix does not get the repository's."""
+    house = House(tmp_path, budget_bytes=150 * KIB)
+    (house.root / "iris.zip").write_bytes(zip_of({"fake.json": b"{}"}))
+    house.catalog.load("iris", fake(bytes=100 * KIB, scale=3))
+    house.load("second", bytes=100 * KIB)
+    assert house.names() == ["second"]
+
+    assert answer(house, "iris") == [[3, 6]]
+
+
+def test_what_came_goes_with_the_last_who_wants_it(tmp_path: Path) -> None:
+    """An evicted one that is loaded without it, by whichever route, or deleted, or that turns out to be gone."""
+    house = House(tmp_path, budget_bytes=150 * KIB)
+    url = house.make("first", bytes=100 * KIB)
+    house.make("second", bytes=100 * KIB)
+
+    def evicted() -> None:
+        house.catalog.load("first", fake(bytes=100 * KIB))
+        house.use("second")
+        assert (house.names(), len(loads(house))) == (["second"], 1)
+
+    evicted()
+    house.manager.load("first", url)
+    assert loads(house) == []
+    evicted()
+    with pytest.raises(ModelNotFoundError):
+        house.manager.unload("first")
+    assert loads(house) == []
+    evicted()
+    house.backend.crashes["first"] = ModelNotFoundError("its files went")
+    with pytest.raises(ModelNotFoundError):
+        house.use("first")
+    assert (loads(house), house.store.used_bytes) == ([], 0)
+
+
 def test_a_killed_server_process_comes_back_with_it(tmp_path: Path) -> None:
     """The journal names it; what no model wants any more is swept."""
     house = House(tmp_path)
@@ -278,6 +436,25 @@ def test_a_killed_server_process_comes_back_with_it(tmp_path: Path) -> None:
 
     assert answer(new, "first") == [[3, 6]]
     assert [str(each) for each in loads(new)] == [new.manager.url_of("first")]
+
+
+def test_a_killed_server_process_knows_what_came_for_an_evicted_model(tmp_path: Path) -> None:
+    """It is not loaded before it is asked for, and after an unload it is not known any more."""
+    house = House(tmp_path, budget_bytes=150 * KIB)
+    house.catalog.load("first", fake(bytes=100 * KIB, scale=3))
+    house.load("second", bytes=100 * KIB)
+    house.store.close()
+    new = House(tmp_path, budget_bytes=150 * KIB)
+    new.manager.restore()
+    assert (new.names(), len(loads(new)), new.catalog.is_ready("first")) == (["second"], 1, True)
+    assert answer(new, "first") == [[3, 6]]
+    new.use("second")
+    new.catalog.unload("first")
+    new.store.close()
+    last = House(tmp_path, budget_bytes=150 * KIB)
+    last.manager.restore()
+
+    assert (last.names(), loads(last), last.catalog.is_ready("first")) == (["second"], [], False)
 
 
 def test_what_cannot_be_polled_leaves_the_model_as_it_was(house: House) -> None:
@@ -324,6 +501,22 @@ def test_two_loads_of_one_model_take_turns(house: House) -> None:
     assert (answer(house), len(loads(house))) == ([[5, 10]], 1)
 
 
+def test_a_load_whose_turn_does_not_come_is_refused(house: House) -> None:
+    """So is an unload: 503, and what was under way goes on."""
+    catalog = Catalog(house.manager, house.source, house.statistics, turn_s=0.02)
+    gate = house.backend.hold("m")
+    with others(2) as pool:
+        first = pool.submit(catalog.load, "m", fake(scale=3))
+        assert gate.reached.wait(10)
+        for ask in (catalog.load, catalog.unload):
+            with pytest.raises(UnavailableError, match="Model 'm' is being loaded, or unloaded, by another call"):
+                ask("m")
+        gate.go()
+        first.result(10)
+
+    assert answer(house) == [[3, 6]]
+
+
 def test_a_model_that_goes_while_it_is_loaded_anew_is_loaded_all_the_same(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +532,98 @@ def test_a_model_that_goes_while_it_is_loaded_anew_is_loaded_all_the_same(
     house.catalog.load("m")
 
     assert house.names() == ["m"]
+
+
+def test_a_load_of_a_loaded_model_under_traffic_is_that_load(house: House) -> None:
+    """Requests that waited for the old one's end get the new one, whoever of them loads it."""
+    house.catalog.load("m")
+    with others(8) as pool:
+        with house.manager.ready("m"):
+            load = pool.submit(house.catalog.load, "m", fake(scale=3))
+            until(lambda: house.manager.peek("m") is None)
+            answers = [pool.submit(answer, house) for _ in range(6)]
+            until(lambda: house.manager._residents._waiters == 7)
+        load.result(10)
+        assert [each.result(10) for each in answers] == [[[3, 6]]] * 6
+
+    assert (answer(house), house.backend.loads["m"]) == ([[3, 6]], 2)
+
+
+def test_a_load_that_a_request_began_and_that_fails_brings_back_what_was_there(house: House) -> None:
+    """And nothing of what came stays."""
+    house.catalog.load("m", fake(scale=3))
+    with others(8) as pool:
+        with house.manager.ready("m"):
+            load = pool.submit(house.catalog.load, "m", fake(fail_load="no luck"))
+            until(lambda: house.manager.peek("m") is None)
+            answers = [pool.submit(answer, house) for _ in range(6)]
+            until(lambda: house.manager._residents._waiters == 7)
+        assert isinstance(load.exception(10), BadRequestError)
+        assert {str(each.exception(10) or each.result()) for each in answers} <= {
+            "[[3, 6]]", "Model 'm' failed to load: no luck",
+        }  # fmt: skip
+
+    assert (answer(house), len(loads(house))) == ([[3, 6]], 1)
+
+
+def test_a_drain_that_takes_too_long_keeps_what_came_with_the_load_before(tmp_path: Path) -> None:
+    """The load is refused, and a request gets the former model once the drain is over."""
+    house = House(tmp_path, limits=replace(PATIENT, drain_timeout_s=0.05))
+    house.make("m")
+    house.catalog.load("m", fake(scale=3))
+    with house.manager.ready("m"), pytest.raises(UnavailableError, match="in flight"):
+        house.catalog.load("m", fake(scale=5))
+
+    assert (answer(house), len(loads(house))) == ([[3, 6]], 1)
+
+
+def test_what_was_there_and_cannot_come_back_leaves_nothing(house: House) -> None:
+    """Neither the one nor the other is kept on disk, and the index says why."""
+    house.catalog.load("m", fake(scale=3))
+    house.backend.crashes["m"] = LoadFailedError("no luck at all")
+    with pytest.raises(BadRequestError, match="no luck at all"):
+        house.catalog.load("m", fake(scale=5))
+
+    assert (house.names(), loads(house)) == ([], [])
+    assert "no luck at all" in house.catalog.index()[0]["reason"]
+
+
+def test_a_model_whose_files_are_gone_is_loaded_anew_all_the_same(house: House) -> None:
+    """It could not be brought back, which is no reason to keep it."""
+    house.catalog.load("m", fake(scale=3))
+    shutil.rmtree(loads(house)[0])
+    house.catalog.load("m")
+
+    assert answer(house) == [[4, 8]]
+
+
+def test_what_was_there_comes_back_with_a_request_when_there_is_no_memory_just_now(house: House) -> None:
+    """That is no fault of its own."""
+    house.catalog.load("m", fake(scale=3))
+    house.backend.crashes["m"] = InsufficientMemoryError("none just now")
+    with pytest.raises(InsufficientMemoryError):
+        house.catalog.load("m", fake(scale=5))
+    del house.backend.crashes["m"]
+
+    assert (answer(house), len(loads(house))) == ([[3, 6]], 1)
+
+
+def test_a_load_between_which_another_route_loads_something_else_is_a_conflict(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came is not what is served."""
+    house.catalog.load("m")
+    unload = house.manager.unload
+
+    def and_load(name: str) -> None:
+        unload(name)
+        house.manager.load("m", house.make("other", scale=7))
+
+    monkeypatch.setattr(house.manager, "unload", and_load)
+    with pytest.raises(ModelConflictError):
+        house.catalog.load("m", fake(scale=3))
+
+    assert (answer(house), loads(house)) == ([[7, 14]], [])
 
 
 # ---- loads that fail -------------------------------------------------------------------------------------------------

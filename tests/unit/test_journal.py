@@ -19,6 +19,14 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["j.json"]
 
 
+def test_what_was_evicted_is_told_apart(tmp_path: Path) -> None:
+    """It is known, and not to be loaded at once."""
+    Journal(tmp_path / "j.json").write({"a": "/m/a"}, {"b": "/m/b"})
+    journal = Journal(tmp_path / "j.json")
+
+    assert (journal.read(), journal.read_evicted()) == ({"a": "/m/a"}, {"b": "/m/b"})
+
+
 def test_without_a_path_everything_is_forgotten() -> None:
     """Where nothing is writable, serving goes on."""
     journal = Journal(None)
@@ -87,4 +95,4 @@ def test_the_journal_is_plain_json(tmp_path: Path) -> None:
     """A person can read it."""
     Journal(tmp_path / "j").write({"a": "/m/a"})
 
-    assert json.loads((tmp_path / "j").read_text()) == {"a": "/m/a"}
+    assert json.loads((tmp_path / "j").read_text()) == {"loaded": {"a": "/m/a"}, "evicted": {}}

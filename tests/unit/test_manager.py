@@ -124,6 +124,35 @@ def test_everybody_who_joined_a_load_gets_its_error(tmp_path: Path) -> None:
     assert house.manager._by_name == {}
 
 
+def test_a_load_does_not_hear_of_the_failure_of_another_url(tmp_path: Path) -> None:
+    """It waits for the end of that one and loads its own."""
+    house = House(tmp_path, is_platform=True)
+    bad, good, gate = house.make("a", fail_load="no good"), house.make("b"), house.backend.hold("a")
+    with others() as pool:
+        first = pool.submit(house.manager.load, "a", bad)
+        assert gate.reached.wait(5)
+        second = pool.submit(house.manager.load, "a", good)
+        until(lambda: bool(house.manager._residents._waiters))
+        gate.go()
+        assert isinstance(first.exception(5), LoadFailedError)
+        assert second.result(5) is None
+
+    assert house.manager.loaded() == [("a", good)]
+
+
+def test_a_load_that_waits_for_that_of_another_url_gives_up_in_time(tmp_path: Path) -> None:
+    """504, as one that joined."""
+    house = House(tmp_path, limits=Limits(load_timeout_s=0.05))
+    url, gate = house.make("a"), house.backend.hold("a")
+    with others() as pool:
+        load = pool.submit(house.manager.load, "a", url)
+        assert gate.reached.wait(5)
+        with pytest.raises(DeadlineExceededError, match="'a' is still loading"):
+            house.manager.load("a", house.make("b"))
+        gate.go()
+        load.result(5)
+
+
 def test_a_request_that_joined_gives_up_in_time_and_the_load_goes_on(tmp_path: Path) -> None:
     """503 after the request's limit; the next request finds the model."""
     house = House(tmp_path, limits=QUICK)

@@ -118,7 +118,7 @@ def test_options_tells_the_methods(front: Front) -> None:
 
 def test_a_bug_is_500_and_none_of_it_is_on_the_wire(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on the hot routes."""
-    monkeypatch.setattr(front.house.manager, "_by_name", None)
+    monkeypatch.setattr(front.house.manager.recall, "_by_name", None)
     answer = front.ask("GET", "/models/a")
 
     assert answer.status == 500

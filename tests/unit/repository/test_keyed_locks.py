@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from serving.errors import UnavailableError
 from serving.repository.keyed_locks import KeyedLocks
 from tests.unit.house import others
+
+_TOO_LATE = UnavailableError("too long")
 
 
 def test_of_two_who_want_the_same_one_waits() -> None:
@@ -26,4 +31,15 @@ def test_of_two_who_want_the_same_one_waits() -> None:
         waiting.result(10)
 
     assert is_second
+    assert not locks._held
+
+
+def test_who_waits_too_long_is_told_so() -> None:
+    """With the error of its own, and is forgotten; after that the key is free as ever."""
+    locks = KeyedLocks()
+    with locks.hold("a"), pytest.raises(UnavailableError, match="too long"), locks.hold("a", 0.01, _TOO_LATE):
+        pass
+    with locks.hold("a", 0.01, _TOO_LATE):
+        assert locks._held
+
     assert not locks._held
