@@ -1,4 +1,4 @@
-"""The yardsticks: a bare WSGI callable, the same work in Flask. Run by the benchmarks as servers of their own."""
+"""The yardsticks: bare WSGI and gRPC callables, the same work in Flask. Run by the benchmarks as servers."""
 
 from __future__ import annotations
 
@@ -64,5 +64,26 @@ def serve_bare(port: int, threads: int) -> None:
     ).serve(target_loader=load, wrap_loader=False)  # fmt: skip
 
 
+def serve_bare_grpc(port: int, threads: int) -> None:
+    """Serve a gRPC method that takes bytes and answers none, unparsed, with our own listener's settings."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    from serving import memory
+
+    memory.tune_allocator()
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+    server = grpc.server(ThreadPoolExecutor(threads), options=options)
+    take = grpc.unary_unary_rpc_method_handler(lambda _data, _context: b"")  # no deserializer: bytes as they came
+    handlers = {"ModelInfer": take}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    server.wait_for_termination()
+
+
 if __name__ == "__main__":
-    serve_bare(int(sys.argv[1]), int(sys.argv[2]))
+    {"http": serve_bare, "grpc": serve_bare_grpc}[sys.argv[3] if len(sys.argv) > 3 else "http"](
+        int(sys.argv[1]), int(sys.argv[2])
+    )

@@ -56,7 +56,10 @@ class Measurement:
 
 
 class Server:
-    """A server process group, as a rule pinned to core 0; `ready_path` answers when it is up."""
+    """A server process group, as a rule pinned to core 0; `ready_path` answers when it is up.
+
+    Without one it is up when somebody listens on its port.
+    """
 
     def __init__(
         self,
@@ -86,6 +89,9 @@ class Server:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
+                if not ready_path:
+                    socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                    return
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}{ready_path}", timeout=5).read()
             except urllib.error.HTTPError:
                 return

@@ -3,10 +3,11 @@
 The model answers the mean of each channel: little arithmetic and a small answer, so that the way of 602,112 bytes to
 the model is what is measured. One model.py is served by tritonserver's Python backend and by a worker of ours; a third
 row is the same arithmetic as an ONNX model, which runs in our server process (this tritonserver has the Python backend
-alone). One run, interleaved: servers on core 0, the load on the last core. HTTP comes from wrk, gRPC from threads that
-send a message made once over a connection each. Goals, for the same model.py: at most half of tritonserver's CPU us a
-request, and at least twice its requests a second at 16 clients. `make bench-v2` runs it. Usage: python benchmarks/v2.py
-[--rounds 7] [--seconds 2]
+alone). The last rows take the same bytes and do nothing with them: what the transports cost by themselves, below which
+no server over them comes. One run, interleaved: servers on core 0, the load on the last core. HTTP comes from wrk, gRPC
+from threads that send a message made once over a connection each. Goals, for the same model.py: at most half of
+tritonserver's CPU us a request, and at least twice its requests a second at 16 clients. `make bench-v2` runs it. Usage:
+python benchmarks/v2.py [--rounds 7] [--seconds 2]
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tests.oracle import tritonserver
 
 CLIENTS = (1, 16)
 TRITON, WORKER, INSIDE = "tritonserver, Python backend", "wharf, model.py in a worker", "wharf, ONNX in process"
+BARE_HTTP, BARE_GRPC = "nothing but Granian", "nothing but grpcio"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 MODEL = """
 import triton_python_backend_utils as pb_utils
@@ -200,8 +202,16 @@ def main() -> None:
         command = tritonserver.command(root, Path(folder) / "backends", "{port}", their_grpc, "--load-model=mean_py")
         triton = Server("tritonserver", command, "/v2/health/ready", tritonserver.environment())
         ours = wharf(root, WHARF_GRPC_PORT=str(our_grpc), WHARF_CPU_CORES="1", WHARF_MAX_WORKERS="1")
+        peer = [sys.executable, "-m", "benchmarks.peers", "{port}"]
+        bare, quiet = Server(BARE_HTTP, [*peer, "256"], "/"), Server(BARE_GRPC, [*peer, "64", "grpc"], "")
         try:
             rows = rows_of(triton, f"127.0.0.1:{their_grpc}", ours, f"127.0.0.1:{our_grpc}", tensor)
+            taken = Request("/swallow", http_request("mean_py", tensor).body, "application/octet-stream", "*/*")
+            message = grpc_request("mean_py", tensor)
+            rows += [
+                Row("HTTP", BARE_HTTP, partial(bare.measure, taken)),
+                Row("gRPC", BARE_GRPC, partial(measure_grpc, quiet, f"127.0.0.1:{quiet.port}", message)),
+            ]
             for row in rows:
                 row.measure(8, 1)
             for _ in range(arguments.rounds):
@@ -210,8 +220,8 @@ def main() -> None:
                         runs = cells[row.wire].setdefault((row.name, clients), [])
                         runs.append(row.measure(clients, arguments.seconds))
         finally:
-            triton.stop()
-            ours.stop()
+            for server in (triton, ours, bare, quiet):
+                server.stop()
     for wire, found in cells.items():
         print(f"-- {wire}")
         print_table(found, TRITON)
