@@ -163,14 +163,18 @@ class TritonServer:
             self._disconnect("" if is_live else f"ended with status {process.wait()} before it was live")
 
     def _take_over_regions(self) -> None:
-        """Remove the shared memory of a server process before this one that was killed, and note ours for the next."""
+        """Remove what a server process before this one left that was killed, and note ours for the next.
+
+        The Python backend's processes outlive a killed tritonserver; the names of their regions are in their commands.
+        """
         note = self.repository.parent / "regions"
-        if note.exists():
-            self._remove_regions(note.read_text())
+        if note.exists() and (before := note.read_text()).startswith(_REGION_PREFIX):
+            _kill_who_has(before)
+            self._remove_regions(before)
         note.write_text(self._region_prefix)
 
     def _remove_regions(self, prefix: str) -> None:
-        for region in _SHARED_MEMORY.glob(f"{prefix}*") if prefix.startswith(_REGION_PREFIX) else ():
+        for region in _SHARED_MEMORY.glob(f"{prefix}*"):
             region.unlink(missing_ok=True)
 
     def _clear_up(self, leader: int) -> None:
@@ -291,3 +295,14 @@ def _kill(leader: int) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def _kill_who_has(word: str) -> None:
+    """Kill the processes whose command has `word`, which is random, in it."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if word.encode() in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:  # it has ended, or is somebody else's
+                continue

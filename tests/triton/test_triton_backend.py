@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -124,7 +125,19 @@ def test_it_ends_with_us(tmp_path: Path, environ: dict[str, str]) -> None:
     child = tritonserver_pid(server)
     os.kill(server.server_pid(), signal.SIGKILL)
     until(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(child), 10)
+    strays = _stubs(server)
+    until(lambda: _answers(server, "m"), 60)
+    assert tritonserver_pid(server) != child
+    assert not any(Path(f"/proc/{each}").exists() and not _is_zombie(each) for each in strays)
     server.stop()
+
+
+def _answers(server: RunningServer, name: str) -> bool:
+    """Say whether a model answers; a server process that is being started again does not."""
+    try:
+        return bool(ask(server, name).status_code == 200)
+    except httpx.TransportError:
+        return False
 
 
 def tritonserver_pid(server: RunningServer) -> int:
