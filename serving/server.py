@@ -93,13 +93,7 @@ class Server:
             ledger,
             self.metrics,
             is_platform=settings.is_platform,
-            limits=Limits(
-                settings.request_timeout_s,
-                settings.load_timeout_s,
-                settings.drain_timeout_s,
-                settings.load_concurrency,
-                waiters_per_load=max(1, settings.max_in_flight // 2),
-            ),
+            limits=_limits(settings),
             journal=Journal(journal_path),
         )
         usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes)
@@ -137,12 +131,7 @@ class Server:
         )
         self._grpc = self._make_grpc(admission, guard)
         _warn(settings, limits, ledger)
-        log.info(
-            "event=started pid=%d mode=%s root=%s budget=%s limit=%s limit_source=%r cores=%d threads=%d",
-            *(os.getpid(), "platform" if settings.is_platform else "standalone", settings.model_root),
-            *(format_bytes(ledger.budget_bytes), format_bytes(limits.memory_bytes), limits.memory_source),
-            *(cores.cores, threads_of(settings)),
-        )
+        _say_started(settings, limits, ledger, cores)
 
     def start(self) -> None:
         """Restore what a killed process had loaded; load the one model of a single-model endpoint."""
@@ -262,6 +251,25 @@ def _warn(settings: Settings, limits: memory.Limits, ledger: Ledger) -> None:
         log.warning("event=setting_without_effect name=WHARF_ADMIN_TOKEN reason='the platform sends no token'")
     if not settings.model_root.is_dir():
         log.warning("event=no_model_root root=%s hint='create it or set WHARF_MODEL_ROOT'", settings.model_root)
+
+
+def _say_started(settings: Settings, limits: memory.Limits, ledger: Ledger, cores: CoreBudget) -> None:
+    log.info(
+        "event=started pid=%d mode=%s root=%s budget=%s limit=%s limit_source=%r cores=%d threads=%d",
+        *(os.getpid(), "platform" if settings.is_platform else "standalone", settings.model_root),
+        *(format_bytes(ledger.budget_bytes), format_bytes(limits.memory_bytes), limits.memory_source),
+        *(cores.cores, threads_of(settings)),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.request_timeout_s,
+        settings.load_timeout_s,
+        settings.drain_timeout_s,
+        settings.load_concurrency,
+        waiters_per_load=max(1, settings.max_in_flight // 2),
+    )
 
 
 def _disk_budget(settings: Settings, limits: memory.Limits) -> int:

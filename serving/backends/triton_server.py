@@ -23,6 +23,7 @@ from typing import IO, Any, cast
 
 from serving import memory
 from serving.errors import LoadFailedError, UnavailableError
+from serving.workers.process_tree import families, kill_families
 
 log = logging.getLogger("wharf.tritonserver")
 
@@ -108,7 +109,8 @@ class TritonServer:
 
     def held_bytes(self) -> int:
         """Return what it and its children hold, in bytes: private pages and their shares of common ones."""
-        return sum(memory.share_bytes(pid) for pid in _family(self.pid)) if self.pid else 0
+        leader = self.pid
+        return sum(map(memory.share_bytes, families([leader])[leader])) if leader else 0
 
     def close(self) -> None:
         """End it; returns when it is gone."""
@@ -121,7 +123,7 @@ class TritonServer:
             try:
                 process.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                _kill(process.pid)
+                kill_families([process.pid])
         if watcher is not None:
             watcher.join(_STOP_TIMEOUT_S)
 
@@ -179,7 +181,7 @@ class TritonServer:
 
     def _clear_up(self, leader: int) -> None:
         """Remove what one that was killed left: the Python backend's processes, and their shared memory."""
-        _kill(leader)
+        kill_families([leader])
         self._remove_regions(self._region_prefix)
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
@@ -274,27 +276,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _family(leader: int | None) -> list[int]:
-    """Return the processes of a session."""
-    found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208  no Path for each
-        if entry.isdigit():
-            try:
-                if os.getsid(int(entry)) == leader:
-                    found.append(int(entry))
-            except OSError:
-                continue
-    return found
-
-
-def _kill(leader: int) -> None:
-    for pid in _family(leader):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 def _kill_who_has(word: str) -> None:

@@ -1,7 +1,7 @@
 """Which processes belong to a worker: those that descend from it, and those of its session. Read from /proc.
 
-Only the zygote calls it. An orphan that has left its worker's session is a stray: it comes to the zygote as their
-reaper, and nobody can tell any more whose it was.
+The zygote calls it, and who has another child that makes children (`backends.triton_server`). An orphan that has left
+its worker's session is a stray: it comes to the zygote as their reaper, and nobody can tell any more whose it was.
 """
 
 from __future__ import annotations
