@@ -76,7 +76,9 @@ class ModelManager:
         accounts = (self._books, self._scales, metrics)
         self._unloader = Unloader(self._residents, *accounts, self._save, self._limits.drain_timeout_s)
         self._room = Room(
-            self._residents, *accounts, self._unloader.finish, may_evict=not is_platform, on_evict=on_evict
+            *(self._residents, self._books, metrics, self._unloader.finish),
+            may_evict=not is_platform,
+            on_evict=on_evict,
         )
         self._loader = Loader(
             source, backends, self._residents, self._room, *accounts, concurrency=self._limits.load_concurrency
