@@ -27,6 +27,7 @@ from serving.codecs.v2 import Question, Wanted
 from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
+    CancelledError,
     InvalidArtifactError,
     ModelNotFoundError,
     ServingError,
@@ -169,9 +170,9 @@ class Inference:
         """Return the answers as they come, and where the time went; a model that has not ended has no `infer_ns`."""
         deadline = monotonic() + self._timeout_s
         if not model.is_outside:
-            outputs, spent = self._run_here(fitted, model, started, deadline)
+            outputs, spent = self._run_here(fitted, question, model, started, deadline)
             return iter([Piece(outputs, is_last=True)]), spent
-        reply, spent = _invoke(fitted, model, _about(question) | {"stream": "tensors"}, started, deadline)
+        reply, spent = _invoke(fitted, question, model, started, deadline, stream="tensors")
         if reply.chunks is not None:
             spent.infer_ns = 0
         return outcomes.pieces(reply), spent
@@ -221,16 +222,20 @@ class Inference:
     ) -> tuple[Tensors | ServingError, Spent]:
         """Return what a model answers, which may be an error, and where the time went; raises where none did."""
         if not model.is_outside:
-            return self._run_here(fitted, model, started, deadline)
-        reply, spent = _invoke(fitted, model, _about(question), started, deadline)
+            return self._run_here(fitted, question, model, started, deadline)
+        reply, spent = _invoke(fitted, question, model, started, deadline)
         if reply.chunks is not None or (reply.tensors is None and reply.status < 400 and reply.body):
             outcomes.close(reply)
             raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
         return outcomes.failure(reply) if reply.tensors is None else reply.tensors, spent
 
-    def _run_here(self, fitted: Fitted, model: LoadedModel, started: int, deadline: float) -> tuple[Tensors, Spent]:
+    def _run_here(
+        self, fitted: Fitted, question: Question, model: LoadedModel, started: int, deadline: float
+    ) -> tuple[Tensors, Spent]:
         tensors, rows = fitted
         with self._cores.lease(model.threads, max(0.0, deadline - monotonic())):
+            if question.is_left is not None and question.is_left():
+                raise CancelledError("Request is cancelled")
             began = perf_counter_ns()
             outputs = model.run(tensors)
             return outputs, Spent(began - started, 0, perf_counter_ns() - began, 0, rows)
@@ -316,12 +321,13 @@ def _question(step: Step, tensors: Tensors, about: Mapping[str, Any]) -> Questio
 
 
 def _invoke(
-    fitted: Fitted, model: LoadedModel, about: dict[str, Any], started: int, deadline: float
+    fitted: Fitted, question: Question, model: LoadedModel, started: int, deadline: float, **more: str
 ) -> tuple[Reply, Spent]:
     """Have a model outside answer; where its line does not say how the time went, all of it was the model's."""
     tensors, rows = fitted
     began = perf_counter_ns()
-    reply = cast("HandlerModel", model).invoke(Request(tensors=tensors, about=about), deadline)
+    request = Request(tensors=tensors, about=_about(question) | more, is_left=question.is_left)
+    reply = cast("HandlerModel", model).invoke(request, deadline)
     return reply, reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows)
 
 
