@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from serving.backends.warmed import WarmedBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.catalog import Catalog
 from serving.cores import CoreBudget
+from serving.devices import find_devices, say_devices
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
 from serving.http.admission import Admission, Gate
@@ -46,6 +48,7 @@ from serving.metrics import Gauges, Metrics
 from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
+from serving.scales import Scales
 from serving.settings import Settings, Share
 from serving.shared_memory import Regions
 from serving.statistics import Statistics
@@ -87,6 +90,7 @@ class Server:
         workers = _dressed(GroupingBackend(self._workers))
         backends |= {"worker": workers, "ensemble": self._ensembles, "triton": self._triton}
         ledger = _make_ledger(settings, limits)
+        meter = find_devices(environ)
         self.manager = ModelManager(
             self.source,
             backends,
@@ -95,8 +99,13 @@ class Server:
             is_platform=settings.is_platform,
             limits=_limits(settings),
             journal=Journal(journal_path),
+            scales=Scales(
+                meter,
+                lambda capacity_bytes: _share(settings.device_headroom, capacity_bytes),
+                give_back_s=settings.device_give_back_s,
+            ),
         )
-        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes)
+        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes, meter)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
@@ -110,7 +119,9 @@ class Server:
         self._ensembles.members = self.inference
         logs.add_filter(self.inference.logging)
         machine = Machine()
-        self.metrics.more = lambda: triton_families(self.statistics, pending(self.manager), machine.read())
+        self.metrics.more = lambda: triton_families(
+            self.statistics, pending(self.manager), machine.read(), meter.devices()
+        )
         routes = SageMakerRoutes(
             self.manager,
             cores,
@@ -132,6 +143,7 @@ class Server:
         self._grpc = self._make_grpc(admission, guard)
         _warn(settings, limits, ledger)
         _say_started(settings, limits, ledger, cores)
+        say_devices(meter, environ, is_wanted=settings.device == "cuda")
 
     def start(self) -> None:
         """Restore what a killed process had loaded; load the one model of a single-model endpoint."""
@@ -385,4 +397,4 @@ def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:
 
 
 def _merge(ours: Gauges, scalars: dict[str, tuple[str, float]]) -> Gauges:
-    return Gauges(ours.scalars | scalars, ours.model_bytes, ours.model_in_flight)
+    return replace(ours, scalars=ours.scalars | scalars)

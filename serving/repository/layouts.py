@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from serving.devices import NOWHERE, Placement
 from serving.errors import InvalidArtifactError
 from serving.repository.bundle import Bundle, find_bundle
 from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, TRITON, read_config_pbtxt, warnings_of
@@ -70,6 +71,7 @@ class ModelSpec:
     config.pbtxt has that whole, as JSON, in `triton`, what it says of queues and batches in `scheduling`, and what
     is to be run before it is ready in `warmup`. `versions` are the others that are served beside it, ascending;
     `members` are an ensemble's own. `folder` is that of a model of tritonserver's, whose `file` is its config.pbtxt.
+    `placement` are the devices that it was given room on, which the loader writes in.
     """
 
     name: str
@@ -91,11 +93,21 @@ class ModelSpec:
     versions: tuple[ModelSpec, ...] = ()
     members: tuple[ModelSpec, ...] = ()
     folder: Path | None = None
+    placement: Placement = NOWHERE
 
     @property
     def parts(self) -> tuple[ModelSpec, ...]:
         """What is loaded with it and goes with it."""
         return (*self.versions, *self.members)
+
+    def placed(self, placement: Placement) -> ModelSpec:
+        """Return this spec, its parts too, on the devices of `placement`."""
+        return replace(
+            self,
+            placement=placement,
+            versions=tuple(each.placed(placement) for each in self.versions),
+            members=tuple(each.placed(placement) for each in self.members),
+        )
 
 
 def describe(  # noqa: PLR0913  the last four by name alone
