@@ -20,9 +20,7 @@ from serving.errors import BadRequestError
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
 
-
-# What the command's other verbs read (where the server is), and what only tells a container where it runs.
-# Read by the other verbs, by `repository` for each model, or by people's own code.
+# What only tells a container where it runs, or is read by the other verbs, `repository` or people's own code.
 _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
 
 # Variables of SageMaker's Triton container that mean something else here, and what to do instead.
@@ -208,8 +206,11 @@ class Settings:
     cores: float | None = _setting(None, "a number above 0", _cores, "WHARF_CPU_CORES")
     """Cores shared by all models; unset: the cgroup's CPU quota, else the processors this process may use."""
 
-    device: str = _setting("cpu", "cpu or cuda", _one_of("cpu", "cuda"), "WHARF_DEVICE")
-    """Where models run unless their wharf.toml says otherwise. cuda is unverified until run on a GPU."""
+    device: str = _setting("cpu", "cpu, cuda or auto", _one_of("cpu", "cuda", "auto"), "WHARF_DEVICE")
+    """Where models run that do not say it themselves; auto: cuda where there is a GPU. docs/gpu.md says what ran."""
+
+    pinned_memory_bytes: int = _setting(64 << 20, "bytes, 64MiB", parse_bytes, "WHARF_PINNED_MEMORY")
+    """Page-locked host memory for copies to and from each GPU: buffers of 4 MiB, taken when first needed."""
 
     cache_dir: Path = _setting(Path("/tmp/wharf"), "a folder", Path, "WHARF_CACHE_DIR")  # noqa: S108  created 0700
     """Where archives are unpacked; content-addressed, may be deleted between runs."""
