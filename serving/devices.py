@@ -7,12 +7,15 @@ CUDA_VISIBLE_DEVICES shows). Decides nothing: `ledger` says what fits, `scales` 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+log = logging.getLogger("wharf.devices")
+
+VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 # CUDA's own words for "none": empty, and what NVIDIA's container runtime sets.
 _NONE = ("", "NoDevFiles", "none", "void")
 
@@ -148,12 +151,27 @@ def find_devices(environ: Mapping[str, str]) -> DeviceMeter:
         return NoDevices(f"NVML says: {error}")
 
 
+def say_devices(meter: DeviceMeter, environ: Mapping[str, str], *, is_wanted: bool) -> None:
+    """Log which devices there are, or why none; a warning where one `is_wanted`, or their numbers are not sure."""
+    devices = meter.devices()
+    for each in devices:
+        log.info(
+            "event=device index=%d name=%r uuid=%s capacity=%d used=%d",
+            *(each.index, each.name, each.uuid, each.capacity_bytes, each.used_bytes),
+        )
+    if not devices:
+        level = logging.WARNING if is_wanted else logging.DEBUG
+        log.log(level, "event=no_devices reason=%r effect='device memory is in no budget'", meter.why_none)
+    if len({each.name for each in devices}) > 1 and environ.get(ORDER) != "PCI_BUS_ID":
+        log.warning("event=device_order_unknown hint='these cards differ: set %s=PCI_BUS_ID'", ORDER)
+
+
 def _visible(library: Any, handles: Sequence[Any], wanted: str | None) -> list[Any]:
     """Return the handles that CUDA shows, in its order.
 
     As CUDA does (Programming Guide, "CUDA Environment Variables"): numbers, or UUIDs and beginnings of them; the first
     that leads nowhere hides itself and all after it. Numbers are PCI's here: CUDA counts so where all cards are alike,
-    or CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    or CUDA_DEVICE_ORDER is PCI_BUS_ID.
     """
     if wanted is None:
         return list(handles)

@@ -7,7 +7,6 @@ calls this room.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 
 from serving.backends.base import Backend
@@ -20,20 +19,20 @@ from serving.backends.torch_cuda import open_cuda
 from serving.backends.torch_device import DeviceSettings, TorchDevices
 from serving.backends.warmed import WarmedBackend
 from serving.cores import CoreBudget
-from serving.devices import find_devices
+from serving.devices import DeviceMeter
 from serving.settings import Settings
 
 log = logging.getLogger("wharf.server")
 
 
-def with_device(settings: Settings, environ: Mapping[str, str]) -> Settings:
+def with_device(settings: Settings, meter: DeviceMeter) -> Settings:
     """Settle which device `auto` is."""
     if settings.device != "auto":
         return settings
-    meter = find_devices(environ)
-    if not meter.devices():
+    has_gpu = bool(meter.devices())
+    if not has_gpu:
         log.info("event=no_gpu device=cpu reason=%r", meter.why_none)
-    return replace(settings, device="cuda" if meter.devices() else "cpu")
+    return replace(settings, device="cuda" if has_gpu else "cpu")
 
 
 def make_torch(settings: Settings, cores: CoreBudget) -> TorchBackend:

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from serving.backends.triton import TritonBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.catalog import Catalog
 from serving.cores import CoreBudget
+from serving.devices import find_devices, say_devices
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
 from serving.http.admission import Admission, Gate
@@ -40,6 +42,7 @@ from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
 from serving.runtimes import dressed, make_runtimes, make_torch, with_device
+from serving.scales import Scales
 from serving.settings import Settings, Share
 from serving.shared_memory import Regions
 from serving.statistics import Statistics
@@ -66,7 +69,8 @@ class Server:
     """One server process: all rooms, wired."""
 
     def __init__(self, settings: Settings, journal_path: Path | None, environ: Mapping[str, str] = os.environ) -> None:
-        settings = self.settings = with_device(settings, environ)
+        meter = find_devices(environ)
+        settings = self.settings = with_device(settings, meter)
         limits = memory.read_limits()
         self.metrics = Metrics()
         cores = CoreBudget(int(settings.cores or limits.cores))
@@ -90,8 +94,13 @@ class Server:
             is_platform=settings.is_platform,
             limits=_limits(settings),
             journal=Journal(journal_path),
+            scales=Scales(
+                meter,
+                lambda capacity_bytes: _share(settings.device_headroom, capacity_bytes),
+                give_back_s=settings.device_give_back_s,
+            ),
         )
-        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes)
+        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes, meter)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
@@ -105,7 +114,9 @@ class Server:
         self._ensembles.members = self.inference
         logs.add_filter(self.inference.logging)
         machine = Machine()
-        self.metrics.more = lambda: triton_families(self.statistics, pending(self.manager), machine.read())
+        self.metrics.more = lambda: triton_families(
+            self.statistics, pending(self.manager), machine.read(), meter.devices()
+        )
         routes = SageMakerRoutes(
             self.manager,
             cores,
@@ -127,6 +138,7 @@ class Server:
         self._grpc = self._make_grpc(admission, guard)
         _warn(settings, limits, ledger)
         _say_started(settings, limits, ledger, cores)
+        say_devices(meter, environ, is_wanted=settings.device == "cuda")
 
     def start(self) -> None:
         """Restore what a killed process had loaded; load the one model of a single-model endpoint."""
@@ -375,4 +387,4 @@ def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:
 
 
 def _merge(ours: Gauges, scalars: dict[str, tuple[str, float]]) -> Gauges:
-    return Gauges(ours.scalars | scalars, ours.model_bytes, ours.model_in_flight)
+    return replace(ours, scalars=ours.scalars | scalars)

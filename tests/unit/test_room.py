@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from serving.books import Books, Demand
 from serving.errors import InsufficientMemoryError, UnavailableError
 from serving.ledger import Ledger
 from serving.lifecycle import Event
 from serving.metrics import Metrics
 from serving.residents import Resident, Residents
 from serving.room import Room
+from serving.scales import Scales
 from tests.unit.house import others
 from tests.waiting import until
 
@@ -26,7 +28,7 @@ class Hall:
         self.ledger = Ledger(budget_bytes)
         self.metrics = Metrics()
         self.gone: list[str] = []
-        self.room = Room(self.residents, self.ledger, self.metrics, self.leave, may_evict=may_evict)
+        self.room = Room(*(self.residents, Books(self.ledger), Scales(), self.metrics, self.leave), may_evict=may_evict)
 
     def resident(self, name: str, count: int = 0, *, in_flight: int = 0) -> Resident:
         """Add a READY resident of `count` bytes, or a LOADING one without any."""
@@ -42,7 +44,7 @@ class Hall:
 
     def reserve(self, resident: Resident, count: int, timeout_s: float) -> None:
         """Ask for room, for so long."""
-        self.room.reserve(resident, count, time.monotonic() + timeout_s)
+        self.room.reserve(resident, Demand(count), time.monotonic() + timeout_s)
 
     def leave(self, resident: Resident) -> None:
         """What the manager does with a victim, without the slow part."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving import runtimes
+from serving.devices import Device, NoDevices
 from serving.server import Server
 from serving.settings import Settings
 from tests.models import make_fake
@@ -74,26 +75,24 @@ def invoke(server: Server, name: str) -> Answer:
     return ask(server.app, "POST", f"/models/{name}/invoke", body, CONTENT_TYPE="application/json")
 
 
-def test_auto_is_the_cpu_where_there_is_no_gpu(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_the_cpu_where_there_is_no_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log says why there is none."""
     caplog.set_level("INFO")
     settings = settings_of(tmp_path, WHARF_DEVICE="auto")
-    monkeypatch.setattr(runtimes, "find_devices", lambda _: _NoGpu())
-    assert runtimes.with_device(settings, {}).device == "cpu"
+    assert runtimes.with_device(settings, NoDevices("no driver")).device == "cpu"
     assert "event=no_gpu device=cpu reason='no driver'" in caplog.text
-    monkeypatch.setattr(runtimes, "find_devices", lambda _: _OneGpu())
-    assert runtimes.with_device(settings, {}).device == "cuda"
+    assert runtimes.with_device(settings, OneGpu()).device == "cuda"
 
 
-class _NoGpu:
-    why_none = "no driver"
+class OneGpu:
+    """The meter of a machine with one."""
 
-    def devices(self) -> list[object]:
-        return []
+    why_none = ""
 
+    def devices(self) -> list[Device]:
+        """Return it."""
+        return [Device(0, "stand-in", "GPU-0", 1 << 30, 0)]
 
-class _OneGpu(_NoGpu):
-    def devices(self) -> list[object]:
-        return [object()]
+    def used_bytes(self, index: int, pids: object = None) -> int:
+        """Return nothing in use."""
+        return 0
