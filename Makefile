@@ -85,6 +85,10 @@ bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real
 bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end: loads, unloads, lists, memory (as root)
 	$(BIN)/python benchmarks/multimodel.py
 
+.PHONY: bench-gpu
+bench-gpu: install-dev ## Fill a GPU with copies of five networks and print how many it holds (ARGS="--device cpu --budget 2GiB" for host memory)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
+
 .PHONY: docs
 docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources
 	$(BIN)/python scripts/docs.py

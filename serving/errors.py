@@ -148,6 +148,14 @@ class LoadFailedError(ServingError):
         self.said = said
 
 
+class DeviceFailedError(ServingError):
+    """A device (GPU) computes no more for this process; only another process may."""
+
+    status = 500
+    grpc_code = "INTERNAL"
+    has_run = True
+
+
 class UnavailableError(ServingError):
     """Too busy or shutting down; the same request may succeed in `retry_after_s` seconds."""
 

@@ -18,16 +18,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from serving import logs, memory
-from serving.backends.base import Backend
-from serving.backends.batched import BatchingBackend
 from serving.backends.ensemble import EnsembleBackend
-from serving.backends.fake import FakeBackend
 from serving.backends.grouped import GroupingBackend
-from serving.backends.onnx import OnnxBackend
-from serving.backends.reshaped import ReshapedBackend
-from serving.backends.torch import TorchBackend
 from serving.backends.triton import TritonBackend
-from serving.backends.warmed import WarmedBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.catalog import Catalog
 from serving.cores import CoreBudget
@@ -48,6 +41,7 @@ from serving.metrics import Gauges, Metrics
 from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
+from serving.runtimes import dressed, make_runtimes, make_torch, with_device
 from serving.scales import Scales
 from serving.settings import Settings, Share
 from serving.shared_memory import Regions
@@ -75,7 +69,8 @@ class Server:
     """One server process: all rooms, wired."""
 
     def __init__(self, settings: Settings, journal_path: Path | None, environ: Mapping[str, str] = os.environ) -> None:
-        self.settings = settings
+        meter = find_devices(environ)
+        settings = self.settings = with_device(settings, meter)
         limits = memory.read_limits()
         self.metrics = Metrics()
         cores = CoreBudget(int(settings.cores or limits.cores))
@@ -85,12 +80,12 @@ class Server:
         self.source = _make_source(settings, limits, environ, single_dir)
         self._workers = _make_workers(settings, cores.cores)
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
-        backends = _make_backends(settings, cores)
+        self._torch = make_torch(settings, cores)
+        backends = make_runtimes(settings, cores, self._torch)
         self._triton = _make_triton(settings)
-        workers = _dressed(GroupingBackend(self._workers))
+        workers = dressed(GroupingBackend(self._workers))
         backends |= {"worker": workers, "ensemble": self._ensembles, "triton": self._triton}
         ledger = _make_ledger(settings, limits)
-        meter = find_devices(environ)
         self.manager = ModelManager(
             self.source,
             backends,
@@ -133,11 +128,11 @@ class Server:
         request_id = RequestIds()
         admin = make_admin(self.manager, self.metrics, guard, self._available, request_id)
         gate = Gate(MANAGEMENT_THREADS)
-        v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard, self._healthy.is_set)
+        v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard, self._is_healthy)
         access_log = logs.AccessLog(settings.access_log, settings.log_format)
         self.app = App(
             *(routes, admin, gate, guard, request_id, self.metrics, access_log),
-            self._healthy.is_set,
+            self._ailment,
             v2_routes,
         )
         self._grpc = self._make_grpc(admission, guard)
@@ -189,11 +184,21 @@ class Server:
             extensions=EXTENSIONS,
             authorize=lambda given: guard.check({"HTTP_AUTHORIZATION": given}),
             check_name=check_name,
-            is_ready=self._healthy.is_set,
+            is_ready=self._is_healthy,
             observe=self.metrics.invocation,
         )
         service = Service(self.inference, house)
-        return Listener(service, self._healthy.is_set, settings.host, settings.grpc_port, settings.max_body_bytes)
+        return Listener(service, self._is_healthy, settings.host, settings.grpc_port, settings.max_body_bytes)
+
+    def _ailment(self) -> str:
+        """Say why nobody should send requests here: /ping is 503 then, and the platform restarts the container."""
+        if not self._healthy.is_set():
+            return "The model of this endpoint is not loaded (yet): see the log."
+        fault = self._torch.fault
+        return f"A GPU is lost to this process ({fault}): restart the container." if fault else ""
+
+    def _is_healthy(self) -> bool:
+        return not self._ailment()
 
     def _warm(self) -> None:
         try:
@@ -320,7 +325,7 @@ def _make_source(
         allow_fake=settings.fake_backend,
         may_hint=settings.is_platform or settings.admin_token is None,
         may_take_files=settings.load_files,
-        environ=environ,
+        environ={**environ, "WHARF_DEVICE": settings.device},
     )
 
 
@@ -332,21 +337,6 @@ def _holds_something(folder: Path) -> bool:
         return True
     except OSError:
         return False
-
-
-def _make_backends(settings: Settings, cores: CoreBudget) -> dict[str, Backend]:
-    torch_backend = BatchingBackend(_dressed(TorchBackend(settings.device, cores.cores)), cores)
-    return {
-        "torchscript": torch_backend,
-        "torch_export": torch_backend,
-        "onnx": BatchingBackend(_dressed(OnnxBackend(settings.device, cores.cores)), cores),
-        "fake": BatchingBackend(FakeBackend(), cores),
-    }
-
-
-def _dressed(backend: Backend) -> Backend:
-    """Put reshapes and warm-ups of Triton's configurations around a backend."""
-    return WarmedBackend(ReshapedBackend(backend))
 
 
 def _make_triton(settings: Settings) -> TritonBackend:

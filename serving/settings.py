@@ -19,9 +19,7 @@ from serving.contract import INVOKE_BODY_MAX_BYTES
 from serving.errors import BadRequestError
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
-
-
-# Read by the other verbs, by `repository` for each model, or by people's own code.
+# What only tells a container where it runs, or is read by the other verbs, `repository` or people's own code.
 _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
 
 # Variables of SageMaker's Triton container that mean something else here, and what to do instead.
@@ -199,8 +197,11 @@ class Settings:
     cores: float | None = _setting(None, "a number above 0", _seconds, "WHARF_CPU_CORES")
     """Cores shared by all models; unset: the cgroup's CPU quota, else the processors this process may use."""
 
-    device: str = _setting("cpu", "cpu or cuda", _one_of("cpu", "cuda"), "WHARF_DEVICE")
-    """Where models run unless their wharf.toml says otherwise. cuda is unverified until run on a GPU."""
+    device: str = _setting("cpu", "cpu, cuda or auto", _one_of("cpu", "cuda", "auto"), "WHARF_DEVICE")
+    """Where models run that do not say it themselves; auto: cuda where there is a GPU. docs/gpu.md says what ran."""
+
+    pinned_memory_bytes: int = _setting(64 << 20, "bytes, 64MiB", parse_bytes, "WHARF_PINNED_MEMORY")
+    """Page-locked host memory for copies to and from each GPU: buffers of 4 MiB, taken when first needed."""
 
     device_headroom: int | Share = _setting(Share(10.0), "bytes, 2GiB or 10%", parse_budget, "WHARF_DEVICE_HEADROOM")
     """What of each GPU models may not hold: batches take it while they run. AWS' own measurement left 10 % free, too.

@@ -26,7 +26,7 @@ _MODELS = "/models/"
 
 
 class App:
-    """A WSGI callable."""
+    """A WSGI callable; `ailment` says why /ping is 503, and nothing while all is well."""
 
     def __init__(  # noqa: PLR0913  the composition root is the one caller
         self,
@@ -37,7 +37,7 @@ class App:
         request_id: RequestIds,
         metrics: Metrics,
         access_log: AccessLog,
-        is_healthy: Callable[[], bool] = lambda: True,
+        ailment: Callable[[], str] = lambda: "",
         v2: V2Routes | None = None,
     ) -> None:
         self._routes = routes
@@ -47,7 +47,7 @@ class App:
         self._request_id = request_id
         self._metrics = metrics
         self._access_log = access_log
-        self._is_healthy = is_healthy
+        self._ailment = ailment
         self._v2 = v2
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -71,10 +71,10 @@ class App:
     def _ping(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             reply = error_reply(_wrong_method(environ, "GET, HEAD"), "")
-        elif self._is_healthy():
-            reply = (200, [], b"")
+        elif ailment := self._ailment():
+            reply = error_reply(UnavailableError(ailment), "")
         else:
-            reply = error_reply(UnavailableError("The model of this endpoint is not loaded (yet): see the log."), "")
+            reply = (200, [], b"")
         return send(reply, start_response)
 
     def _list(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -55,7 +55,7 @@ class Front:
         self.gate = Gate(4)
         self.app = App(
             *(routes, admin, self.gate, guard, request_id, self.house.metrics, AccessLog("all", "json", fd)),
-            lambda: self.is_healthy,
+            lambda: "" if self.is_healthy else "The model is not loaded (yet): see the log.",
             V2Routes(self.inference, bodies, self.gate, guard, lambda: self.is_healthy),
         )
 
