@@ -346,6 +346,7 @@ def _make_triton(settings: Settings) -> TritonBackend:
         settings.cache_dir / "tritonserver",
         timeout_s=settings.request_timeout_s,
         load_timeout_s=settings.load_timeout_s,
+        shared_bytes=settings.triton_shared_bytes,
     )
 
 
