@@ -1,20 +1,18 @@
 """Models with several signatures: one of them by its name, seen as a model of its own.
 
-TensorFlow's SavedModels have them. A model that has tells it in `signatures`, what each takes and gives by name, and a
-request that is for another than the default one names it in a parameter. Every other model has the default one alone.
-`inference` asks here; what a SavedModel is, its backend knows.
+TensorFlow's SavedModels have them (`methods_of`), and a request that is for another than the default one names it in a
+parameter. Every other model has the default one alone. `inference` asks here, and who describes a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
 
-from serving.backends.base import LoadedModel
+from serving.backends.base import LoadedModel, methods_of
 from serving.backends.wrapping import WrappedModel
 from serving.errors import BadRequestError
-from serving.tensors import Signature
+from serving.tensors import Method, Signature
 from serving.workers.handler import Reply, Request
 
 DEFAULT = "serving_default"
@@ -24,11 +22,9 @@ PARAMETER = "signature_name"
 """The parameter of a request that names another."""
 
 
-def signatures_of(model: LoadedModel) -> Mapping[str, Signature]:
-    """Return what a model can be asked for, by name."""
-    while isinstance(model, WrappedModel):
-        model = model.inner
-    return cast("Mapping[str, Signature]", getattr(model, "signatures", None) or {DEFAULT: model.signature})
+def signatures_of(model: LoadedModel) -> Mapping[str, Method]:
+    """Return the ways in which a model can be asked, by name: one at least."""
+    return methods_of(model) or {DEFAULT: Method(model.signature)}
 
 
 def signed(model: LoadedModel, name: str, signature: str) -> LoadedModel:
@@ -44,7 +40,7 @@ def signed(model: LoadedModel, name: str, signature: str) -> LoadedModel:
             f"Serving signature name: \"{signature[:200]}\" not found in signature def: model '{name}' has "
             f"{', '.join(known)}."
         )
-    return SignedModel(model, signature, known[signature]) if len(known) > 1 else model
+    return SignedModel(model, signature, known[signature].signature) if methods_of(model) else model
 
 
 class SignedModel(WrappedModel):

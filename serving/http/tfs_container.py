@@ -19,13 +19,11 @@ from serving.errors import BadRequestError, UnsupportedMediaTypeError
 from serving.http import tfs_methods
 from serving.http.replies import Environ
 from serving.http.tfs_methods import Ask
-from serving.repository.layouts import ModelSpec
+from serving.repository.layouts import TENSORFLOW, ModelSpec
 
 HEADER = "HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES"
 # As the container looks for them (tfs_utils.py).
 _ATTRIBUTE = re.compile(r"(tfs-[a-z-]+)=([^,]+)")
-# What workers load TensorFlow's models with.
-_DIALECTS = ("savedmodel", "keras")
 _JSON_OF_ROWS = ("application/jsonlines", media.JSON)
 
 
@@ -72,7 +70,7 @@ def checked(attributes: Attributes) -> tuple[str, str]:
 
 def is_tensorflow(spec: ModelSpec) -> bool:
     """Say whether a model is TensorFlow's."""
-    return spec.handler is not None and spec.handler.dialect in _DIALECTS
+    return spec.format == TENSORFLOW
 
 
 def is_spoken(environ: Environ, attributes: Attributes, spec: ModelSpec, body: bytes) -> bool:

@@ -14,7 +14,7 @@ from serving.codecs.tfs_faults import TYPE_NAMES
 from serving.errors import ModelNotFoundError
 from serving.repository.layouts import ModelSpec
 from serving.signatures import signatures_of
-from serving.tensors import Signature, TensorSpec
+from serving.tensors import Method, TensorSpec
 
 PREDICT = "tensorflow/serving/predict"
 _OK = {"error_code": "OK", "error_message": ""}
@@ -48,11 +48,12 @@ def metadata(model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _signature(signature: Signature) -> dict[str, Any]:
+def _signature(method: Method) -> dict[str, Any]:
+    signature = method.signature
     return {
         "inputs": {each.name: _tensor(each) for each in signature.inputs},
         "outputs": {each.name: _tensor(each) for each in signature.outputs},
-        "method_name": PREDICT,
+        "method_name": method.name or PREDICT,
         "defaults": {},
     }
 
