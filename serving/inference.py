@@ -5,17 +5,17 @@
 asked for are chosen, classified where asked. 5. Statistics take one observation.
 
 Also says what a model is (`model_documents` writes it). Knows neither HTTP nor gRPC; `http/v2` and `grpc/service` call
-it. SageMaker's own routes go their shorter way.
+it, and `http/tfs`, which speaks TensorFlow Serving's. SageMaker's own routes go their shorter way.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from serving import outcomes
 from serving.backends.base import HandlerModel, LoadedModel
@@ -44,14 +44,19 @@ from serving.repository.ensemble_steps import Step
 from serving.repository.layouts import ModelSpec
 from serving.residents import Resident
 from serving.shared_memory import Regions
+from serving.signatures import signed
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
 from serving.workers.handler import Reply, Request
 
 log = logging.getLogger("wharf.inference")
 
+Said = TypeVar("Said")
+
 # Inputs as the model takes them, and how many rows they count: 1 where the model does not batch.
 Fitted = tuple[Tensors, int]
+Reader = Callable[[Signature], Question]
+"""Makes a question of a body, once the model's inputs are known."""
 
 
 @dataclass(slots=True)
@@ -115,6 +120,25 @@ class Inference:
         """Answer a request of a model that the caller holds ready, under the name that it is held by."""
         spec = spec_of(resident)
         return self._answer(question, resident.model, spec, monotonic() + self._timeout_s)
+
+    def infer_as(self, name: str, version: str, signature: str, read: Reader) -> Answer:
+        """Answer a request that can be read only where the model's inputs are known: `read` makes the question of them.
+
+        `signature` names one of those that the model has, "" its default one. Raises what `infer`, `signed` and `read`
+        raise.
+        """
+        deadline = monotonic() + self._timeout_s
+        with self._held(name, version, is_asked=True) as (model, spec):
+            return self._answer_as(signed(model, spec.name, signature), spec, read, deadline)
+
+    def infer_held_as(self, resident: Resident, version: str, signature: str, read: Reader) -> Answer:
+        """Answer such a request of a model that the caller holds ready."""
+        model, spec = _version_of(resident.model, spec_of(resident), version)
+        return self._answer_as(signed(model, spec.name, signature), spec, read, monotonic() + self._timeout_s)
+
+    def _answer_as(self, model: LoadedModel, spec: ModelSpec, read: Reader, deadline: float) -> Answer:
+        _refuse_bodies(model, spec)
+        return self._answer(read(model.signature), model, spec, deadline)
 
     def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec, deadline: float) -> Answer:
         started = perf_counter_ns()
@@ -207,11 +231,7 @@ class Inference:
             return model.signature
 
     def _checked(self, question: Question, model: LoadedModel, spec: ModelSpec) -> Fitted:
-        if model.is_outside and model.takes_bodies:
-            raise UnsupportedError(
-                f"Model '{spec.name}' has code of its own that reads bodies, not tensors: call "
-                f"/models/{spec.name}/invoke or /invocations."
-            )
+        _refuse_bodies(model, spec)
         if question.raw is not None:
             most = spec.scheduling.max_batch_size if spec.scheduling else 0
             v2_raw.fill(question, model.signature, spec.name, has_batch=most > 0)
@@ -270,6 +290,11 @@ class Inference:
         with self._held(name, version) as (model, spec):
             return config_of(spec, model.signature)
 
+    def described(self, name: str, version: str, write: Callable[[LoadedModel, ModelSpec], Said]) -> Said:
+        """Return what `write` says of a model; loads it where that may be."""
+        with self._held(name, version) as found:
+            return write(*found)
+
 
 class _Leaving:
     """Leaves a lease that was entered by hand."""
@@ -282,6 +307,14 @@ class _Leaving:
 
     def __exit__(self, *error: Any) -> None:
         self._lease.__exit__(*error)
+
+
+def _refuse_bodies(model: LoadedModel, spec: ModelSpec) -> None:
+    if model.is_outside and model.takes_bodies:
+        raise UnsupportedError(
+            f"Model '{spec.name}' has code of its own that reads bodies, not tensors: call "
+            f"/models/{spec.name}/invoke or /invocations."
+        )
 
 
 def _is_decoupled(spec: ModelSpec) -> bool:

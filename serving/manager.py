@@ -158,6 +158,12 @@ class ModelManager:
         with self._lock:
             return self.recall.ready(name)
 
+    def state_of(self, name: str) -> State | None:
+        """Return where `name` is in its life at this moment, None where it is not loaded; to describe it."""
+        with self._lock:
+            resident = self.recall.named(name)
+            return None if resident is None else resident.state
+
     def url_of(self, name: str) -> str:
         """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""
         with self._lock:

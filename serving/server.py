@@ -33,6 +33,7 @@ from serving.http.app import App
 from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes, check_name
+from serving.http.tfs import TfsRoutes
 from serving.http.v2 import EXTENSIONS, V2Routes
 from serving.inference import Inference
 from serving.journal import Journal
@@ -135,7 +136,7 @@ class Server:
         self.app = App(
             *(routes, admin, gate, guard, request_id, self.metrics, access_log),
             self._ailment,
-            v2_routes,
+            {"/v2": v2_routes, "/v1": TfsRoutes(self.inference, Bodies(admission), gate)},
         )
         self._grpc = self._make_grpc(admission, guard)
         _warn(settings, limits, ledger)
