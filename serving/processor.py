@@ -58,7 +58,9 @@ def processor_of(architecture: str, hwcap: int, hwcap2: int) -> Processor:
     if architecture != ARM64:
         return Processor(architecture)
     tables = ((hwcap, _ARM64_HWCAP), (hwcap2, _ARM64_HWCAP2))
-    return Processor(architecture, frozenset(name for word, bits in tables for name, bit in bits.items() if word >> bit & 1))
+    return Processor(
+        architecture, frozenset(name for word, bits in tables for name, bit in bits.items() if word >> bit & 1)
+    )
 
 
 def read_huge_pages(fs_root: Path = Path("/")) -> str:

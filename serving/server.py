@@ -43,6 +43,7 @@ from serving.journal import Journal
 from serving.ledger import Ledger, format_bytes
 from serving.manager import ModelManager
 from serving.metrics import Gauges, Metrics
+from serving.processor import read_processor
 from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
 from serving.residents import Limits
@@ -50,6 +51,7 @@ from serving.settings import Settings, Share
 from serving.shared_memory import Regions
 from serving.statistics import Statistics
 from serving.triton_metrics import triton_families
+from serving.tuning import allows_bf16
 from serving.usage import Machine, Usage, pending
 from serving.workers.environments import Environments
 
@@ -324,10 +326,11 @@ def _holds_something(folder: Path) -> bool:
 
 def _make_backends(settings: Settings, cores: CoreBudget) -> dict[str, Backend]:
     torch_backend = BatchingBackend(_dressed(TorchBackend(settings.device, cores.cores)), cores)
+    is_bf16 = allows_bf16(read_processor(), is_fast=settings.fast_math)
     return {
         "torchscript": torch_backend,
         "torch_export": torch_backend,
-        "onnx": BatchingBackend(_dressed(OnnxBackend(settings.device, cores.cores)), cores),
+        "onnx": BatchingBackend(_dressed(OnnxBackend(settings.device, cores.cores, is_bf16=is_bf16)), cores),
         "fake": BatchingBackend(FakeBackend(), cores),
     }
 

@@ -211,6 +211,9 @@ class Settings:
     device: str = _setting("cpu", "cpu or cuda", _one_of("cpu", "cuda"), "WHARF_DEVICE")
     """Where models run unless their wharf.toml says otherwise. cuda is unverified until run on a GPU."""
 
+    fast_math: bool = _setting(True, "true or false", _flag, "WHARF_FAST_MATH")
+    """Let libraries multiply fp32 in bf16 on Arm CPUs that have it (Graviton3 on): results move by up to 1e-2."""
+
     cache_dir: Path = _setting(Path("/tmp/wharf"), "a folder", Path, "WHARF_CACHE_DIR")  # noqa: S108  created 0700
     """Where archives are unpacked; content-addressed, may be deleted between runs."""
 

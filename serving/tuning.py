@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 
-from serving.processor import Processor
+from serving import memory
+from serving.processor import Processor, read_huge_pages, read_processor
 
 # oneDNN reads each of its variables under both names, the first one first.
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
@@ -52,6 +53,11 @@ class Tuning:
     warnings: tuple[str, ...]
 
 
+def read_machine(cores: float | None) -> Machine:
+    """Return what the decision looks at, here and now; `cores` is the user's own number, if any."""
+    return Machine(read_processor(), max(1, int(cores or memory.read_limits().cores)), read_huge_pages())
+
+
 def allows_bf16(processor: Processor, *, is_fast: bool) -> bool:
     """Say whether products of fp32 may be computed in bf16: the CPU has it, and fast math is not off."""
     return is_fast and processor.is_arm64 and processor.has_bf16
@@ -67,7 +73,9 @@ def tune(machine: Machine, environ: Mapping[str, str], *, is_fast: bool) -> Tuni
 
 def apply(tuning: Tuning, environ: MutableMapping[str, str]) -> None:
     """Set what was chosen; what the user set is left alone."""
-    environ.update({each.name: each.value for each in tuning.choices if each.origin == "wharf" and each.value is not None})
+    environ.update(
+        {each.name: each.value for each in tuning.choices if each.origin == "wharf" and each.value is not None}
+    )
 
 
 def _unless_given(choice: Choice, given: Mapping[str, str]) -> Choice:
@@ -105,7 +113,9 @@ def _fpmath(processor: Processor, is_fast: bool) -> Choice:
 def _huge_pages(mode: str) -> Choice:
     name = "THP_MEM_ALLOC_ENABLE"
     if mode in ("always", "madvise"):
-        return Choice(name, "1", f"the host's transparent huge pages are '{mode}': torch asks for them for large tensors")
+        return Choice(
+            name, "1", f"the host's transparent huge pages are '{mode}': torch asks for them for large tensors"
+        )
     return Choice(name, None, f"the host's transparent huge pages are '{mode}'")
 
 
@@ -113,7 +123,9 @@ def _least_dim(processor: Processor, is_fast: bool) -> Choice:
     name = "TORCH_MKLDNN_MATMUL_MIN_DIM"
     if allows_bf16(processor, is_fast=is_fast):
         return Choice(name, None, "small products would go to OpenBLAS, which has no bf16")
-    return Choice(name, str(_LEAST_DIM), "without bf16 oneDNN gains nothing on small products and reorders their weights")
+    return Choice(
+        name, str(_LEAST_DIM), "without bf16 oneDNN gains nothing on small products and reorders their weights"
+    )
 
 
 def _warnings(machine: Machine, given: Mapping[str, str], is_fast: bool) -> Iterator[str]:
@@ -131,7 +143,7 @@ def _warnings(machine: Machine, given: Mapping[str, str], is_fast: bool) -> Iter
         yield f"OMP_PROC_BIND is {binding}: threads of all models and workers are bound to the same cores; unset it."
     threads = given.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads) > machine.cores:
-        yield f"OMP_NUM_THREADS is {threads} and there are {machine.cores} cores: threads wait for each other; unset it."
+        yield f"OMP_NUM_THREADS is {threads} and there are {machine.cores} cores: threads would wait; unset it."
 
 
 def _fpmath_warnings(processor: Processor, given: Mapping[str, str], is_fast: bool) -> Iterator[str]:
