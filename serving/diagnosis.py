@@ -63,7 +63,8 @@ class Diagnosis:
         for each in self.tuning.choices:
             shown = f"{each.name}={each.value}" if each.value is not None else f"{each.name} unset"
             yield f"  {shown:{_LABEL_CHARS}}  {each.reason}"
-        yield f"  {f'{_ONNX_OPTION}={int(self.has_onnx_bf16)}':{_LABEL_CHARS}}  ONNX Runtime's, in every session"
+        option = f"{_ONNX_OPTION}={int(self.has_onnx_bf16)}"
+        yield f"  {option:{_LABEL_CHARS}}  ONNX Runtime's, where its products are right"
 
     def _libraries(self) -> Iterator[str]:
         for each in self.libraries:
@@ -105,6 +106,15 @@ def disagreements(
         if each.trouble:
             continue
         wants_bf16 = has_onnx_bf16 if each.name == "onnxruntime" else is_asked
+        if each.precision == "wrong":
+            yield (
+                f"{each.name} {each.version} computes wrong products in bf16 ({each.difference:.1e} from fp64): "
+                + (
+                    "its option stays off in the server."
+                    if each.name == "onnxruntime"
+                    else "set WHARF_FAST_MATH=false."
+                )
+            )
         if wants_bf16 and each.precision == "fp32":
             yield f"{each.name} {each.version} was told to use bf16 and computed in fp32, slower than this CPU allows."
         if each.name != "onnxruntime" and not any("acl" in kernel.implementation for kernel in each.kernels):

@@ -8,6 +8,8 @@ weights must lie in the model's own folder.
 
 from __future__ import annotations
 
+import functools
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -28,8 +30,11 @@ from serving.errors import (
     ServingError,
     UnavailableError,
 )
+from serving.kernels import BF16_DIFFERENCE, MATMUL
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Array, Signature, Tensors, TensorSpec
+
+log = logging.getLogger("wharf.backends.onnx")
 
 # ONNX Runtime's names of types, and Triton's.
 _DTYPES = {
@@ -166,13 +171,34 @@ class OnnxBackend(InProcessBackend):
                 "WHARF_DEVICE=cpu, or install onnxruntime-gpu."
             )
         onnxruntime.set_default_logger_severity(_LOG_SEVERITY)
+        is_bf16 = self._is_bf16 and is_bf16_right()
         try:
-            session = onnxruntime.InferenceSession(
-                str(spec.file), _options(threads, spec.optimize, self._is_bf16), providers
-            )
+            session = onnxruntime.InferenceSession(str(spec.file), _options(threads, spec.optimize, is_bf16), providers)
         except Exception as error:
             raise _load_error(spec, error) from error
         return OnnxModel(spec.name, session, _signature(spec, session), threads)
+
+
+@functools.cache
+def is_bf16_right() -> bool:
+    """Say whether this ONNX Runtime's bf16 products are right; the answer is found once, in some milliseconds.
+
+    Those of 1.31 on arm64 are, where the second factor is a constant of the model; where it is computed, and longer
+    than 256, they are noise (docs/graviton.md).
+    """
+    import onnxruntime
+
+    random = np.random.default_rng(0)
+    a, w = random.standard_normal((64, 512), np.float32), random.standard_normal((512, 64), np.float32)
+    session = onnxruntime.InferenceSession(MATMUL, _options(1, True, True), _PROVIDERS["cpu"])
+    exact = a.astype(np.float64) @ w
+    difference = float(np.abs(session.run(None, {"a": a, "w": w})[0] - exact).max() / np.abs(exact).max())
+    if difference > BF16_DIFFERENCE:
+        log.warning(
+            "event=bf16_refused library=onnxruntime version=%s difference=%.1e reason='its bf16 products are wrong'",
+            *(onnxruntime.__version__, difference),
+        )
+    return difference <= BF16_DIFFERENCE
 
 
 def is_out_of_memory(error: Exception) -> bool:
