@@ -104,7 +104,9 @@ class Handler(Protocol):
 
     outputs: list[dict[str, Any]] | None
 
-    # One that completes its own configuration has `batching` besides: {"max_batch_size", "is_dynamic"}.
+    # One that completes its own configuration has `batching` besides: {"max_batch_size", "is_dynamic"}. One that can be
+    # called in several ways has `signatures`, by name: {"inputs", "outputs", "method"}; a request chooses one by its
+    # parameter `signature_name`.
 
     def call(self, requests: list[Request]) -> list[Reply]:
         """Answer each request, in order.
