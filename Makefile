@@ -82,8 +82,13 @@ bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real
 	$(BIN)/python benchmarks/v2.py
 
 .PHONY: bench-triton
-bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end: loads, unloads, lists, memory (as root)
+bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end, and what shared memory saves (as root)
 	$(BIN)/python benchmarks/multimodel.py
+	$(BIN)/python benchmarks/triton_memory.py
+
+.PHONY: bench-gpu
+bench-gpu: install-dev ## Fill a GPU with copies of five networks and print how many it holds (ARGS="--device cpu --budget 2GiB" for host memory)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 .PHONY: docs
 docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources
@@ -105,7 +110,12 @@ build/cpu: wheel ## Build an image (EXTRAS=onnx for one without torch, BASE_IMAG
 build/triton: dist/.stamp-wheel ## Build the image in front of NVIDIA's tritonserver (BASE_IMAGE=... for another base)
 	$(build) .
 
-build = scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) \
+.PHONY: build/graviton
+build/graviton: PLATFORM ?= linux/arm64
+build/graviton: dist/.stamp-wheel ## Build the image with TensorFlow, for arm64 (PLATFORM=linux/amd64 for x86-64; any machine builds either)
+	$(build) $(if $(BUILD_IMAGE),--build-arg BUILD_IMAGE=$(BUILD_IMAGE)) .
+
+build = scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) $(if $(PLATFORM),--platform $(PLATFORM)) \
   $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 
 .PHONY: test-image/cpu

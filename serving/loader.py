@@ -26,7 +26,7 @@ from serving.repository.source import ModelSource
 from serving.residents import Resident, Residents
 from serving.room import Room
 from serving.scales import Expected, Scales
-from serving.watch import Watch
+from serving.watch import Growth, Watch
 
 log = logging.getLogger("wharf.manager")
 
@@ -38,16 +38,16 @@ _RUNTIME_BYTES = 160 << 20
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A model that is ready, the bytes it holds, and the bytes that were predicted; and what to weigh on its devices.
+    """A model that is ready, the bytes it holds, and the bytes that were predicted.
 
-    `grown` is by how many bytes each device's use grew, where that is sure.
+    Of its devices: what it is expected to hold on each, and how their use grew.
     """
 
     model: LoadedModel
     resident_bytes: int
     predicted_bytes: int
     expected: Expected = Expected(0, 0)
-    grown: Mapping[int, int] = field(default_factory=dict)
+    growths: Mapping[int, Growth] = field(default_factory=dict)
 
 
 class Loader:
@@ -130,7 +130,7 @@ class Loader:
         exact = brought.model.device_bytes()
         resident_bytes = footprint.device_resident_bytes if exact is None else exact
         expected = Expected(footprint.device_peak_bytes, resident_bytes, is_exact=exact is not None)
-        return replace(brought, expected=expected, grown=watch.grown())
+        return replace(brought, expected=expected, growths=watch.growths())
 
     @contextmanager
     def _turn(self, name: str, deadline: float) -> Iterator[None]:

@@ -20,7 +20,7 @@ from serving.contexts import Context
 from serving.devices import DeviceMeter, NoDevices, Placement
 from serving.ledger import Ledger, Wording
 from serving.turns import Turns
-from serving.watch import Lanes, Remains, Return, Watch
+from serving.watch import Growth, Lanes, Remains, Return, Watch
 
 log = logging.getLogger("wharf.scales")
 
@@ -132,18 +132,23 @@ class Scales:
         context = self._contexts.get((index, runtime))
         return context is None or context.is_new
 
-    def weigh(self, name: str, watch: Watch, expected: Expected, grown: Mapping[int, int]) -> dict[int, Weight]:
-        """Say what a model holds on each device of `watch`, and set the context apart; under the lock.
+    def weigh(self, name: str, watch: Watch, expected: Expected, growths: Mapping[int, Growth]) -> dict[int, Weight]:
+        """Correct a model's reservation on each device of `watch`, set the context apart, say what it holds.
 
-        `grown` is what the watch saw. The model that brought the context along is booked anew when a later one tells
-        more of it.
+        Under the lock. `growths` are what the watch saw. The model that brought the context along is booked anew when
+        a later one tells more of it.
         """
         weights = {}
         for index in watch.ledgers:
-            if index in grown:
-                weights[index] = self._weigh(name, (index, watch.runtime), expected, grown[index])
-            else:
-                weights[index] = Weight(expected.resident_bytes)
+            key, growth = (index, watch.runtime), growths.get(index)
+            weight = Weight(expected.resident_bytes)
+            if growth is not None and growth.is_alone:
+                weight = self._weigh(name, key, expected, growth.bytes)
+            self.ledgers[index].correct(name, weight.booked_bytes)
+            if growth is not None and not growth.is_alone and self._contexts[key].is_new:
+                # Who brought it cannot be told; what is in use and in no book is nobody's model.
+                self.note_runtime(watch.runtime, {index: growth.used_bytes - watch.booked_bytes(index)})
+            weights[index] = weight
         self._weighed.add(name)
         return weights
 

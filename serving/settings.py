@@ -19,9 +19,7 @@ from serving.contract import INVOKE_BODY_MAX_BYTES
 from serving.errors import BadRequestError
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
-
-
-# Read by the other verbs, by `repository` for each model, or by people's own code.
+# What only tells a container where it runs, or is read by the other verbs, `repository` or people's own code.
 _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
 
 # Variables of SageMaker's Triton container that mean something else here, and what to do instead.
@@ -83,6 +81,10 @@ def parse_budget(text: str) -> int | Share:
 def _flag(text: str) -> bool:
     values = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
     return values[text.strip().lower()]
+
+
+def _bytes_or_off(text: str) -> int:
+    return 0 if text.strip().lower() in ("off", "0") else parse_bytes(text)
 
 
 def _count(text: str) -> int:
@@ -199,8 +201,11 @@ class Settings:
     cores: float | None = _setting(None, "a number above 0", _seconds, "WHARF_CPU_CORES")
     """Cores shared by all models; unset: the cgroup's CPU quota, else the processors this process may use."""
 
-    device: str = _setting("cpu", "cpu or cuda", _one_of("cpu", "cuda"), "WHARF_DEVICE")
-    """Where models run unless their wharf.toml says otherwise. cuda is unverified until run on a GPU."""
+    device: str = _setting("cpu", "cpu, cuda or auto", _one_of("cpu", "cuda", "auto"), "WHARF_DEVICE")
+    """Where models run that do not say it themselves; auto: cuda where there is a GPU. docs/gpu.md says what ran."""
+
+    pinned_memory_bytes: int = _setting(64 << 20, "bytes, 64MiB", parse_bytes, "WHARF_PINNED_MEMORY")
+    """Page-locked host memory for copies to and from each GPU: buffers of 4 MiB, taken when first needed."""
 
     device_headroom: int | Share = _setting(Share(10.0), "bytes, 2GiB or 10%", parse_budget, "WHARF_DEVICE_HEADROOM")
     """What of each GPU models may not hold: batches take it while they run. AWS' own measurement left 10 % free, too.
@@ -210,6 +215,9 @@ class Settings:
 
     device_give_back_s: float = _setting(5.0, "seconds", _seconds, "WHARF_DEVICE_GIVE_BACK")
     """Longest wait of an unload for a GPU's bytes (drivers take milliseconds); what is missing then is logged."""
+
+    fast_math: bool = _setting(True, "true or false", _flag, "WHARF_FAST_MATH")
+    """Let libraries multiply fp32 in bf16 on Arm CPUs that have it (Graviton3 on): results move by up to 1e-2."""
 
     cache_dir: Path = _setting(Path("/tmp/wharf"), "a folder", Path, "WHARF_CACHE_DIR")  # noqa: S108  created 0700
     """Where archives are unpacked; content-addressed, may be deleted between runs."""
@@ -347,6 +355,12 @@ class Settings:
         (), "names of Triton's backends, with commas", _names, "WHARF_TRITON_BACKENDS"
     )
     """Backends (python, onnxruntime, ...) whose models tritonserver runs though we could run them here."""
+
+    triton_shared_bytes: int = _setting(32 << 20, "bytes, or off", _bytes_or_off, "WHARF_TRITON_SHARED_MEMORY")
+    """What tritonserver shares with us at most, in /dev/shm, for large tensors; they go by gRPC where that is full.
+
+    Never more than a quarter of /dev/shm, which tritonserver's Python backend needs, too.
+    """
 
     fake_backend: bool = _setting(False, "true or false", _flag, "WHARF_FAKE_BACKEND")
     """Serve folders with a fake.json: a small real backend with a byte meter, for load tests."""

@@ -6,14 +6,24 @@ move ran there meanwhile. Reads ledgers and changes none. Called by `scales`, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Self
 
 from serving.devices import DeviceMeter, NoDevices
 from serving.ledger import Ledger
 from serving.moves import Moves
 from serving.turns import Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """By how many bytes the use of a device grew, and to how many; `is_alone` where nothing else moved there."""
+
+    bytes: int
+    used_bytes: int
+    is_alone: bool
 
 
 class Lanes:
@@ -75,22 +85,21 @@ class Watch:
         """Say whether nothing else moved on a device since it began."""
         return self._lanes.moves[index].stood_still(self._begun[index][0])
 
-    def grown(self) -> dict[int, int]:
-        """Return by how many bytes each device's use has grown, where nothing else moved there since."""
-        return {index: count for index, count in self._growths() if self.is_alone(index)}
+    def growths(self) -> dict[int, Growth]:
+        """Return by how much each device's use has grown; a device that cannot be read any more is left out."""
+        found = {}
+        for index in self._begun:
+            if (now := self.used_bytes(index)) is not None:
+                found[index] = Growth(now - self.before_bytes(index), now, self.is_alone(index))
+        return found
 
     def grown_at_least(self) -> dict[int, int]:
         """Return by how many bytes each device's use has grown for sure: beside others, what is in no book."""
         found = {}
-        for index, count in self._growths():
-            unbooked_bytes = self.before_bytes(index) + count - self.booked_bytes(index)
-            found[index] = count if self.is_alone(index) else max(0, min(count, unbooked_bytes))
+        for index, growth in self.growths().items():
+            unbooked_bytes = growth.used_bytes - self.booked_bytes(index)
+            found[index] = growth.bytes if growth.is_alone else max(0, min(growth.bytes, unbooked_bytes))
         return found
-
-    def _growths(self) -> Iterator[tuple[int, int]]:
-        for index in self._begun:
-            if (now := self.used_bytes(index)) is not None:
-                yield index, now - self.before_bytes(index)
 
 
 NOTHING = Watch("", Lanes(NoDevices("nothing is watched")), {}, Turns.together)

@@ -234,6 +234,22 @@ def test_loads_side_by_side_on_one_device_are_booked_as_predicted(tmp_path: Path
     assert (house.units(), house.lost_units()) == ({}, 0)
 
 
+def test_a_context_that_two_loads_bring_together_is_in_the_books(tmp_path: Path) -> None:
+    """Whose it was is not known; that it is nobody's model is."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path))
+    urls = {name: house.put(name, 2) for name in ("a", "b")}
+    gates = [house.backend.hold(name) for name in urls]
+    with others() as pool:
+        loads = [pool.submit(house.manager.load, *each) for each in urls.items()]
+        for gate in gates:
+            assert gate.reached.wait(5)
+        for gate in gates:
+            gate.go()
+        for load in loads:
+            load.result(5)
+    assert (house.units(), house.context_units()) == ({"a": 2, "b": 2}, 5)
+
+
 def test_a_correction_past_the_budget_makes_idle_models_of_that_device_go(tmp_path: Path) -> None:
     """What is in use is in use; the newcomer stays."""
     house = CardHouse(tmp_path, FakeCards(tmp_path, 2, context_bytes=0))

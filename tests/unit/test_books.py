@@ -90,12 +90,12 @@ def test_a_device_that_is_not_there_is_the_configurations_fault() -> None:
         books(100, 50).reserve("a", Demand(1, 1, (3,)))
 
 
-def test_corrections_and_releases_are_in_all_books() -> None:
+def test_a_release_is_in_all_books() -> None:
     """A correction may pass a budget; the books say so."""
     all_books = books(100, 50)
     all_books.reserve("a", Demand(10, 40))
     assert not all_books.is_over
-    all_books.correct("a", 20, {0: 60})
-    assert (held(all_books, "a"), all_books.is_over) == ([60, 20], True)
+    all_books.devices[0].correct("a", 60)
+    assert (held(all_books, "a"), all_books.is_over) == ([60, 10], True)
     all_books.release("a")
     assert (held(all_books, "a"), all_books.is_over) == ([0, 0], False)

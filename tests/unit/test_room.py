@@ -318,6 +318,6 @@ def test_a_correction_on_a_device_makes_those_go_who_hold_bytes_there() -> None:
     hall.resident("plain", 10)
     hall.resident("old", 40, 0)
     newcomer = hall.resident("newcomer", 50, 0)
-    hall.books.correct("newcomer", 50, {0: 70})
+    hall.books.devices[0].correct("newcomer", 70)
     hall.room.settle(newcomer)
     assert hall.gone == ["old"]
