@@ -56,7 +56,7 @@ class AlreadyExistsError(BadRequestError):
 
 
 class CancelledError(BadRequestError):
-    """The model refused the request with Triton's code CANCELLED."""
+    """The caller was gone before the request's turn, or the model refused it with Triton's code CANCELLED."""
 
     grpc_code = "CANCELLED"
 

@@ -91,6 +91,8 @@ class Loader:
             backend = backend_of(self._backends, artifact.spec)
             footprint = backend.footprint(artifact.spec)
             demand = Demand(footprint.peak_bytes, footprint.device_peak_bytes, footprint.devices)
+            if demand.device_bytes:
+                self._scales.look_again(self._residents.lock)
             self._books.check_possible(resident.name, demand)
             for each in all_of(artifact.spec):
                 self.prepare(self._backends[each.format])

@@ -76,7 +76,9 @@ class ModelManager:
         accounts = (self._books, self._scales, metrics)
         self._unloader = Unloader(self._residents, *accounts, self._save, self._limits.drain_timeout_s)
         self._room = Room(
-            self._residents, *accounts, self._unloader.finish, may_evict=not is_platform, on_evict=on_evict
+            *(self._residents, self._books, metrics, self._unloader.finish),
+            may_evict=not is_platform,
+            on_evict=on_evict,
         )
         self._loader = Loader(
             source, backends, self._residents, self._room, *accounts, concurrency=self._limits.load_concurrency
@@ -155,6 +157,12 @@ class ModelManager:
         """Return `name` if it is READY at this moment; to describe it, never to use it."""
         with self._lock:
             return self.recall.ready(name)
+
+    def state_of(self, name: str) -> State | None:
+        """Return where `name` is in its life at this moment, None where it is not loaded; to describe it."""
+        with self._lock:
+            resident = self.recall.named(name)
+            return None if resident is None else resident.state
 
     def url_of(self, name: str) -> str:
         """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""

@@ -22,7 +22,6 @@ from serving.lifecycle import Event, State
 from serving.logs import quoted
 from serving.metrics import Metrics
 from serving.residents import Resident, Residents
-from serving.scales import Scales
 
 log = logging.getLogger("wharf.room")
 
@@ -46,7 +45,6 @@ class Room:
         self,
         residents: Residents,
         books: Books,
-        scales: Scales,
         metrics: Metrics,
         finish_unload: Callable[[Resident], None],
         *,
@@ -55,7 +53,6 @@ class Room:
     ) -> None:
         self._residents = residents
         self._books = books
-        self._scales = scales
         self._metrics = metrics
         self._finish_unload = finish_unload
         self._may_evict = may_evict
@@ -74,8 +71,6 @@ class Room:
         Raises `InsufficientMemoryError` where it cannot fit (platform: does not fit now) and `UnavailableError` when
         all that could make room stays busy until `deadline` (of the monotonic clock).
         """
-        if demand.device_bytes:
-            self._scales.look_again(self._residents.lock)
         if not self._may_evict:
             with self._residents.lock:
                 return self._books.reserve(resident.name, demand)
@@ -114,14 +109,17 @@ class Room:
             if self.is_closed:
                 raise UnavailableError("The server is shutting down: send the request to another one.")
             possible = self._books.check_possible(name, demand)
-            open_to_it = [each for each in possible if not self._is_taken(waiter, each)]  # (1)
+            taken = {each: self._taken(waiter, each) for each in possible}
+            open_to_it = [each for each in possible if not taken[each]]  # (1)
             missing = {each: self._books.missing(demand, each) for each in open_to_it}
             for placement in open_to_it:  # (2)
                 if not missing[placement]:
                     self._books.put(name, demand, placement)
                     return placement
-            if open_to_it:
-                waiter.short = frozenset(ledger for each in missing.values() for ledger in each)
+            short = frozenset(ledger for each in (*taken.values(), *missing.values()) for ledger in each)
+            if short != waiter.short:  # somebody behind it may go on
+                waiter.short = short
+                self._residents.wake()
             for placement in open_to_it:  # (3)
                 wanted = {each: count - self._leaving_bytes(each) for each, count in missing[placement].items()}
                 if victims := self._choose(wanted):
@@ -129,11 +127,11 @@ class Room:
             self._residents.wait(deadline, _no_room(name, demand))  # (4)
             return []
 
-    def _is_taken(self, waiter: _Waiter, placement: Placement) -> bool:
-        """Say whether a load before this one waits for room in a ledger that this one wants of."""
-        wanted = self._books.wanted(waiter.demand, placement).keys()
+    def _taken(self, waiter: _Waiter, placement: Placement) -> frozenset[Ledger]:
+        """Return the ledgers that this load wants of and where one before it waits for room."""
+        wanted = self._books.wanted(waiter.demand, placement)
         before = itertools.takewhile(lambda each: each is not waiter, self._queue)
-        return any(each.short & wanted for each in before)
+        return frozenset(ledger for each in before for ledger in each.short if ledger in wanted)
 
     def _leaving_bytes(self, ledger: Ledger) -> int:
         """Bytes that unloads under way will free."""

@@ -3,7 +3,7 @@
 A device's use is read before and after; a growth is believed where no other load or unload ran there meanwhile. From it
 a context's own cost is told apart (`contexts`) and taken out of that device's budget. An unload waits until the use has
 fallen by what the load had added; what does not come back in time is taken out of the budget until it does. Called by
-`loader`, `unloader` and `room`; what says "under the lock" is called under the manager's, the rest outside.
+`manager`, `loader` and `unloader`; what says "under the lock" is called under the manager's, the rest outside.
 """
 
 from __future__ import annotations

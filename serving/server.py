@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from serving import logs, memory
 from serving.backends.ensemble import EnsembleBackend
 from serving.backends.grouped import GroupingBackend
+from serving.backends.tensorflow import TensorFlowBackend
 from serving.backends.triton import TritonBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.catalog import Catalog
@@ -32,6 +33,7 @@ from serving.http.app import App
 from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes, check_name
+from serving.http.tfs import TfsRoutes
 from serving.http.v2 import EXTENSIONS, V2Routes
 from serving.inference import Inference
 from serving.journal import Journal
@@ -78,13 +80,14 @@ class Server:
         admission = Admission(settings.max_in_flight, settings.max_body_bytes, body_memory_bytes)
         self._single_name, single_dir = _single(settings)
         self.source = _make_source(settings, limits, environ, single_dir)
-        self._workers = _make_workers(settings, cores.cores)
+        self._workers, self._tensorflow = _make_workers(settings, cores.cores, environ)
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
         self._torch = make_torch(settings, cores)
         backends = make_runtimes(settings, cores, self._torch)
         self._triton = _make_triton(settings)
-        workers = dressed(GroupingBackend(self._workers))
-        backends |= {"worker": workers, "ensemble": self._ensembles, "triton": self._triton}
+        backends |= {"worker": dressed(GroupingBackend(self._workers))}
+        backends |= {"tensorflow": dressed(GroupingBackend(self._tensorflow))}
+        backends |= {"ensemble": self._ensembles, "triton": self._triton}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -133,7 +136,7 @@ class Server:
         self.app = App(
             *(routes, admin, gate, guard, request_id, self.metrics, access_log),
             self._ailment,
-            v2_routes,
+            {"/v2": v2_routes, "/v1": TfsRoutes(self.inference, Bodies(admission), gate)},
         )
         self._grpc = self._make_grpc(admission, guard)
         _warn(settings, limits, ledger)
@@ -164,6 +167,7 @@ class Server:
         is_clean = self._grpc is None or self._grpc.stop(self.settings.shutdown_timeout_s)
         is_clean = self.manager.close(max(0.0, deadline - monotonic())) and is_clean
         self._workers.close()
+        self._tensorflow.close()
         self._triton.close()
         self.source.close()
         log.info("event=stopped clean=%s", is_clean)
@@ -218,7 +222,7 @@ class Server:
         self._healthy.set()
 
     def _outside_bytes(self) -> int:
-        return self._workers.all_bytes() + self._triton.server.held_bytes()
+        return self._workers.all_bytes() + self._tensorflow.all_bytes() + self._triton.server.held_bytes()
 
     def _default_model(self) -> str:
         if self.source.single_dir is not None and self.settings.default_model in (None, self._single_name):
@@ -346,36 +350,37 @@ def _make_triton(settings: Settings) -> TritonBackend:
         settings.cache_dir / "tritonserver",
         timeout_s=settings.request_timeout_s,
         load_timeout_s=settings.load_timeout_s,
+        shared_bytes=settings.triton_shared_bytes,
     )
 
 
-def _make_workers(settings: Settings, cores: int) -> WorkerBackend:
+def _make_workers(
+    settings: Settings, cores: int, environ: Mapping[str, str]
+) -> tuple[WorkerBackend, TensorFlowBackend]:
     environments = Environments(
         settings.cache_dir / "environments",
         may_install=settings.install_requirements,
         timeout_s=settings.load_timeout_s,
     )
-    return WorkerBackend(
-        WorkerSettings(
-            cores=cores,
-            preload=settings.preload,
-            log_format=settings.log_format,
-            device=settings.device,
-            min_workers=settings.min_workers,
-            max_workers=max(settings.min_workers, settings.max_workers),
-            idle_s=settings.worker_idle_s,
-            queue_size=settings.worker_queue,
-            request_timeout_s=settings.request_timeout_s,
-            load_timeout_s=settings.load_timeout_s,
-            max_deaths=settings.worker_deaths,
-            default_accept=settings.default_accept,
-            max_reply_bytes=settings.max_reply_bytes,
-            address_space_bytes=settings.worker_memory_bytes,
-            open_files=settings.worker_files,
-            processes=settings.worker_processes,
-        ),
-        environments,
+    workers = WorkerSettings(
+        cores=cores,
+        preload=settings.preload,
+        log_format=settings.log_format,
+        device=settings.device,
+        min_workers=settings.min_workers,
+        max_workers=max(settings.min_workers, settings.max_workers),
+        idle_s=settings.worker_idle_s,
+        queue_size=settings.worker_queue,
+        request_timeout_s=settings.request_timeout_s,
+        load_timeout_s=settings.load_timeout_s,
+        max_deaths=settings.worker_deaths,
+        default_accept=settings.default_accept,
+        max_reply_bytes=settings.max_reply_bytes,
+        address_space_bytes=settings.worker_memory_bytes,
+        open_files=settings.worker_files,
+        processes=settings.worker_processes,
     )
+    return WorkerBackend(workers, environments), TensorFlowBackend(workers, environments, environ)
 
 
 def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:

@@ -83,6 +83,10 @@ def _flag(text: str) -> bool:
     return values[text.strip().lower()]
 
 
+def _bytes_or_off(text: str) -> int:
+    return 0 if text.strip().lower() in ("off", "0") else parse_bytes(text)
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -348,6 +352,12 @@ class Settings:
         (), "names of Triton's backends, with commas", _names, "WHARF_TRITON_BACKENDS"
     )
     """Backends (python, onnxruntime, ...) whose models tritonserver runs though we could run them here."""
+
+    triton_shared_bytes: int = _setting(32 << 20, "bytes, or off", _bytes_or_off, "WHARF_TRITON_SHARED_MEMORY")
+    """What tritonserver shares with us at most, in /dev/shm, for large tensors; they go by gRPC where that is full.
+
+    Never more than a quarter of /dev/shm, which tritonserver's Python backend needs, too.
+    """
 
     fake_backend: bool = _setting(False, "true or false", _flag, "WHARF_FAKE_BACKEND")
     """Serve folders with a fake.json: a small real backend with a byte meter, for load tests."""

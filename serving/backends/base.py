@@ -7,11 +7,12 @@ its heavy library in `prepare`, never at module level.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from serving.repository.layouts import ModelSpec
-from serving.tensors import Signature, Tensors
+from serving.tensors import Method, Signature, Tensors
 from serving.workers.handler import Reply, Request
 from serving.workers.plan import Host
 
@@ -83,6 +84,15 @@ class HandlerModel(LoadedModel, Protocol):
 
         Raises `ModelFailedError` with the last line of the model's exception, `UnavailableError` when it is lost.
         """
+
+
+def methods_of(model: LoadedModel) -> Mapping[str, Method]:
+    """Return the ways in which a model can be called, by name, none for one that has only its `signature`.
+
+    A request chooses by `about["parameters"]["signature_name"]`; one that does not gets `signature`.
+    """
+    found: Mapping[str, Method] = getattr(model, "methods", {})
+    return found
 
 
 class InProcessModel:

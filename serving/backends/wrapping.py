@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
-from serving.backends.base import Backend, Footprint, HandlerModel, LoadedModel
+from serving.backends.base import Backend, Footprint, HandlerModel, LoadedModel, methods_of
 from serving.repository.layouts import ModelSpec
-from serving.tensors import Signature, Tensors
+from serving.tensors import Method, Signature, Tensors
 from serving.workers.handler import Reply, Request
 from serving.workers.plan import Host
 
@@ -53,6 +54,11 @@ class WrappedModel:
     def signature(self) -> Signature:
         """Inputs and outputs."""
         return self.inner.signature
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The ways in which it can be called, by name."""
+        return methods_of(self.inner)
 
     @property
     def threads(self) -> int:

@@ -7,8 +7,9 @@ that succeed) and, for an invocation, its observation. Runs unchanged under Gran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
+from typing import Protocol
 
 from serving.contract import REQUEST_ID
 from serving.errors import BadRequestError, MethodNotAllowedError, UnavailableError
@@ -17,7 +18,6 @@ from serving.http.admission import Gate
 from serving.http.handed import Stream
 from serving.http.replies import Environ, Headers, Reply, RequestIds, StartResponse, error_reply, send
 from serving.http.sagemaker import Call, SageMakerRoutes, check_name
-from serving.http.v2 import V2Routes
 from serving.logs import AccessLog, about
 from serving.metrics import Metrics
 
@@ -25,8 +25,19 @@ _INVOKE = "/invoke"
 _MODELS = "/models/"
 
 
+class Language(Protocol):
+    """Another protocol's routes, all below one path."""
+
+    def answer(self, call: Call) -> Reply:
+        """Answer one request, errors included."""
+
+
 class App:
-    """A WSGI callable; `ailment` says why /ping is 503, and nothing while all is well."""
+    """A WSGI callable.
+
+    `spoken` has the other languages by the path that they live below; `ailment` says why /ping is 503, and nothing
+    while all is well.
+    """
 
     def __init__(  # noqa: PLR0913  the composition root is the one caller
         self,
@@ -38,7 +49,7 @@ class App:
         metrics: Metrics,
         access_log: AccessLog,
         ailment: Callable[[], str] = lambda: "",
-        v2: V2Routes | None = None,
+        spoken: Mapping[str, Language] | None = None,
     ) -> None:
         self._routes = routes
         self._cold = cold
@@ -48,7 +59,7 @@ class App:
         self._metrics = metrics
         self._access_log = access_log
         self._ailment = ailment
-        self._v2 = v2
+        self._spoken = spoken or {}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -60,8 +71,9 @@ class App:
             return self._invoke(environ, path, start_response)
         if path == "/models" and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._list(environ, start_response)
-        if path[:3] == "/v2" and path[3:4] in ("", "/") and self._v2 is not None:
-            return self._open_inference(self._v2, environ, start_response)
+        language = self._spoken.get(path[:3])
+        if language is not None and path[3:4] in ("", "/"):
+            return self._speak(language, environ, start_response)
         return self._manage(environ, start_response)
 
     def flush(self) -> None:
@@ -104,11 +116,11 @@ class App:
         finally:
             about.reset(token)
 
-    def _open_inference(self, routes: V2Routes, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _speak(self, language: Language, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         call = Call(environ, self._request_id(environ))
         token = about.set((call.request_id, ""))
         try:
-            reply = routes.answer(call)
+            reply = language.answer(call)
         finally:
             about.reset(token)
         return self._finish(call, reply, start_response)

@@ -37,7 +37,10 @@ from serving.settings import parse_bytes
 from serving.tensors import DTYPES, TensorSpec
 
 IN_PROCESS = ("torchscript", "torch_export", "onnx")
-DIALECTS = ("sagemaker", "tensorflow", "djl", "triton_python", "sklearn", "trees", "huggingface")
+DIALECTS = (
+    *("sagemaker", "tensorflow", "djl", "triton_python", "savedmodel"),
+    *("sklearn", "trees", "keras", "huggingface"),
+)
 FORMATS = (*IN_PROCESS, *DIALECTS)
 DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 

@@ -15,7 +15,6 @@ from serving.lifecycle import Event
 from serving.metrics import Metrics
 from serving.residents import Resident, Residents
 from serving.room import Room
-from serving.scales import Scales
 from tests.unit.house import others
 from tests.waiting import until
 
@@ -28,7 +27,7 @@ class Hall:
         self.ledger = Ledger(budget_bytes)
         self.metrics = Metrics()
         self.gone: list[str] = []
-        self.room = Room(*(self.residents, Books(self.ledger), Scales(), self.metrics, self.leave), may_evict=may_evict)
+        self.room = Room(*(self.residents, Books(self.ledger), self.metrics, self.leave), may_evict=may_evict)
 
     def resident(self, name: str, count: int = 0, *, in_flight: int = 0) -> Resident:
         """Add a READY resident of `count` bytes, or a LOADING one without any."""

@@ -26,10 +26,10 @@ from serving.errors import (
     UnsupportedError,
 )
 from serving.outcomes import streamed
-from serving.repository.layouts import ModelSpec, describe
+from serving.repository.layouts import describe
 from serving.tensors import TensorSpec
 from serving.workers.handler import Request
-from tests.triton.models import CONFIG, triton_environ, write_model
+from tests.triton.models import CONFIG, spec_of, write_model
 from tests.waiting import until
 
 X = np.array([[1, 2]], np.float32)
@@ -52,11 +52,6 @@ class TritonPythonModel:
 SLOW = "import time; answer = self.execute; self.execute = lambda requests: (time.sleep(1), answer(requests))[1]"
 
 
-def spec_of(folder: Path, name: str = "m") -> ModelSpec:
-    """What a folder is described as where Python is tritonserver's."""
-    return describe(name, folder, environ={"WHARF_TRITON_BACKENDS": "python, fil"})
-
-
 class _Host:
     """Hears that a model is beyond repair."""
 
@@ -71,25 +66,6 @@ class _Host:
 
     def withdraw(self, reason: str) -> None:
         self.reasons.append(reason)
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonBackend]:
-    """A backend whose server runs."""
-    folder = tmp_path_factory.mktemp("triton")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in triton_environ(folder).items():
-            patch.setenv(name, value)
-        binary = Path(os.environ["WHARF_TRITONSERVER"])
-        backend = TritonBackend(binary, folder / "cache", timeout_s=10, load_timeout_s=60)
-        assert backend.prepare()
-        assert not backend.prepare()
-        yield backend
-        backend.close()
-    assert backend.server.pid is None
-    assert not backend.server.repository.exists()
-    with pytest.raises(UnavailableError):
-        backend.server.stub(1)
 
 
 @pytest.fixture
