@@ -319,7 +319,7 @@ class TritonPythonHandler:
             final = "TRITONSERVER_RESPONSE_COMPLETE_FINAL"
             return f"Model '{self._name}' let go of a request without an answer: send one, the last with {final}.", 424
         if isinstance(answer, Exception):
-            return told(answer, self._instance, __file__), 507 if is_memory(answer) else 424
+            return told(answer, self._instance), 507 if is_memory(answer) else 424
         if isinstance(answer, BaseException):
             raise answer
         if answer.has_error():
