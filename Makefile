@@ -86,6 +86,10 @@ bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own
 	$(BIN)/python benchmarks/multimodel.py
 	$(BIN)/python benchmarks/triton_memory.py
 
+.PHONY: bench-gpu
+bench-gpu: install-dev ## Fill a GPU with copies of five networks and print how many it holds (ARGS="--device cpu --budget 2GiB" for host memory)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
+
 .PHONY: docs
 docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources
 	$(BIN)/python scripts/docs.py

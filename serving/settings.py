@@ -19,10 +19,7 @@ from serving.contract import INVOKE_BODY_MAX_BYTES
 from serving.errors import BadRequestError
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
-
-
-# What the command's other verbs read (where the server is), and what only tells a container where it runs.
-# Read by the other verbs, by `repository` for each model, or by people's own code.
+# What only tells a container where it runs, or is read by the other verbs, `repository` or people's own code.
 _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
 
 # Variables of SageMaker's Triton container that mean something else here, and what to do instead.
@@ -41,7 +38,7 @@ _TRITON = {
     "DISABLE_MODEL_NAMESPACING": "members of an archive are always its own.",
     "OVERRIDE_PING_MODE": "/ping is 200 while the server takes requests; leave it out.",
     "TENSORFLOW_VERSION": _NO_NEED,
-    "MODEL_LOAD_GPU_LIMIT": "a load is reserved against WHARF_MEMORY_BUDGET.",
+    "MODEL_LOAD_GPU_LIMIT": "a load is reserved on its GPU: set WHARF_DEVICE_HEADROOM.",
     "INFERENCE_TYPE": "call /v2/models/NAME/generate, or set nothing to infer.",
     "LOG_INFO": "set WHARF_LOG_LEVEL instead.",
     "LOG_WARNING": "set WHARF_LOG_LEVEL instead.",
@@ -90,10 +87,6 @@ def _bytes_or_off(text: str) -> int:
     return 0 if text.strip().lower() in ("off", "0") else parse_bytes(text)
 
 
-def _mebibytes(text: str) -> int:
-    return parse_bytes(f"{int(text)}m")
-
-
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -106,10 +99,6 @@ def _seconds(text: str) -> float:
     if not 0 < value < 1e6:
         raise ValueError(text)
     return value
-
-
-def _cores(text: str) -> float:
-    return _seconds(text)
 
 
 def _port(text: str) -> int:
@@ -209,11 +198,23 @@ class Settings:
     )
     """Memory: bytes are for models alone, percent of the cgroup limit (else of RAM) also pay for the server."""
 
-    cores: float | None = _setting(None, "a number above 0", _cores, "WHARF_CPU_CORES")
+    cores: float | None = _setting(None, "a number above 0", _seconds, "WHARF_CPU_CORES")
     """Cores shared by all models; unset: the cgroup's CPU quota, else the processors this process may use."""
 
-    device: str = _setting("cpu", "cpu or cuda", _one_of("cpu", "cuda"), "WHARF_DEVICE")
-    """Where models run unless their wharf.toml says otherwise. cuda is unverified until run on a GPU."""
+    device: str = _setting("cpu", "cpu, cuda or auto", _one_of("cpu", "cuda", "auto"), "WHARF_DEVICE")
+    """Where models run that do not say it themselves; auto: cuda where there is a GPU. docs/gpu.md says what ran."""
+
+    pinned_memory_bytes: int = _setting(64 << 20, "bytes, 64MiB", parse_bytes, "WHARF_PINNED_MEMORY")
+    """Page-locked host memory for copies to and from each GPU: buffers of 4 MiB, taken when first needed."""
+
+    device_headroom: int | Share = _setting(Share(10.0), "bytes, 2GiB or 10%", parse_budget, "WHARF_DEVICE_HEADROOM")
+    """What of each GPU models may not hold: batches take it while they run. AWS' own measurement left 10 % free, too.
+
+    CUDA contexts, and what is in use at the start, come on top.
+    """
+
+    device_give_back_s: float = _setting(5.0, "seconds", _seconds, "WHARF_DEVICE_GIVE_BACK")
+    """Longest wait of an unload for a GPU's bytes (drivers take milliseconds); what is missing then is logged."""
 
     cache_dir: Path = _setting(Path("/tmp/wharf"), "a folder", Path, "WHARF_CACHE_DIR")  # noqa: S108  created 0700
     """Where archives are unpacked; content-addressed, may be deleted between runs."""
@@ -235,7 +236,7 @@ class Settings:
         "bytes, 6MiB",
         parse_bytes,
         "SAGEMAKER_MAX_REQUEST_SIZE",
-        ("SAGEMAKER_MAX_PAYLOAD_IN_MB", _mebibytes),
+        ("SAGEMAKER_MAX_PAYLOAD_IN_MB", lambda text: parse_bytes(f"{int(text)}m")),
         "MAX_CONTENT_LENGTH",
         "WHARF_MAX_BODY_BYTES",
     )

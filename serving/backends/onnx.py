@@ -75,7 +75,7 @@ _FOREST = (13.0, 4.5)
 _GRAPH_BYTES = 1 << 20
 # An operator's name comes before its attributes: in scikit-learn's forests at byte 55 to 70.
 _HEAD_BYTES = 64 << 10
-_PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Fatal only: errors reach the caller and our own log as one line; here they would be three, in colour.
 _LOG_SEVERITY = 4
 
@@ -158,11 +158,11 @@ class OnnxBackend(InProcessBackend):
         import onnxruntime
 
         device, threads = spec.device or self._device, threads_for(spec, self._cores)
-        providers = _PROVIDERS[device]
-        if providers[0] not in onnxruntime.get_available_providers():
+        providers: list[Any] = [_CPU] if device == "cpu" else [(_CUDA, {"device_id": _number(spec, device)}), _CPU]
+        if device != "cpu" and _CUDA not in onnxruntime.get_available_providers():
             raise LoadFailedError(
-                f"Model '{spec.name}' is to run on {device} and this onnxruntime has no {providers[0]}: set "
-                "WHARF_DEVICE=cpu, or install onnxruntime-gpu."
+                f"Model '{spec.name}' is to run on {device} and this onnxruntime has no {_CUDA}: set WHARF_DEVICE=cpu, "
+                "or install onnxruntime-gpu."
             )
         onnxruntime.set_default_logger_severity(_LOG_SEVERITY)
         try:
@@ -188,6 +188,11 @@ def _weight(file: Path) -> tuple[float, float]:
     if b"TreeEnsemble" in head:
         return _FOREST
     return _CONVOLUTIONS if b"Conv" in head else _LINEAR
+
+
+def _number(spec: ModelSpec, device: str) -> int:
+    """Return the number of the GPU: where the house put the model, else what `device` says."""
+    return spec.placement.device if spec.placement.device is not None else int(device.partition(":")[2] or 0)
 
 
 def _options(threads: int, is_optimized: bool) -> Any:

@@ -22,6 +22,7 @@ from weakref import WeakSet
 
 from serving.backends.base import Footprint
 from serving.backends.triton_call import Caller
+from serving.backends.triton_devices import device_footprint, kept_to
 from serving.backends.triton_messages import (
     AGAIN,
     call_error,
@@ -85,6 +86,9 @@ class TritonModel:
     def held_bytes(self) -> int:
         """Return what its load added to the server's memory."""
         return self._held_bytes
+
+    def device_bytes(self) -> None:
+        """Leave the measuring to the loader: the device's use grew."""
 
     def attach(self, host: Host) -> None:
         """Take whom to tell that the model is beyond repair."""
@@ -175,7 +179,10 @@ class TritonBackend:
                 f"Model '{spec.name}' wants Triton's backend '{wanted}', which tritonserver alone runs, and there is "
                 "none here: use the triton image, or set WHARF_TRITONSERVER to one."
             )
-        return Footprint(2 * spec.bytes + _MODEL_BYTES, spec.bytes + _MODEL_BYTES)
+        device_bytes, devices = device_footprint(spec)
+        return Footprint(
+            *(2 * spec.bytes + _MODEL_BYTES, spec.bytes + _MODEL_BYTES, device_bytes, device_bytes), devices
+        )
 
     def load(self, spec: ModelSpec) -> TritonModel:
         """Lay the model into the repository, have it loaded, measure.
@@ -255,7 +262,7 @@ class TritonBackend:
                 (folder / entry.name).symlink_to(entry)
         text = spec.file.read_text()
         # The field's name is the folder's by default, and must be the folder's.
-        (folder / spec.file.name).write_text(without_name(text))
+        (folder / spec.file.name).write_text(kept_to(without_name(text), spec))
 
     def _load(self, name: str, key: str, stub: Any) -> None:
         from tritonclient.grpc import service_pb2 as pb

@@ -19,7 +19,7 @@ from serving.backends.base import Footprint
 from serving.errors import InsufficientMemoryError, InvalidArtifactError, ModelFailedError
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.layouts import ModelSpec
-from serving.tensors import DTYPES, Signature, Tensors, TensorSpec
+from serving.tensors import DTYPES, Method, Signature, Tensors, TensorSpec
 from serving.workers.environments import Environment, Environments
 from serving.workers.handler import Launch, Reply, Request
 from serving.workers.plan import Host, Plan
@@ -75,6 +75,7 @@ class WorkerModel:
         self.workers_max = pool.plan.max_workers
         self.takes_bodies = not ready.get("takes_tensors")
         self.batching = ready.get("batching")  # what a model says of it that completes its own configuration
+        self.methods = _methods(ready.get("signatures"))
         self.signature = Signature(
             spec.inputs or _specs(ready.get("inputs")) or (_ANY,), spec.outputs or _specs(ready.get("outputs")) or ()
         )
@@ -127,6 +128,9 @@ class WorkerModel:
         """Return what its workers added to the machine's memory, in bytes."""
         return self._pool.held_bytes()
 
+    def device_bytes(self) -> None:
+        """Leave the measuring to the loader: the device's use grew."""
+
     def attach(self, host: Host) -> None:
         """Take the owner of the memory, who grants more workers theirs and hears when the model is beyond repair."""
         self._pool.adopt(host)
@@ -148,10 +152,12 @@ class WorkerBackend:
     name = "worker"
     is_outside = True
 
-    def __init__(self, settings: WorkerSettings, environments: Environments) -> None:
+    def __init__(
+        self, settings: WorkerSettings, environments: Environments, environ: Mapping[str, str] | None = None
+    ) -> None:
         self._settings = settings
         self._environments = environments
-        self._supervisor = Supervisor(settings.preload, settings.log_format)
+        self._supervisor = Supervisor(settings.preload, settings.log_format, environ)
         self._models: WeakSet[WorkerModel] = WeakSet()
         self._janitor_lock = threading.Lock()
         self._janitor: threading.Thread | None = None
@@ -277,6 +283,18 @@ def _handler(spec: ModelSpec) -> HandlerSpec:
     if spec.handler is None:
         raise InvalidArtifactError(f"Model '{spec.name}' names no handler for its workers.")
     return spec.handler
+
+
+def _methods(described: Any) -> dict[str, Method]:
+    """Read what a worker says of the ways to call it."""
+    given = described if isinstance(described, Mapping) else {}
+    return {
+        str(name): Method(
+            Signature(_specs(each.get("inputs")), _specs(each.get("outputs"))), str(each.get("method") or "")
+        )
+        for name, each in given.items()
+        if isinstance(each, Mapping)
+    }
 
 
 def _specs(described: Any) -> tuple[TensorSpec, ...]:

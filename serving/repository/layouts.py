@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from serving.devices import NOWHERE, Placement
 from serving.errors import InvalidArtifactError
 from serving.repository.bundle import Bundle, find_bundle
 from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, TRITON, read_config_pbtxt, warnings_of
@@ -42,7 +43,9 @@ from serving.repository.handlers import find_handler
 from serving.repository.model_config import ModelConfig
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.onnx_files import external_files
-from serving.repository.plain_files import plain_dialect
+from serving.repository.plain_files import KERAS, plain_dialect
+from serving.repository.sagemaker_layout import holds_tensorflow
+from serving.repository.saved_model_layout import SAVED_MODEL
 from serving.repository.scheduling import Scheduling
 from serving.repository.unserved import advice_for, python_among
 from serving.repository.versions import UNVERSIONED, VersionPolicy, other_versions
@@ -54,6 +57,9 @@ from serving.tensors import TensorSpec
 WORKER = "worker"
 """The format of every model that has a handler: the key of the backend that runs workers."""
 
+TENSORFLOW = "tensorflow"
+"""The same for workers that run TensorFlow, which are forked from a zygote that has it."""
+
 NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
 
 _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
@@ -63,13 +69,14 @@ _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
 class ModelSpec:
     """What a folder (or a single file) is served as.
 
-    `format` names the backend's key: "torchscript", "torch_export", "onnx", "fake", or "worker" for a model with a
-    `handler`. `inputs` and `outputs` are None where the configuration leaves them to the model. `bytes` is the size of
-    the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are sentences
-    about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
+    `format` names the backend's key: "torchscript", "torch_export", "onnx", "fake", or "worker" or "tensorflow" for a
+    model with a `handler`. `inputs` and `outputs` are None where the configuration leaves them to the model. `bytes` is
+    the size of the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are
+    sentences about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
     config.pbtxt has that whole, as JSON, in `triton`, what it says of queues and batches in `scheduling`, and what
     is to be run before it is ready in `warmup`. `versions` are the others that are served beside it, ascending;
     `members` are an ensemble's own. `folder` is that of a model of tritonserver's, whose `file` is its config.pbtxt.
+    `placement` are the devices that it was given room on, which the loader writes in.
     """
 
     name: str
@@ -91,11 +98,21 @@ class ModelSpec:
     versions: tuple[ModelSpec, ...] = ()
     members: tuple[ModelSpec, ...] = ()
     folder: Path | None = None
+    placement: Placement = NOWHERE
 
     @property
     def parts(self) -> tuple[ModelSpec, ...]:
         """What is loaded with it and goes with it."""
         return (*self.versions, *self.members)
+
+    def placed(self, placement: Placement) -> ModelSpec:
+        """Return this spec, its parts too, on the devices of `placement`."""
+        return replace(
+            self,
+            placement=placement,
+            versions=tuple(each.placed(placement) for each in self.versions),
+            members=tuple(each.placed(placement) for each in self.members),
+        )
 
 
 def describe(  # noqa: PLR0913  the last four by name alone
@@ -292,8 +309,9 @@ def _refuse_python(folder: ModelFolder) -> None:
 
 def _nothing(name: str, folder: Path) -> InvalidArtifactError:
     wanted = (
-        "model.onnx, model.pt (TorchScript), model.pt2 (torch.export), code/inference.py (SageMaker), a model.py (DJL, "
-        "Triton), .joblib (scikit-learn), XGBoost's or LightGBM's file, or config.json and .safetensors (Hugging Face)"
+        "model.onnx, model.pt (TorchScript), model.pt2 (torch.export), saved_model.pb (TensorFlow), code/inference.py "
+        "(SageMaker), a model.py (DJL, Triton), .joblib (scikit-learn), XGBoost's, LightGBM's or Keras' file, or "
+        "config.json and .safetensors (Hugging Face)"
     )
     if advice := advice_for(_relative_names(folder)):
         return InvalidArtifactError(f"Model '{name}' cannot be served: {advice}. Served are {wanted}.")
@@ -307,7 +325,7 @@ def _relative_names(folder: Path) -> list[str]:
 def _worker_spec(name: str, file: Path, size_bytes: int, found: Found, sources: tuple[str, ...]) -> ModelSpec:
     return ModelSpec(
         name,
-        WORKER,
+        TENSORFLOW if _runs_tensorflow(found.handler) else WORKER,
         file,
         size_bytes,
         found.config.inputs,
@@ -319,6 +337,14 @@ def _worker_spec(name: str, file: Path, size_bytes: int, found: Found, sources: 
         found.handler,
         found.warnings,
     )
+
+
+def _runs_tensorflow(handler: HandlerSpec | None) -> bool:
+    """Say whether a handler wants TensorFlow imported, by its dialect or for the model beside a script."""
+    if handler is None or handler.python is not None:  # an interpreter of its own imports for itself
+        return False
+    is_script = handler.dialect == "tensorflow" and holds_tensorflow(handler.folder)
+    return is_script or handler.dialect in (SAVED_MODEL, KERAS)
 
 
 def _idle(workers: WorkerConfig) -> tuple[str, ...]:

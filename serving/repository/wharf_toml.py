@@ -4,7 +4,7 @@
     file = "weights/net.bin"   # below this folder: the model, or the handler's Python
     threads = 2
     optimize = false           # keep TorchScript plain
-    device = "cpu"             # or "cuda"
+    device = "cpu"             # or "cuda", "cuda:1"
     min_workers = 1            # from here on for models that run in workers
     max_workers = 4
     batch_size = 8
@@ -24,6 +24,7 @@ Every key is optional. An unknown key or a wrong type is an error that names it.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,9 +37,12 @@ from serving.settings import parse_bytes
 from serving.tensors import DTYPES, TensorSpec
 
 IN_PROCESS = ("torchscript", "torch_export", "onnx")
-DIALECTS = ("sagemaker", "tensorflow", "djl", "triton_python", "sklearn", "trees", "huggingface")
+DIALECTS = (
+    *("sagemaker", "tensorflow", "djl", "triton_python", "savedmodel"),
+    *("sklearn", "trees", "keras", "huggingface"),
+)
 FORMATS = (*IN_PROCESS, *DIALECTS)
-DEVICES = ("cpu", "cuda")
+DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 _Rule = tuple[str, Callable[[Any], bool]]  # what is wanted, and whether a value is that
 
@@ -88,7 +92,7 @@ _KEYS: Mapping[str, _Rule] = {
     "file": ("a path below this folder", lambda value: isinstance(value, str) and value != ""),
     "threads": ("a whole number above 0", _is_count),
     "optimize": ("true or false", lambda value: isinstance(value, bool)),
-    "device": ("one of " + ", ".join(DEVICES), lambda value: value in DEVICES),
+    "device": ("cpu, cuda or cuda:N", lambda value: isinstance(value, str) and bool(DEVICE.fullmatch(value))),
     "min_workers": ("a whole number, 0 or more", lambda value: _is_int(value) and 0 <= value < 1 << 16),
     "max_workers": ("a whole number above 0", _is_count),
     "batch_size": ("a whole number above 0", _is_count),

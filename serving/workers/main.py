@@ -55,7 +55,7 @@ def _work(channel: Channel) -> None:
         _tell_failure(channel, error)
         raise SystemExit(1) from None
     ready = {"takes_tensors": handler.takes_tensors, "inputs": handler.inputs, "outputs": handler.outputs}
-    ready["batching"] = getattr(handler, "batching", None)
+    ready |= {name: getattr(handler, name, None) for name in ("batching", "signatures")}
     channel.send(Kind.READY, 0, ready)
     _Loop(channel, handler, launch).run()
 

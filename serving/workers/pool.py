@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from serving.errors import ServingError, UnavailableError
+from serving.errors import CancelledError, ServingError, UnavailableError
 from serving.workers import refusals
 from serving.workers.handler import Reply, Request
 from serving.workers.instance import Held, Instance
@@ -255,10 +255,19 @@ class Pool:
 
     def _serve_line(self) -> None:
         """Give idle workers to who waits, unless a leader gathers them; under the lock."""
-        while self._line and self._idle and not self._leaders:
-            job = self._line.popleft()
+        while self._idle and not self._leaders and (job := self._next()) is not None:
             job.instance = self._idle.pop()
             job.is_done.set()
+
+    def _next(self) -> _Job | None:
+        """Take out the first in line, and let those before it go whose callers have left; under the lock."""
+        while self._line:
+            job = self._line.popleft()
+            if job.request.is_left is None or not job.request.is_left():
+                return job
+            job.error = CancelledError("Request is cancelled")
+            job.is_done.set()
+        return None
 
     def _fail_line(self, error: UnavailableError) -> None:
         while self._line:
@@ -309,8 +318,8 @@ class Pool:
             self._leaders += 1
             try:
                 while len(batch) < self.plan.launch.batch_size - 1:
-                    if self._line:
-                        batch.append(self._line.popleft())
+                    if (job := self._next()) is not None:
+                        batch.append(job)
                     elif (left_s := until - time.monotonic()) <= 0 or not self._came.wait(left_s):
                         break
             finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.books import Books, Demand
 from serving.errors import InsufficientMemoryError, UnavailableError
 from serving.ledger import Ledger
 from serving.lifecycle import Event
@@ -26,7 +27,7 @@ class Hall:
         self.ledger = Ledger(budget_bytes)
         self.metrics = Metrics()
         self.gone: list[str] = []
-        self.room = Room(self.residents, self.ledger, self.metrics, self.leave, may_evict=may_evict)
+        self.room = Room(*(self.residents, Books(self.ledger), self.metrics, self.leave), may_evict=may_evict)
 
     def resident(self, name: str, count: int = 0, *, in_flight: int = 0) -> Resident:
         """Add a READY resident of `count` bytes, or a LOADING one without any."""
@@ -42,7 +43,7 @@ class Hall:
 
     def reserve(self, resident: Resident, count: int, timeout_s: float) -> None:
         """Ask for room, for so long."""
-        self.room.reserve(resident, count, time.monotonic() + timeout_s)
+        self.room.reserve(resident, Demand(count), time.monotonic() + timeout_s)
 
     def leave(self, resident: Resident) -> None:
         """What the manager does with a victim, without the slow part."""

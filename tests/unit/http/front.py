@@ -14,6 +14,7 @@ from serving.http.app import App
 from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
+from serving.http.tfs import TfsRoutes
 from serving.http.v2 import V2Routes
 from serving.inference import Inference
 from serving.logs import AccessLog
@@ -55,8 +56,11 @@ class Front:
         self.gate = Gate(4)
         self.app = App(
             *(routes, admin, self.gate, guard, request_id, self.house.metrics, AccessLog("all", "json", fd)),
-            lambda: self.is_healthy,
-            V2Routes(self.inference, bodies, self.gate, guard, lambda: self.is_healthy),
+            lambda: "" if self.is_healthy else "The model is not loaded (yet): see the log.",
+            {
+                "/v2": V2Routes(self.inference, bodies, self.gate, guard, lambda: self.is_healthy),
+                "/v1": TfsRoutes(self.inference, bodies, self.gate),
+            },
         )
 
     def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
