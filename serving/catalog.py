@@ -99,7 +99,7 @@ class Catalog:
         if gone is not None:
             reason = "" if gone.reason == "unloaded" else gone.reason
             return [(version, "END", reason) for version in gone.versions] if gone.reason else []
-        whole = self._whole(name)
+        whole = self.whole(name)
         resident = self._manager.peek(whole)
         if resident is not None:
             return [(version, "AVAILABLE", "") for version in _versions(resident)]
