@@ -430,7 +430,7 @@ handler.close()
 ours = {{name for name in sys.modules if name.startswith("serving")}}
 assert ours == {{"serving", "serving.workers", "serving.workers.handler", "serving.workers.dialects",
                 "serving.workers.dialects.triton_python", "serving.workers.dialects.triton_faults",
-                 "serving.workers.frames",
+                 "serving.workers.dialects.triton_answers", "serving.workers.frames",
                 "serving.workers.answer_frames", "serving.workers.tensor_frames"}}, ours
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
