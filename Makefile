@@ -110,7 +110,12 @@ build/cpu: wheel ## Build an image (EXTRAS=onnx for one without torch, BASE_IMAG
 build/triton: dist/.stamp-wheel ## Build the image in front of NVIDIA's tritonserver (BASE_IMAGE=... for another base)
 	$(build) .
 
-build = scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) \
+.PHONY: build/graviton
+build/graviton: PLATFORM ?= linux/arm64
+build/graviton: dist/.stamp-wheel ## Build the image with TensorFlow, for arm64 (PLATFORM=linux/amd64 for x86-64; any machine builds either)
+	$(build) $(if $(BUILD_IMAGE),--build-arg BUILD_IMAGE=$(BUILD_IMAGE)) .
+
+build = scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) $(if $(PLATFORM),--platform $(PLATFORM)) \
   $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 
 .PHONY: test-image/cpu

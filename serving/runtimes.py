@@ -20,7 +20,9 @@ from serving.backends.torch_device import DeviceSettings, TorchDevices
 from serving.backends.warmed import WarmedBackend
 from serving.cores import CoreBudget
 from serving.devices import DeviceMeter
+from serving.processor import read_processor
 from serving.settings import Settings
+from serving.tuning import allows_bf16
 
 log = logging.getLogger("wharf.server")
 
@@ -44,10 +46,11 @@ def make_torch(settings: Settings, cores: CoreBudget) -> TorchBackend:
 def make_runtimes(settings: Settings, cores: CoreBudget, torch: TorchBackend) -> dict[str, Backend]:
     """Return the backend of each format."""
     torch_backend = BatchingBackend(dressed(torch), cores)
+    is_bf16 = allows_bf16(read_processor(), is_fast=settings.fast_math)
     return {
         "torchscript": torch_backend,
         "torch_export": torch_backend,
-        "onnx": BatchingBackend(dressed(OnnxBackend(settings.device, cores.cores)), cores),
+        "onnx": BatchingBackend(dressed(OnnxBackend(settings.device, cores.cores, is_bf16=is_bf16)), cores),
         "fake": BatchingBackend(FakeBackend(), cores),
     }
 

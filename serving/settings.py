@@ -216,6 +216,9 @@ class Settings:
     device_give_back_s: float = _setting(5.0, "seconds", _seconds, "WHARF_DEVICE_GIVE_BACK")
     """Longest wait of an unload for a GPU's bytes (drivers take milliseconds); what is missing then is logged."""
 
+    fast_math: bool = _setting(True, "true or false", _flag, "WHARF_FAST_MATH")
+    """Let libraries multiply fp32 in bf16 on Arm CPUs that have it (Graviton3 on): results move by up to 1e-2."""
+
     cache_dir: Path = _setting(Path("/tmp/wharf"), "a folder", Path, "WHARF_CACHE_DIR")  # noqa: S108  created 0700
     """Where archives are unpacked; content-addressed, may be deleted between runs."""
 

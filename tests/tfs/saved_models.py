@@ -52,7 +52,7 @@ def _half_plus_two(tf: Any, folder: Path, more: float) -> None:
 def _modules(tf: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Modules of TensorFlow 2 with their signatures, by the name of the model."""
 
-    class Network(tf.Module):  # type: ignore[misc, name-defined]  TensorFlow has no types
+    class Network(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         def __init__(self) -> None:
             super().__init__()
             self.weights = tf.Variable(tf.random.stateless_normal([3072, 10], [1, 2]) / 50)
