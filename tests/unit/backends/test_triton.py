@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.backends.triton import TritonBackend, TritonModel
-from serving.backends.triton_messages import message_of, tensors_of
+from serving.backends.triton_messages import call_error, message_of, tensors_of
 from serving.errors import (
     BadRequestError,
     DeadlineExceededError,
@@ -30,6 +32,7 @@ from serving.repository.layouts import describe
 from serving.tensors import TensorSpec
 from serving.workers.handler import Request
 from tests.triton.models import CONFIG, spec_of, write_model
+from tests.unit.backends.grpc_errors import Failed
 from tests.waiting import until
 
 X = np.array([[1, 2]], np.float32)
@@ -273,6 +276,41 @@ def test_a_killed_server_is_back_with_its_models(backend: TritonBackend, model: 
     until(lambda: _answers(model), 60)
     lost.close()
     assert len(list(Path("/dev/shm").glob("wharf_triton_*"))) <= 2  # one lived on in the dead server's name
+
+
+def test_a_server_that_dies_on_a_request_is_its_failure(backend: TritonBackend, tmp_path: Path) -> None:
+    """It had the request; who comes while there is none has not been heard."""
+    model = backend.load(spec_of(write_model(tmp_path / "model", initialize=SLOW)))
+    pid = backend.server.pid
+    assert pid is not None
+    timer = threading.Timer(0.4, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    with pytest.raises(UnavailableError, match=r"tritonserver died|Channel closed") as caught:
+        model.run({"x": X})
+    assert caught.value.has_run
+    with pytest.raises(UnavailableError) as refused:
+        model.run({"x": X})
+    assert not refused.value.has_run
+    until(lambda: _answers(model), 60)
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "has_run"),
+    [
+        ("UNAVAILABLE", "Socket closed", True),
+        ("CANCELLED", "Channel closed!", True),
+        ("UNAVAILABLE", "[request id: a] Exceeds maximum queue size", False),
+        ("UNAVAILABLE", "Request for unknown model: '1-m' has no available versions", False),
+        ("UNAVAILABLE", "failed to connect to all addresses", False),
+        ("NOT_FOUND", "Request for unknown model: '1-m' is not found", False),
+        ("INVALID_ARGUMENT", "unexpected shape", False),
+    ],
+)
+def test_only_a_request_that_broke_off_counts_as_the_models(code: str, text: str, *, has_run: bool) -> None:
+    """What found no place in its line, or no model, was rejected."""
+    error = call_error(Failed(grpc.StatusCode[code], text), "m", "1-m")
+    assert (error.has_run, "1-m" in error.message) == (has_run, False)
 
 
 def _answers(model: TritonModel) -> bool:
