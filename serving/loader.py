@@ -98,12 +98,12 @@ class Loader:
                 self.prepare(self._backends[each.format])
             placement = self._room.reserve(resident, demand, deadline)
             spec = artifact.spec.placed(placement) if placement.devices else artifact.spec
-            resident.watch = self._scales.load(backend.name, placement)
+            resident.watch = self._scales.load(backend.name, placement, deadline)
             if not backend.is_outside:
-                with resident.watch as watch:
+                with self._on_devices(resident) as watch:
                     return self._weighed(self._load_here(backend, spec, footprint), footprint, watch)
         # People's code may take its time, or hang: the turn is for those who work in this process.
-        with resident.watch as watch:
+        with self._on_devices(resident) as watch:
             model = backend.load(spec)
             held_bytes = model.held_bytes() or footprint.resident_bytes
             return self._weighed(Brought(model, held_bytes, footprint.resident_bytes), footprint, watch)
@@ -117,6 +117,13 @@ class Loader:
             grown_bytes = _settled_bytes() - before_bytes if is_worth_it else 0
             is_alone = self._residents.moves.stood_still(move)
         return Brought(model, _believed(grown_bytes, footprint, is_alone=is_alone), footprint.resident_bytes)
+
+    @contextmanager
+    def _on_devices(self, resident: Resident) -> Iterator[Watch]:
+        with resident.watch as watch:
+            if not watch.has_turn:
+                raise UnavailableError(f"Model '{resident.name}' waits for an unload on its device: try again.")
+            yield watch
 
     def _weighed(self, brought: Brought, footprint: Footprint, watch: Watch) -> Brought:
         """Add what the load did to its devices; what a model's own allocator counted goes before the prediction."""

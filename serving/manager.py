@@ -349,10 +349,10 @@ class ModelManager:
             resident.artifact.release()
         memory.forget_locals(cause)
         memory.give_back()
-        left = resident.watch.grown()
+        left = self._scales.wait_after_failure(resident.name, resident.watch)
         with self._lock:
-            self._books.release(resident.name)
             self._scales.note_failure(resident.watch.runtime, left)
+            self._books.release(resident.name)
             # An evicted model whose reload failed is still known, unless what its url led to is gone.
             if resident.is_listed or isinstance(error, ModelNotFoundError):
                 self._urls.pop(resident.name, None)

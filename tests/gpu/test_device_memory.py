@@ -8,6 +8,7 @@ import pytest
 
 from serving.errors import InsufficientMemoryError, InvalidArtifactError, UnavailableError
 from serving.ledger import Ledger
+from serving.residents import Limits
 from tests.gpu.cards import CONTEXT, UNIT, CardHouse, Cards, FakeCards
 from tests.unit.house import KIB, OVERHEAD_BYTES, others
 from tests.waiting import until
@@ -69,7 +70,7 @@ def test_a_load_never_holds_half(tmp_path: Path, is_platform: bool) -> None:
     house.bring("a", 20)
     host_bytes = house.ledger.used_bytes
     with house.manager.ready("a"):
-        house.manager._limits = house.manager._limits.__class__(load_timeout_s=0.05)
+        house.manager._limits = Limits(load_timeout_s=0.05)
         with pytest.raises((InsufficientMemoryError, UnavailableError)):
             house.bring("b", 5)  # the device is full
         assert (house.units(), house.ledger.used_bytes) == ({"a": 20}, host_bytes)
@@ -297,22 +298,63 @@ def test_bytes_that_never_come_back_are_reported_and_out_of_the_budget(
     assert house.lost_units() == 0
 
 
-def test_unloads_side_by_side_wait_for_what_is_in_no_book(tmp_path: Path) -> None:
-    """Of two that leave together each is answered when the rest is somebody's."""
+def test_unloads_of_one_device_go_one_after_the_other(tmp_path: Path) -> None:
+    """What comes back is then one model's; a load that would fit beside waits for its turn."""
     cards = FakeCards(tmp_path)
     house = CardHouse(tmp_path, cards, give_back_s=30)
     ready(house)
     for name in ("a", "b", "stays"):
         house.bring(name, 4)
     cards.is_kept.set()
+    cards.was_given.clear()
     with others() as pool:
-        leaving = [pool.submit(house.manager.unload, name) for name in ("a", "b")]
-        until(lambda: len(cards._kept) == 2)
-        assert not any(each.done() for each in leaving)
+        first = pool.submit(house.manager.unload, "a")
+        assert cards.was_given.wait(5)
+        second = pool.submit(house.manager.unload, "b")
+        until(lambda: house.names() == ["stays"])
+        third = pool.submit(house.bring, "small", 1)
+        until(lambda: "small" in house.units())
+        assert (house.backend.closed, house.backend.loads["small"]) == (["warm", "a"], 0)
         cards.let_go()
-        for each in leaving:
+        for each in (first, second, third):
             each.result(5)
-    assert (house.units(), house.lost_units()) == ({"stays": 4}, 0)
+    assert (house.units(), house.lost_units()) == ({"stays": 4, "small": 1}, 0)
+
+
+def test_a_load_that_hangs_does_not_hold_up_an_unload_for_ever(tmp_path: Path) -> None:
+    """Past the limit it goes beside the load; what the load has reserved may be in use by then."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path), give_back_s=0.05)
+    ready(house)
+    house.bring("a", 4)
+    url = house.put("slow", 4)
+    gate = house.backend.hold("slow")
+    with others() as pool:
+        load = pool.submit(house.manager.load, "slow", url)
+        assert gate.reached.wait(5)
+        house.manager.unload("a")
+        assert house.metrics.value("DeviceGiveBackTimeouts") == 0
+        gate.go()
+        load.result(5)
+    assert (house.units(), house.lost_units()) == ({"slow": 4}, 0)
+
+
+def test_a_load_waits_for_an_unload_no_longer_than_its_caller(tmp_path: Path) -> None:
+    """503; nothing is left of it."""
+    cards = FakeCards(tmp_path)
+    house = CardHouse(tmp_path, cards, give_back_s=30)
+    ready(house)
+    house.bring("a", 4)
+    cards.is_kept.set()
+    cards.was_given.clear()
+    house.manager._limits = Limits(load_timeout_s=0.05)
+    with others() as pool:
+        unloading = pool.submit(house.manager.unload, "a")
+        assert cards.was_given.wait(5)
+        with pytest.raises(UnavailableError, match="'b' waits for an unload on its device"):
+            house.bring("b", 1)
+        assert house.units() == {"a": 4}
+        cards.let_go()
+        unloading.result(5)
 
 
 def test_the_end_of_the_server_waits_for_no_device(tmp_path: Path) -> None:
