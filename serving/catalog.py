@@ -84,7 +84,7 @@ class Catalog:
         """Say whether a request for `name` would be served: it is loaded, or (standalone) loads when asked for."""
         if self._gone_for(name) is not None:
             return False
-        resident = self._manager.peek(self._whole(name))
+        resident = self._manager.peek(self.whole(name))
         if resident is not None:
             return version in (*_LATEST, *_versions(resident))
         may_load = not self._manager.is_platform and self._is_known(name)
@@ -99,7 +99,7 @@ class Catalog:
         if gone is not None:
             reason = "" if gone.reason == "unloaded" else gone.reason
             return [(version, "END", reason) for version in gone.versions] if gone.reason else []
-        whole = self._whole(name)
+        whole = self.whole(name)
         resident = self._manager.peek(whole)
         if resident is not None:
             return [(version, "AVAILABLE", "") for version in _versions(resident)]
@@ -140,7 +140,7 @@ class Catalog:
         if not name:
             everybody = {each.name for each in self._statistics.known()} | {each for each, _ in self._manager.loaded()}
             return [row for each in sorted(everybody) if self._has_counts(each) for row in self._counts(each)]
-        whole = self._whole(name)
+        whole = self.whole(name)
         if not self._has_counts(whole):
             raise BadRequestError(f"requested model '{name}' is not available")
         found = [each for each in self._counts(whole) if version in (*_LATEST, each["version"])]
@@ -181,7 +181,7 @@ class Catalog:
         found = [row for name in sorted(rows) for row in rows[name]]
         return [row for row in found if row.get("state") == "READY"] if only_ready else found
 
-    def _whole(self, name: str) -> str:
+    def whole(self, name: str) -> str:
         """Return the name that a model is known by: the repository's, with the suffix of an archive."""
         resident = self._manager.peek(name)
         if resident is not None:
@@ -201,7 +201,7 @@ class Catalog:
         """Return what became of a model that is gone; None for all others, loaded meanwhile by whichever route."""
         if not self._gone:
             return None
-        for each in (name, self._whole(name)):
+        for each in (name, self.whole(name)):
             gone = self._gone.get(each)
             if gone is not None and self._manager.recall.is_barred(each):
                 return gone
@@ -325,7 +325,7 @@ class Catalog:
 
         `with_members`: the members of an ensemble go, too.
         """
-        whole = self._whole(name)
+        whole = self.whole(name)
         steps: tuple[Step, ...] = ()
         try:
             with self._turn(whole):

@@ -97,7 +97,7 @@ class Inference:
         self.catalog = catalog
         self.statistics = statistics
         self.regions = regions or Regions(is_on=False)
-        self.traces = TraceSettings(self.catalog.is_ready)
+        self.traces = TraceSettings(self.catalog.is_ready, self.catalog.whole)
         self.logging = LogSettings()
 
     # ---- one request ------------------------------------------------------------------------------------------------

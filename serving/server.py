@@ -42,6 +42,7 @@ from serving.manager import ModelManager
 from serving.metrics import Gauges, Metrics
 from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
+from serving.repository.surroundings import Surroundings
 from serving.residents import Limits
 from serving.runtimes import dressed, make_runtimes, make_torch, with_device
 from serving.scales import Scales
@@ -329,7 +330,7 @@ def _make_source(
         allow_fake=settings.fake_backend,
         may_hint=settings.is_platform or settings.admin_token is None,
         may_take_files=settings.load_files,
-        environ={**environ, "WHARF_DEVICE": settings.device},
+        surroundings=Surroundings(environ, settings.device, settings.triton_backends),
     )
 
 

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from serving.backends.triton_messages import DROPPED
 from serving.logs import quoted
 
 log = logging.getLogger("wharf.tritonserver")
@@ -42,8 +43,6 @@ _CALL_TIMEOUT_S = 1.0
 # After a failure, and between two questions whether the server has let go.
 _RETRY_S = 30.0
 _ASK_AGAIN_S = 0.5
-# What tritonserver itself answers, with the code of a broken connection, for requests that it has dropped.
-_DROPPED = ("Exceeds maximum queue size", "Request timeout expired")
 # What gRPC says, with the code of a failed model, of a connection that broke.
 _BROKEN = ("Received RST_STREAM", "Stream removed")
 
@@ -218,7 +217,7 @@ def _is_answer(error: BaseException) -> bool:
         return False
     code, text = error.code(), str(error.details())
     if code is grpc.StatusCode.UNAVAILABLE:
-        return any(words in text for words in _DROPPED)
+        return any(words in text for words in DROPPED)
     cut_off = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
     return code not in cut_off and not text.startswith(_BROKEN)
 

@@ -28,6 +28,10 @@ from serving.errors import (
 from serving.tensors import DTYPES, Tensors, TensorSpec
 from serving.workers.handler import Request
 
+# What tritonserver answers, with the code of a broken connection, for requests that it has dropped from its line.
+DROPPED = ("Exceeds maximum queue size", "Request timeout expired")
+# And for those that never came to a model: it is not loaded (again yet), or nobody listens.
+_NOT_THERE = ("has no available versions", "is not ready", "failed to connect")
 AGAIN = "tritonserver is being started again: try again."
 
 # What the server says of an output that had no room in shared memory.
@@ -116,6 +120,8 @@ def _say_about(message: Any, about: Mapping[str, Any]) -> None:
     }
     for name, value in said.items():
         kind = {bool: "bool_param", int: "int64_param", float: "double_param"}.get(type(value), "string_param")
+        if kind == "int64_param" and not -(2**63) <= value < 2**64:
+            raise BadRequestError(f"Parameter '{name}' is {value}, which no 64 bits hold: send it as text.")
         if kind == "int64_param" and value >= 2**63:
             kind = "uint64_param"
         setattr(message.parameters[name], kind, value if kind != "string_param" else str(value))
@@ -169,7 +175,16 @@ def _is_memory(error: Any, key: str) -> bool:
 
 
 def call_error(error: Any, name: str, key: str) -> ServingError:
-    """Return our error for a failed call of an inference."""
+    """Return our error for a failed call of an inference; one that broke off counts as the model's."""
+    import grpc
+
+    found = _call_error(error, name, key)
+    broke_off = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    found.has_run = broke_off and not any(words in str(error.details()) for words in DROPPED + _NOT_THERE)
+    return found
+
+
+def _call_error(error: Any, name: str, key: str) -> ServingError:
     import grpc
 
     text, code = _text(error, name, key), error.code()

@@ -113,7 +113,7 @@ class Service:
             found = find(self._house.check_name(request.name), request.version)
             return json_format.ParseDict(found, kind(), ignore_unknown_fields=True)
 
-        return self.calls.answered(context, describe, self.calls.running)
+        return self.calls.answered(context, describe, self.calls.managing)
 
     # ---- the repository ---------------------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class Service:
             self._inference.catalog.load(name, messages.read_load(request.parameters))
             return pb.RepositoryModelLoadResponse()
 
-        return self.calls.answered(context, load, self.calls.running)
+        return self.calls.answered(context, load, self.calls.managing)
 
     def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
         """Unload a model."""
@@ -148,7 +148,7 @@ class Service:
             self._inference.catalog.unload(name, with_members=messages.read_unload(request.parameters))
             return pb.RepositoryModelUnloadResponse()
 
-        return self.calls.answered(context, unload, self.calls.running)
+        return self.calls.answered(context, unload, self.calls.managing)
 
     def _authorize(self, context: Any) -> None:
         given = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")

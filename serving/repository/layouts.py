@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from serving.devices import NOWHERE, Placement
@@ -47,6 +46,7 @@ from serving.repository.plain_files import KERAS, plain_dialect
 from serving.repository.sagemaker_layout import holds_tensorflow
 from serving.repository.saved_model_layout import SAVED_MODEL
 from serving.repository.scheduling import Scheduling
+from serving.repository.surroundings import Surroundings
 from serving.repository.unserved import advice_for, python_among
 from serving.repository.versions import UNVERSIONED, VersionPolicy, other_versions
 from serving.repository.warmup import WarmupSample
@@ -60,7 +60,7 @@ WORKER = "worker"
 TENSORFLOW = "tensorflow"
 """The same for workers that run TensorFlow, which are forked from a zygote that has it."""
 
-NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
+NO_SURROUNDINGS = Surroundings()
 
 _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
 
@@ -121,14 +121,13 @@ def describe(  # noqa: PLR0913  the last four by name alone
     *,
     allow_fake: bool = False,
     within: Path = Path("/"),
-    environ: Mapping[str, str] = NO_ENVIRON,
+    surroundings: Surroundings = NO_SURROUNDINGS,
     config_file: Path | None = None,
 ) -> ModelSpec:
     """Say what `path` is served as.
 
-    Only files that lie, links followed, inside `within` are looked at. `environ` is the server's environment, as far as
-    SageMaker's and DJL's variables in it steer every model. `config_file` is one that is used instead of the folder's
-    config.pbtxt, wherever it lies.
+    Only files that lie, links followed, inside `within` are looked at. `config_file` is one that is used instead of the
+    folder's config.pbtxt, wherever it lies.
     Raises `InvalidArtifactError` that lists what was found and what was wanted.
     """
     check_readable(path, within)
@@ -143,9 +142,9 @@ def describe(  # noqa: PLR0913  the last four by name alone
         return _fake(name, folder / "fake.json", allow_fake)
     if bundle := find_bundle(name, folder, within):
         _refuse_config(name, "an ensemble with its members", config_file)
-        return _bundle(name, bundle, within, environ)
-    config, workers, sources = _config(name, folder, within, environ, config_file)
-    place = ModelFolder(name, folder, within, config, workers, environ)
+        return _bundle(name, bundle, within, surroundings)
+    config, workers, sources = _config(name, folder, within, surroundings, config_file)
+    place = ModelFolder(name, folder, within, config, workers, surroundings.environ)
     if config.format == ENSEMBLE:
         return _ensemble(place, config, config_file or folder / "config.pbtxt")
     if config.format == TRITON:
@@ -179,10 +178,10 @@ def _served_bytes(place: ModelFolder, *others: int) -> int:
     return total_bytes(place.path) - sum(idle)
 
 
-def _bundle(name: str, bundle: Bundle, within: Path, environ: Mapping[str, str]) -> ModelSpec:
+def _bundle(name: str, bundle: Bundle, within: Path, surroundings: Surroundings) -> ModelSpec:
     """Return the ensemble of an archive, its members named below it: they are nobody else's."""
     entry, *members = (
-        describe(each.name, each, within=within, environ=environ) for each in (bundle.entry, *bundle.members)
+        describe(each.name, each, within=within, surroundings=surroundings) for each in (bundle.entry, *bundle.members)
     )
     idle = tuple(
         f"The folder '{each}' of '{name}' is no step of its ensemble: it is not loaded." for each in bundle.idle
@@ -254,7 +253,7 @@ def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
 
 
 def _config(
-    name: str, folder: Path, within: Path, environ: Mapping[str, str], config_file: Path | None
+    name: str, folder: Path, within: Path, surroundings: Surroundings, config_file: Path | None
 ) -> tuple[ModelConfig, WorkerConfig, tuple[str, ...]]:
     config, workers, sources = ModelConfig(), WorkerConfig(), []
     if (file := folder / "wharf.toml").exists():
@@ -264,16 +263,10 @@ def _config(
     if (file := config_file or folder / "config.pbtxt").exists():
         if config_file is None:
             check_readable(file, within)
-        config = config.over(_read_config_pbtxt(name, file, config.device, environ, folder))
+        device, given_away = config.device or surroundings.device, surroundings.triton_backends
+        config = config.over(read_config_pbtxt(name, file, device, given_away, folder))
         sources.append(file.name)
     return config, workers, tuple(sources)
-
-
-def _read_config_pbtxt(
-    name: str, file: Path, device: str | None, environ: Mapping[str, str], folder: Path
-) -> ModelConfig:
-    given_away = [each.strip() for each in environ.get("WHARF_TRITON_BACKENDS", "").split(",") if each.strip()]
-    return read_config_pbtxt(name, file, device or environ.get("WHARF_DEVICE", "cpu"), given_away, folder)
 
 
 def _model_file(folder: ModelFolder, config: ModelConfig) -> Path:

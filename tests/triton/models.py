@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from serving.repository.layouts import ModelSpec, describe
+from serving.repository.surroundings import Surroundings
 from tests.oracle import tritonserver
 
 MODEL = """
@@ -50,7 +51,7 @@ def write_model(folder: Path, factor: int = 2, config: str = CONFIG, initialize:
 
 def spec_of(folder: Path, name: str = "m") -> ModelSpec:
     """What a folder is described as where Python is tritonserver's."""
-    return describe(name, folder, environ={"WHARF_TRITON_BACKENDS": "python, fil"})
+    return describe(name, folder, surroundings=Surroundings(triton_backends=("python", "fil")))
 
 
 def triton_environ(folder: Path) -> dict[str, str]:

@@ -393,7 +393,7 @@ def test_restarts_that_fail_count_as_deaths(supervisor: Supervisor, tmp_path: Pa
 def test_who_stands_in_line_when_the_last_dies_is_told_at_once(supervisor: Supervisor, gated: Gated) -> None:
     """No worker is coming soon: nobody waits for its deadline."""
     with pool(supervisor, gated.launch) as made:
-        made._deaths = 2  # it died before
+        made._deaths.count = 2  # it died before
         with in_background(ask_for(made, "a"), ask_for(made, "b"), ask_for(made, "c")) as answers:
             until(lambda: len(made._line) == 2)
             began = time.monotonic()

@@ -17,23 +17,10 @@ from tritonclient.grpc import service_pb2 as pb
 from serving.backends import triton_memory
 from serving.backends.triton import TritonBackend
 from serving.backends.triton_memory import FOLDER, Regions
+from tests.unit.backends.grpc_errors import Failed
 from tests.waiting import until
 
 KIB = 1 << 10
-
-
-class _Failed(grpc.RpcError):  # type: ignore[misc]
-    """What gRPC raises."""
-
-    def __init__(self, code: grpc.StatusCode, text: str = "") -> None:
-        super().__init__()
-        self._code, self._text = code, text
-
-    def code(self) -> grpc.StatusCode:
-        return self._code
-
-    def details(self) -> str:
-        return self._text
 
 
 @pytest.fixture
@@ -107,7 +94,7 @@ def test_it_is_lent_again_only_when_the_server_has_answered(
     regions: Regions, code: str | None, text: str, *, is_over: bool
 ) -> None:
     """A request that was cut off may still be read: its region is unmapped when the server is ready for that."""
-    error = ValueError(text) if code is None else _Failed(grpc.StatusCode[code], text)
+    error = ValueError(text) if code is None else Failed(grpc.StatusCode[code], text)
     with pytest.raises(type(error)), regions.lent(100) as region:
         raise error
     with regions.lent(100) as again:
