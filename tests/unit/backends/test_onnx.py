@@ -197,7 +197,7 @@ def test_cuda_without_the_provider_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(LoadFailedError, match="install onnxruntime-gpu"):
         OnnxBackend("cuda", 1).load(ModelSpec("m", "onnx", file, 1))
     with pytest.raises(LoadFailedError, match="install onnxruntime-gpu"):
-        load(file, device="cuda")
+        load(file, device="cuda:1")
 
 
 @pytest.mark.parametrize("optimize", [True, False])
