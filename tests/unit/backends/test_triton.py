@@ -125,7 +125,7 @@ def test_without_a_server_a_model_is_refused_by_its_backend(tmp_path: Path) -> N
     backend.close()
 
 
-@pytest.mark.parametrize("of", ["tensorrt_plan", "tensorflow_savedmodel"])
+@pytest.mark.parametrize("of", ["tensorrt_plan", "tensorflow_graphdef"])
 def test_what_tritonserver_alone_runs_is_its_own(tmp_path: Path, of: str) -> None:
     """Fields that we would refuse are for it to read."""
     (tmp_path / "1").mkdir()

@@ -90,7 +90,7 @@ def test_data_types_have_tritons_or_numpys_names(tmp_path: Path, dtype: str, wan
     [
         ("batch = 8", "unknown key 'batch': allowed are format, file, threads"),
         ('[[inputs]]\nname = "x"\nshape = [1]', "unknown key 'shape': allowed are name, dtype, dims"),
-        ('format = "keras"', "format = 'keras' and wants one of torchscript"),
+        ('format = "caffe"', "format = 'caffe' and wants one of torchscript"),
         ("format = 1", "format = 1"),
         ("file = ''", "file = ''"),
         ("threads = 0", "threads = 0 and wants a whole number above 0"),
