@@ -77,6 +77,7 @@ def _write(root: Path) -> None:
     for version, more in ((1, 2.0), (2, 3.0)):
         _half_plus_two(tf, root / f"half_plus_two/{version}", more)
     (root / "half_plus_two/config.pbtxt").write_text(VERSIONS)
+    (root / "half_plus_two/wharf.toml").write_text("labels = { stable = 1, canary = 2 }\n")
     module = tf.Module()
     module.weights = tf.Variable(tf.random.stateless_normal([3072, 10], [1, 2]) / 50)
     for name, signatures in _functions(tf, module.weights).items():

@@ -29,7 +29,7 @@ def ask(request: pytest.FixtureRequest, server: RunningServer, saved_models: Pat
     def invoke(model: str, body: Any, attributes: str = "") -> Any:
         folder = server.root / f"{model}_{request.param}"
         if not folder.exists():
-            shutil.copytree(saved_models / model, folder, ignore=shutil.ignore_patterns("config.pbtxt"))
+            shutil.copytree(saved_models / model, folder, ignore=shutil.ignore_patterns("config.pbtxt", "wharf.toml"))
             (folder / "code").mkdir()
             (folder / "code/inference.py").write_text({"handler": POSTS, "pair": PAIR}[request.param])
         headers = {"Content-Type": "application/json", "X-Amzn-SageMaker-Custom-Attributes": attributes}
