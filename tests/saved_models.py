@@ -47,11 +47,16 @@ def _save(tf: Any, path: Path, signatures: dict[str, tuple[Callable[..., Any], l
 def _half(tf: Any, folder: Path) -> None:
     scale, shift = tf.Variable([0.5, 0.5]), tf.Variable(1.0)
     x = tf.TensorSpec([None, 2], tf.float32, "x")
-    for version, factor in ((1, 1.0), (3, 3.0)):
-        signatures = {
-            "serving_default": (lambda x, factor=factor: {"y": (x * scale + shift) * factor}, [x]),
-            "total": (lambda x: {"sum": tf.reduce_sum(x, 1), "least": tf.reduce_min(x, 1)}, [x]),
-        }
+    for version in (1, 3):
+        factor = float(version)
+
+        def call(x: Any, factor: float = factor) -> dict[str, Any]:
+            return {"y": (x * scale + shift) * factor}
+
+        def total(x: Any) -> dict[str, Any]:
+            return {"sum": tf.reduce_sum(x, 1), "least": tf.reduce_min(x, 1)}
+
+        signatures = {"serving_default": (call, [x]), "total": (total, [x])}
         _save(tf, folder / HALF / str(version), signatures, scale=scale, shift=shift)
 
 

@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serving import memory
 from serving.backends.base import methods_of
 from serving.backends.grouped import GroupedModel, GroupingBackend, UnboundModel
 from serving.backends.tensorflow import TensorFlowBackend
@@ -135,7 +135,8 @@ def test_several_inputs_and_a_dict_of_outputs(load: Load) -> None:
     """By name, whatever their order and type."""
     found = ask(load("pair"), right=np.array([2, 3]), left=floats([1, 2, 3], [1, 1, 1]))
     assert found["product"].tolist() == [[2, 4, 6], [3, 3, 3]]
-    assert (found["right_too"].tolist(), found["right_too"].dtype) == ([2, 3], np.int64)
+    assert found["right_too"].tolist() == [2, 3]
+    assert str(found["right_too"].dtype) == "int64"
 
 
 def test_texts_are_bytes(load: Load) -> None:
@@ -280,23 +281,22 @@ def test_rows_of_many_requests_share_runs(load: Load) -> None:
     """Each gets its own back; larger ones than a batch are taken too, and other signatures go by themselves."""
     model = load("half")
     assert isinstance(model, UnboundModel)
-    calls = [lambda n=n: ask(model, x=floats([n, n]))["y"] for n in range(40)]
-    calls += [lambda: ask(model, "total", x=floats([1, 2]))["sum"], lambda: ask(model, x=np.ones((100, 2), np.float32))]
+    calls = [partial(ask, model, x=floats([n, n])) for n in range(40)]
+    calls += [partial(ask, model, "total", x=floats([1, 2])), partial(ask, model, x=np.ones((100, 2), np.float32))]
     *found, total, large = at_once(*calls)
-    assert [each.tolist() for each in found] == [[[(n / 2 + 1) * 3] * 2] for n in range(40)]
-    assert (total.tolist(), large["y"].shape) == ([3], (100, 2))
+    assert [each["y"].tolist() for each in found] == [[[(n / 2 + 1) * 3] * 2] for n in range(40)]
+    assert (total["sum"].tolist(), large["y"].shape) == ([3], (100, 2))
 
 
 def test_one_bad_request_does_not_fail_those_that_it_shares_a_run_with(load: Load) -> None:
     """It alone gets the error."""
     model = load("picky")
-    calls = [lambda n=n: ask(model, index=np.array([n % 4], np.int32))["y"].tolist() for n in range(24)]
-    found = at_once(*calls)
+    found = at_once(*(partial(ask, model, index=np.array([n % 4], np.int32)) for n in range(24)))
     for number, each in enumerate(found):
         if number % 4 == 3:
             assert isinstance(each, BadRequestError)
         else:
-            assert each == [(number % 4 + 1) * 10]
+            assert each["y"].tolist() == [(number % 4 + 1) * 10]
 
 
 def test_a_config_pbtxt_rules_its_batches(load: Load) -> None:
@@ -341,7 +341,6 @@ def test_the_zygote_has_one_thread_and_ran_nothing(backend: TensorFlowBackend) -
     assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
     assert {"tensorflow", "numpy"} <= backend._supervisor.modules
     assert "torch" not in backend._supervisor.modules
-    assert memory.share_bytes(pid or 0) == backend.outside_bytes()
 
 
 def test_the_prediction_covers_what_a_model_holds(load: Load, backend: TensorFlowBackend, saved_models: Path) -> None:
