@@ -10,6 +10,7 @@ import pytest
 from serving.errors import InvalidArtifactError
 from serving.repository.artifact import available
 from serving.repository.layouts import describe
+from serving.repository.surroundings import Surroundings
 from tests.unit.repository.written import handled, worker, write
 
 
@@ -112,8 +113,8 @@ def test_a_platform_that_is_given_away_stays_tritonservers(tmp_path: Path) -> No
     """Where somebody has one that still runs TensorFlow."""
     text = 'platform: "tensorflow_savedmodel"'
     folder = write(saved(tmp_path / "m", "1/model.savedmodel"), config_pbtxt=text)
-    environ = {"WHARF_TRITON_BACKENDS": "tensorflow_savedmodel"}
-    assert describe("m", folder, environ=environ).format == "triton"
+    surroundings = Surroundings(triton_backends=("tensorflow_savedmodel",))
+    assert describe("m", folder, surroundings=surroundings).format == "triton"
 
 
 def test_a_platform_without_its_model_is_refused(tmp_path: Path) -> None:

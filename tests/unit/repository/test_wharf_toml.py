@@ -35,6 +35,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     threads = 2
     optimize = false
     device = "cpu"
+    labels = { stable = 1 }
     [[inputs]]
     name = "x"
     dtype = "FP32"
@@ -43,7 +44,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     name = "y"
     """
     inputs, outputs = (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y"),)
-    assert read(tmp_path, text) == ModelConfig("torchscript", "weights/net.bin", 2, False, "cpu", inputs, outputs)
+    wanted = ModelConfig("torchscript", "weights/net.bin", 2, False, "cpu", inputs, outputs, labels={"stable": 1})
+    assert read(tmp_path, text) == wanted
 
 
 def test_every_key_of_workers_is_read(tmp_path: Path) -> None:
