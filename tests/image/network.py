@@ -3,7 +3,7 @@
     python -m tests.image.network FOLDER
 
 Writes FOLDER/network/1, FOLDER/images.npy and FOLDER/logits.npy, in a process of its own: TensorFlow's import is not
-for the tests' process. Convolutions and products are large enough for every kernel that an image of a CPU is told apart by.
+for the tests' process. Large enough that oneDNN takes over all that it can.
 """
 
 from __future__ import annotations
