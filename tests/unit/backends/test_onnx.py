@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.backends.onnx import OnnxBackend
+from serving.backends.onnx import OnnxBackend, is_bf16_right
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
@@ -197,7 +197,7 @@ def test_cuda_without_the_provider_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(LoadFailedError, match="install onnxruntime-gpu"):
         OnnxBackend("cuda", 1).load(ModelSpec("m", "onnx", file, 1))
     with pytest.raises(LoadFailedError, match="install onnxruntime-gpu"):
-        load(file, device="cuda")
+        load(file, device="cuda:1")
 
 
 @pytest.mark.parametrize("optimize", [True, False])
@@ -259,3 +259,13 @@ def test_an_input_that_only_the_configuration_calls_optional_is_a_bad_request(tm
     model = load(adder(tmp_path), inputs=(TensorSpec("b", "FP32", (-1, 3), is_optional=True),))
     with pytest.raises(BadRequestError, match="Input 'b' of model 'm' is optional in its configuration"):
         model.run(model.signature.check({"a": ONES}))
+
+
+def test_a_cpu_with_bf16_is_asked_for_it_where_its_products_are_right(tmp_path: Path) -> None:
+    """The option is Arm's alone: here nothing changes. What 1.31 does with it on arm64 the image's test shows."""
+    assert is_bf16_right()
+    file = adder(tmp_path)
+    model = OnnxBackend("cpu", 1, is_bf16=True).load(ModelSpec("m", "onnx", file, file.stat().st_size))
+    ones = np.ones((1, 3), np.float32)
+
+    assert model.run({"a": ones, "b": ones})["y"].tolist() == [[2.0, 2.0, 2.0]]
