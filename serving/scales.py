@@ -185,7 +185,8 @@ class Scales:
 
         It returns what was still missing on each at the end of the wait, in bytes.
         """
-        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(self._give_back_s)) as watch:
+        patience_s = 0.0 if self._is_closing.is_set() else self._give_back_s
+        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(patience_s)) as watch:
             stays = self._weighed.__contains__
             returns = [Return(watch, index, name, weights[index].returning_bytes, stays) for index in watch.devices]
             yield lambda: self._wait(returns, self._give_back_s)
