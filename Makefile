@@ -124,10 +124,16 @@ test-image/cpu: $(STAMP)-dev ## Build an image and test it in a real Docker engi
 
 # All of them, but where they are about torch, which this image has not.
 TESTS_OF_cpu := .
+# Those of a running container with x86-64's image, at full speed; arm64's has tests of its own.
+TESTS_OF_graviton := test_image_runs.py test_image_graviton.py
 TESTS_OF_triton := test_image_contract.py test_image_runs.py test_image_triton.py
 
 .PHONY: test-image/triton
 test-image/triton: $(STAMP)-dev ## The same for the image in front of tritonserver, on a stand-in base that has the real one
+	$(test-image)
+
+.PHONY: test-image/graviton
+test-image/graviton: $(STAMP)-dev ## The same for the image with TensorFlow: x86-64's, and arm64's on three emulated CPUs
 	$(test-image)
 
 test-image = $(BIN)/python -m pytest -m image $(addprefix tests/image/,$(TESTS_OF_$(@F))) --flavour $(@F) --log-cli-level=INFO --durations=10

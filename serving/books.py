@@ -100,12 +100,6 @@ class Books:
         for ledger, count in self.wanted(demand, placement).items():
             ledger.reserve(name, count)
 
-    def correct(self, name: str, host_bytes: int, device_bytes: Mapping[int, int]) -> None:
-        """Replace the reservations of `name` by what was measured, even past the budgets."""
-        self.host.correct(name, host_bytes)
-        for index, count in device_bytes.items():
-            self.devices[index].correct(name, count)
-
     def release(self, name: str) -> None:
         """End the reservations of `name`."""
         for ledger in self.all:

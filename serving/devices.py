@@ -16,6 +16,9 @@ from typing import Any, Protocol
 log = logging.getLogger("wharf.devices")
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+PROCESS_BYTES = 512 << 20
+"""What a process that uses a GPU is expected to take there besides its models: 0.4 GiB and more were seen (Triton's
+issues 3560, 5365, 6860, 8032)."""
 # CUDA's own words for "none": empty, and what NVIDIA's container runtime sets.
 _NONE = ("", "NoDevFiles", "none", "void")
 
@@ -48,6 +51,14 @@ class Placement:
     def device(self) -> int | None:
         """The first of them, None on the CPU."""
         return self.devices[0] if self.devices else None
+
+
+def named_devices(device: str) -> tuple[int, ...] | None:
+    """Return the devices that `cpu`, `cuda` or `cuda:1` names: None on the CPU, () for one of the house's choice."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return None
+    return (int(number),) if number else ()
 
 
 NOWHERE = Placement()

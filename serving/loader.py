@@ -26,7 +26,7 @@ from serving.repository.source import ModelSource
 from serving.residents import Resident, Residents
 from serving.room import Room
 from serving.scales import Expected, Scales
-from serving.watch import Watch
+from serving.watch import Growth, Watch
 
 log = logging.getLogger("wharf.manager")
 
@@ -38,16 +38,16 @@ _RUNTIME_BYTES = 160 << 20
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A model that is ready, the bytes it holds, and the bytes that were predicted; and what to weigh on its devices.
+    """A model that is ready, the bytes it holds, and the bytes that were predicted.
 
-    `grown` is by how many bytes each device's use grew, where that is sure.
+    Of its devices: what it is expected to hold on each, and how their use grew.
     """
 
     model: LoadedModel
     resident_bytes: int
     predicted_bytes: int
     expected: Expected = Expected(0, 0)
-    grown: Mapping[int, int] = field(default_factory=dict)
+    growths: Mapping[int, Growth] = field(default_factory=dict)
 
 
 class Loader:
@@ -98,12 +98,12 @@ class Loader:
                 self.prepare(self._backends[each.format])
             placement = self._room.reserve(resident, demand, deadline)
             spec = artifact.spec.placed(placement) if placement.devices else artifact.spec
-            resident.watch = self._scales.load(backend.name, placement)
+            resident.watch = self._scales.load(backend.name, placement, deadline)
             if not backend.is_outside:
-                with resident.watch as watch:
+                with self._on_devices(resident) as watch:
                     return self._weighed(self._load_here(backend, spec, footprint), footprint, watch)
         # People's code may take its time, or hang: the turn is for those who work in this process.
-        with resident.watch as watch:
+        with self._on_devices(resident) as watch:
             model = backend.load(spec)
             held_bytes = model.held_bytes() or footprint.resident_bytes
             return self._weighed(Brought(model, held_bytes, footprint.resident_bytes), footprint, watch)
@@ -118,12 +118,19 @@ class Loader:
             is_alone = self._residents.moves.stood_still(move)
         return Brought(model, _believed(grown_bytes, footprint, is_alone=is_alone), footprint.resident_bytes)
 
+    @contextmanager
+    def _on_devices(self, resident: Resident) -> Iterator[Watch]:
+        with resident.watch as watch:
+            if not watch.has_turn:
+                raise UnavailableError(f"Model '{resident.name}' waits for an unload on its device: try again.")
+            yield watch
+
     def _weighed(self, brought: Brought, footprint: Footprint, watch: Watch) -> Brought:
         """Add what the load did to its devices; what a model's own allocator counted goes before the prediction."""
         exact = brought.model.device_bytes()
         resident_bytes = footprint.device_resident_bytes if exact is None else exact
         expected = Expected(footprint.device_peak_bytes, resident_bytes, is_exact=exact is not None)
-        return replace(brought, expected=expected, grown=watch.grown())
+        return replace(brought, expected=expected, growths=watch.growths())
 
     @contextmanager
     def _turn(self, name: str, deadline: float) -> Iterator[None]:

@@ -74,11 +74,9 @@ class ModelManager:
         self._lock = self._residents.lock
         self._by_name = self._residents.by_name
         accounts = (self._books, self._scales, metrics)
-        self._unloader = Unloader(self._residents, *accounts, self._save, self._limits.drain_timeout_s)
+        unloader = self._unloader = Unloader(self._residents, *accounts, self._save, self._limits.drain_timeout_s)
         self._room = Room(
-            *(self._residents, self._books, metrics, self._unloader.finish),
-            may_evict=not is_platform,
-            on_evict=on_evict,
+            *(self._residents, self._books, metrics, unloader.finish), may_evict=not is_platform, on_evict=on_evict
         )
         self._loader = Loader(
             source, backends, self._residents, self._room, *accounts, concurrency=self._limits.load_concurrency
@@ -317,9 +315,8 @@ class ModelManager:
         with self._lock:
             if resident.is_first:
                 self._urls[resident.name] = resident.url
-            resident.weights = self._scales.weigh(resident.name, resident.watch, brought.expected, brought.grown)
-            device_bytes = {index: each.booked_bytes for index, each in resident.weights.items()}
-            self._books.correct(resident.name, brought.resident_bytes, device_bytes)
+            resident.weights = self._scales.weigh(resident.name, resident.watch, brought.expected, brought.growths)
+            self._books.host.correct(resident.name, brought.resident_bytes)
             resident.model = brought.model
             self._withdrawn.pop(resident.name, None)
             self._barred.discard(resident.name)
@@ -331,7 +328,7 @@ class ModelManager:
         log.info(
             "event=loaded model=%s seconds=%.3f bytes=%d predicted_bytes=%d%s",
             *(quoted(resident.name), seconds, brought.resident_bytes, brought.predicted_bytes),
-            "".join(f" cuda{index}_bytes={count}" for index, count in device_bytes.items()),
+            "".join(f" cuda{index}_bytes={each.booked_bytes}" for index, each in resident.weights.items()),
         )
         self._room.settle(resident)
         self._save()
@@ -349,10 +346,10 @@ class ModelManager:
             resident.artifact.release()
         memory.forget_locals(cause)
         memory.give_back()
-        left = resident.watch.grown()
+        left = self._scales.wait_after_failure(resident.name, resident.watch)
         with self._lock:
-            self._books.release(resident.name)
             self._scales.note_failure(resident.watch.runtime, left)
+            self._books.release(resident.name)
             # An evicted model whose reload failed is still known, unless what its url led to is gone.
             if resident.is_listed or isinstance(error, ModelNotFoundError):
                 self._urls.pop(resident.name, None)
@@ -371,8 +368,6 @@ class ModelManager:
                     self._load(resident, time.monotonic() + self._limits.load_timeout_s)
                 except ServingError:
                     log.error("event=not_restored model=%s url=%s", quoted(resident.name), quoted(resident.url))
-
-    # ---- unloading --------------------------------------------------------------------------------------------------
 
     def _withdraw(self, resident: Resident, reason: str) -> None:
         """Take out a model that is beyond repair; requests for it hear why."""

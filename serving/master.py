@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,10 @@ def serve(settings: Settings) -> int:
             journal_path.unlink(missing_ok=True)
 
 
-def _tune(settings: Settings) -> None:
+def _tune(settings: Settings, environ: MutableMapping[str, str] = os.environ) -> None:
     """Set the variables of the numeric libraries, before any of them is imported by a child."""
-    tuning = tune(read_machine(settings.cores), os.environ, is_fast=settings.fast_math)
-    apply(tuning, os.environ)
+    tuning = tune(read_machine(settings.cores), environ, is_fast=settings.fast_math)
+    apply(tuning, environ)
     for sentence in tuning.warnings:
         logs.announce(sentence, settings.log_format)
     shown = " ".join(f"{each.name}={each.value}" for each in tuning.choices if each.value is not None)

@@ -12,15 +12,15 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from serving.contexts import Context
 from serving.devices import DeviceMeter, NoDevices, Placement
 from serving.ledger import Ledger, Wording
-from serving.moves import Moves
-from serving.watch import Return, Watch
+from serving.turns import Turns
+from serving.watch import Growth, Lanes, Remains, Return, Watch
 
 log = logging.getLogger("wharf.scales")
 
@@ -70,7 +70,7 @@ class Scales:
         give_back_s: float = 5.0,
         slack_bytes: int = SLACK_BYTES,
     ) -> None:
-        self._meter = meter or NoDevices("nobody asked")
+        meter = meter or NoDevices("nobody asked")
         self._give_back_s = give_back_s
         self._slack_bytes = slack_bytes
         self._contexts: dict[tuple[int, str], Context] = defaultdict(Context)
@@ -78,17 +78,17 @@ class Scales:
         self._weighed: set[str] = set()
         self._is_closing = threading.Event()
         self.ledgers: dict[int, Ledger] = {}
-        for each in self._meter.devices():
+        for each in meter.devices():
             ledger = Ledger(max(0, each.capacity_bytes - headroom(each.capacity_bytes)), wording=_wording(each.index))
             ledger.take_out(OTHERS, each.used_bytes)
             self.ledgers[each.index] = ledger
-        self._moves = {index: Moves() for index in self.ledgers}
+        self._lanes = Lanes(meter, self.ledgers)
 
     # ---- a runtime, a load ------------------------------------------------------------------------------------------
 
     def prepare(self, runtime: str) -> Watch:
         """Watch a runtime's start on all devices for the length of a `with`."""
-        return Watch(runtime, self._meter, self.ledgers, self._moves)
+        return Watch(runtime, self._lanes, self.ledgers, Turns.together)
 
     def note_runtime(self, runtime: str, grown: Mapping[int, int]) -> None:
         """Take what a runtime took at its start out of the budgets; under the lock."""
@@ -96,34 +96,59 @@ class Scales:
             self._contexts[index, runtime].prepared_bytes += max(0, count)
             self._take_out(index, runtime)
 
-    def load(self, runtime: str, placement: Placement) -> Watch:
-        """Watch a load on its devices for the length of a `with`."""
-        ledgers = {index: self.ledgers[index] for index in placement.devices}
-        return Watch(runtime, self._meter, ledgers, self._moves)
+    def load(self, runtime: str, placement: Placement, deadline: float) -> Watch:
+        """Watch a load on its devices for the length of a `with`.
+
+        Its `has_turn` is False where unloads left it no turn until `deadline` (of the monotonic clock).
+        """
+        return Watch(runtime, self._lanes, self._of(placement.devices), lambda turns: turns.together(deadline))
+
+    def _of(self, indices: Iterable[int]) -> dict[int, Ledger]:
+        return {index: self.ledgers[index] for index in indices}
+
+    def wait_after_failure(self, name: str, watch: Watch) -> dict[int, int]:
+        """Wait until a load that failed has left its devices; return what is still there of it, in bytes.
+
+        What a runtime's first load leaves is its context, which is not waited for; one that had no turn left nothing.
+        """
+        if not watch.has_turn:
+            return {}
+        with ExitStack() as stack:
+            for index in sorted(watch.devices):
+                stack.enter_context(self._lanes.turns[index].alone(self._give_back_s))
+            remains = [Remains(watch, index, name, self._weighed.__contains__) for index in watch.devices]
+            brings_context = any(self._is_new(index, watch.runtime) for index in watch.devices)
+            return self._wait(remains, 0.0 if brings_context else self._give_back_s)
 
     def note_failure(self, runtime: str, left: Mapping[int, int]) -> None:
-        """Take what a load that failed left on devices out of the budgets; under the lock, its reservation ended.
-
-        It is the context's where there was none before, else lost.
-        """
+        """Take what a load that failed left on devices out of the budgets; under the lock."""
         for index, count in left.items():
-            if self._contexts[index, runtime].is_new:
+            if self._is_new(index, runtime):
                 self.note_runtime(runtime, {index: count})
-            elif count > self._slack_bytes:
+            else:
                 self._lose(index, count)
 
-    def weigh(self, name: str, watch: Watch, expected: Expected, grown: Mapping[int, int]) -> dict[int, Weight]:
-        """Say what a model holds on each device of `watch`, and set the context apart; under the lock.
+    def _is_new(self, index: int, runtime: str) -> bool:
+        context = self._contexts.get((index, runtime))
+        return context is None or context.is_new
 
-        `grown` is what the watch saw. The model that brought the context along is booked anew when a later one tells
-        more of it.
+    def weigh(self, name: str, watch: Watch, expected: Expected, growths: Mapping[int, Growth]) -> dict[int, Weight]:
+        """Correct a model's reservation on each device of `watch`, set the context apart, say what it holds.
+
+        Under the lock. `growths` are what the watch saw. The model that brought the context along is booked anew when
+        a later one tells more of it.
         """
         weights = {}
         for index in watch.ledgers:
-            if index in grown:
-                weights[index] = self._weigh(name, (index, watch.runtime), expected, grown[index])
-            else:
-                weights[index] = Weight(expected.resident_bytes)
+            key, growth = (index, watch.runtime), growths.get(index)
+            weight = Weight(expected.resident_bytes)
+            if growth is not None and growth.is_alone:
+                weight = self._weigh(name, key, expected, growth.bytes)
+            self.ledgers[index].correct(name, weight.booked_bytes)
+            if growth is not None and not growth.is_alone and self._contexts[key].is_new:
+                # Who brought it cannot be told; what is in use and in no book is nobody's model.
+                self.note_runtime(watch.runtime, {index: growth.used_bytes - watch.booked_bytes(index)})
+            weights[index] = weight
         self._weighed.add(name)
         return weights
 
@@ -160,13 +185,14 @@ class Scales:
 
         It returns what was still missing on each at the end of the wait, in bytes.
         """
-        with self.load("", Placement(tuple(weights))) as watch:
-            returns = [Return(watch, index, name, weights[index].returning_bytes) for index in watch.devices]
-            yield lambda: self._wait(returns)
+        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(self._give_back_s)) as watch:
+            stays = self._weighed.__contains__
+            returns = [Return(watch, index, name, weights[index].returning_bytes, stays) for index in watch.devices]
+            yield lambda: self._wait(returns, self._give_back_s)
 
-    def _wait(self, returns: list[Return]) -> dict[int, int]:
-        deadline = time.monotonic() + self._give_back_s
-        while missing := {each.index: count for each in returns if (count := each.missing_bytes()) > self._slack_bytes}:
+    def _wait(self, owed: Sequence[Return | Remains], timeout_s: float) -> dict[int, int]:
+        deadline = time.monotonic() + timeout_s
+        while missing := {each.index: count for each in owed if (count := each.missing_bytes()) > self._slack_bytes}:
             if time.monotonic() >= deadline or self._is_closing.wait(_POLL_S):
                 return missing
         return {}
@@ -184,7 +210,7 @@ class Scales:
 
         Only where nothing moves, as a reservation says more than what is in use while its model is on the way in.
         """
-        readings = {index: self._meter.used_bytes(index) for index in self.ledgers if self._is_due(index)}
+        readings = {index: self._lanes.meter.used_bytes(index) for index in self.ledgers if self._is_due(index)}
         with lock:
             for index, used_bytes in readings.items():
                 if used_bytes is not None and self._is_due(index):
@@ -193,7 +219,7 @@ class Scales:
     def _is_due(self, index: int) -> bool:
         ledger = self.ledgers[index]
         is_ours = bool(ledger.used_bytes) or self._has_context(index)
-        is_still = self._moves[index].is_still and set(ledger.reservations) <= self._weighed
+        is_still = self._lanes.moves[index].is_still and set(ledger.reservations) <= self._weighed
         return is_still and (bool(ledger.taken_out(LOST)) or not is_ours)
 
     def _has_context(self, index: int) -> bool:

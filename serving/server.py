@@ -126,7 +126,7 @@ class Server:
             cores,
             Bodies(admission),
             self.inference,
-            InvokeSettings(settings.request_timeout_s, settings.default_accept),
+            InvokeSettings(settings.request_timeout_s, settings.default_accept, self._own_name),
             self._default_model,
         )
         request_id = RequestIds()
@@ -137,7 +137,7 @@ class Server:
         self.app = App(
             *(routes, admin, gate, guard, request_id, self.metrics, access_log),
             self._ailment,
-            {"/v2": v2_routes, "/v1": TfsRoutes(self.inference, Bodies(admission), gate)},
+            {"/v2": v2_routes, "/v1": TfsRoutes(self.inference, Bodies(admission), gate, self._own_name)},
         )
         self._grpc = self._make_grpc(admission, guard)
         _warn(settings, limits, ledger)
@@ -225,6 +225,15 @@ class Server:
     def _outside_bytes(self) -> int:
         return self._workers.all_bytes() + self._tensorflow.all_bytes() + self._triton.server.held_bytes()
 
+    def _own_name(self, name: str) -> str:
+        """Return what the model of that name is called here.
+
+        In TensorFlow's container the one model of an endpoint is called as the folder in its archive.
+        """
+        folder = self.source.single_dir
+        is_folder = folder is not None and name != self._single_name and _is_folder(folder / name)
+        return self._single_name if is_folder else name
+
     def _default_model(self) -> str:
         if self.source.single_dir is not None and self.settings.default_model in (None, self._single_name):
             return self._single_name
@@ -251,6 +260,13 @@ class Server:
             with contextlib.suppress(ServingError):
                 models.append({"modelName": name, "modelUrl": self.source.find(name)[1], "loaded": name in loaded})
         return models
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _share(value: int | Share, whole_bytes: int) -> int:

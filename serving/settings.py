@@ -17,33 +17,11 @@ from typing import Any
 
 from serving.contract import INVOKE_BODY_MAX_BYTES
 from serving.errors import BadRequestError
+from serving.foreign_variables import instead_of
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
 # What only tells a container where it runs, or is read by the other verbs, `repository` or people's own code.
 _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
-
-# Variables of SageMaker's Triton container that mean something else here, and what to do instead.
-_NO_NEED = "nothing here needs it; leave it out."
-_MEMORY = "tensors travel in memory of their own size; leave it out."
-_TRITON = {
-    "ADDITIONAL_ARGS": "tritonserver is started without them; docs/settings.md lists what can be set.",
-    "ALLOW_GRPC": "set WHARF_GRPC_PORT to have gRPC.",
-    "GRPC_PORT": "set WHARF_GRPC_PORT instead.",
-    "ALLOW_METRICS": "/metrics is always there, on the HTTP port.",
-    "METRICS_PORT": "/metrics is on the HTTP port.",
-    "BUFFER_MANAGER_THREAD_COUNT": _NO_NEED,
-    "THREAD_COUNT": "set WHARF_MAX_IN_FLIGHT instead.",
-    "SHM_DEFAULT_BYTE_SIZE": _MEMORY,
-    "SHM_GROWTH_BYTE_SIZE": _MEMORY,
-    "DISABLE_MODEL_NAMESPACING": "members of an archive are always its own.",
-    "OVERRIDE_PING_MODE": "/ping is 200 while the server takes requests; leave it out.",
-    "TENSORFLOW_VERSION": _NO_NEED,
-    "MODEL_LOAD_GPU_LIMIT": "a load is reserved on its GPU: set WHARF_DEVICE_HEADROOM.",
-    "INFERENCE_TYPE": "call /v2/models/NAME/generate, or set nothing to infer.",
-    "LOG_INFO": "set WHARF_LOG_LEVEL instead.",
-    "LOG_WARNING": "set WHARF_LOG_LEVEL instead.",
-    "LOG_ERROR": "set WHARF_LOG_LEVEL instead.",
-}
 
 
 class SettingError(BadRequestError):
@@ -180,9 +158,14 @@ class Settings:
     """SageMaker's folder; `<base_dir>/model` holds the one model of a single-model endpoint."""
 
     default_model: str | None = _setting(
-        None, "a model's name", str, "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME", "WHARF_DEFAULT_MODEL"
+        None,
+        "a model's name",
+        str,
+        "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME",
+        "SAGEMAKER_TFS_DEFAULT_MODEL_NAME",
+        "WHARF_DEFAULT_MODEL",
     )
-    """Model of /invocations without a Target-Model header.
+    """Model of /invocations without a Target-Model header (and without tfs-model-name in its custom attributes).
 
     Else the single model, else the only one of the repository. Where a single-model endpoint's folder is a repository
     of several models, as Triton's container wants it, it names the one to serve.
@@ -394,7 +377,7 @@ def unknown_settings(env: Mapping[str, str]) -> list[str]:
 
 
 def _instead(name: str) -> str:
-    advice = _TRITON.get(name.removeprefix("SAGEMAKER_TRITON_"))
+    advice = instead_of(name)
     return f": {advice}" if advice else " in this version."
 
 

@@ -70,7 +70,7 @@ class TritonModel:
 
     def __init__(self, spec: ModelSpec, key: str, backend: TritonBackend, held_bytes: int) -> None:
         self.key = key
-        self._name = spec.name
+        self.name = spec.name
         self._backend = backend
         self._held_bytes = held_bytes
         self._timeout_s = backend.timeout_s
@@ -98,7 +98,7 @@ class TritonModel:
 
     def withdraw(self, reason: str) -> None:
         """Say that the model did not come back after the server's death."""
-        self._withdrawn = f"Model '{self._name}' was not loaded again after tritonserver died: {reason}"
+        self._withdrawn = f"Model '{self.name}' was not loaded again after tritonserver died: {reason}"
         self._host.withdraw(self._withdrawn)
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -110,12 +110,12 @@ class TritonModel:
 
         Raises `ModelFailedError` with the server's words, `UnavailableError` while it is started again.
         """
-        with self._backend.errors(self._name, self.key):
+        with self._backend.errors(self.name, self.key):
             link = self._backend.server.link()
             if self._is_decoupled:
                 if request.about.get("stream") != "tensors":
                     raise UnsupportedError(
-                        f"Model '{self._name}' answers as often as it likes: call /v2/models/{self._name}/"
+                        f"Model '{self.name}' answers as often as it likes: call /v2/models/{self.name}/"
                         "generate_stream, or stream over gRPC."
                     )
                 # By gRPC: a region is free when the answer is there, and what is the last of these is not known.
@@ -126,10 +126,10 @@ class TritonModel:
     def _stream(self, stub: Any, message: Any, timeout_s: float) -> Iterator[bytes]:
         call = stub.ModelStreamInfer(iter((message,)), timeout=timeout_s)
         try:
-            with self._backend.errors(self._name, self.key):
+            with self._backend.errors(self.name, self.key):
                 for each in call:
                     if each.error_message:
-                        yield answer_frames.write_error(each.error_message.replace(self.key, self._name))
+                        yield answer_frames.write_error(each.error_message.replace(self.key, self.name))
                     elif each.infer_response.outputs:
                         is_last = each.infer_response.parameters["triton_final_response"].bool_param
                         yield answer_frames.write(tensors_of(each.infer_response), {}, is_last=is_last)
@@ -250,7 +250,9 @@ class TritonBackend:
             yield
         except grpc.RpcError as error:
             raise call_error(error, name, key) from None
-        except ValueError:  # "Cannot invoke RPC on closed channel!"
+        except ValueError as error:
+            if "closed channel" not in str(error):  # "Cannot invoke RPC on closed channel!"
+                raise
             raise UnavailableError(AGAIN) from None
 
     def _lay(self, spec: ModelSpec, key: str) -> None:
@@ -289,7 +291,7 @@ class TritonBackend:
                 if model not in self._models:  # unloaded meanwhile
                     continue
             try:
-                self._load(model.key, model.key, stub)
+                self._load(model.name, model.key, stub)
                 log.info("event=loaded_again model=%s", model.key)
             except UnavailableError as error:
                 model.interrupted += 1

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serving.devices import PROCESS_BYTES
 from serving.repository import triton_schema
 from serving.repository.layouts import ModelSpec
 
@@ -18,15 +19,13 @@ _ON_CPU = frozenset(("python", "openvino"))
 # What an instance takes beside its weights: on a T4 (AWS' own rerun of 2023) 173 MiB for ResNet-50 and 47 for BERT-base
 # in libtorch, some 100 for BERT-base in TensorRT; what an engine's profile adds is measured afterwards.
 _WORKSPACE_BYTES = 128 << 20
-# A model of the Python backend that uses the GPU has a process of its own, and that a context: 0.4 GiB and more.
-_PROCESS_BYTES = 512 << 20
 
 
 def device_footprint(spec: ModelSpec) -> tuple[int, tuple[int, ...]]:
     """Return the bytes that a model is expected to take on each of its devices, and the devices that it names.
 
     0 bytes for one that stays on the CPU; no devices where it names none. KIND_MODEL leaves it to the model, of which
-    nothing is known.
+    nothing is known. A model of the Python backend has a process of its own, and that a context.
     """
     anywhere, named = 0, Counter[int]()
     groups: Sequence[Mapping[str, Any]] = (spec.triton or {}).get("instance_group") or ({},)
@@ -37,7 +36,7 @@ def device_footprint(spec: ModelSpec) -> tuple[int, tuple[int, ...]]:
         anywhere += 0 if group.get("gpus") else count
         named.update({int(index): count for index in group.get("gpus") or ()})
     instances = anywhere + max(named.values(), default=0)
-    each = spec.bytes + (_PROCESS_BYTES if _backend(spec) == "python" else _WORKSPACE_BYTES)
+    each = spec.bytes + (PROCESS_BYTES if _backend(spec) == "python" else _WORKSPACE_BYTES)
     return instances * each, tuple(sorted(named))
 
 

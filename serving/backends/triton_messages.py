@@ -120,6 +120,8 @@ def _say_about(message: Any, about: Mapping[str, Any]) -> None:
     }
     for name, value in said.items():
         kind = {bool: "bool_param", int: "int64_param", float: "double_param"}.get(type(value), "string_param")
+        if kind == "int64_param" and not -(2**63) <= value < 2**64:
+            raise BadRequestError(f"Parameter '{name}' is {value}, which no 64 bits hold: send it as text.")
         if kind == "int64_param" and value >= 2**63:
             kind = "uint64_param"
         setattr(message.parameters[name], kind, value if kind != "string_param" else str(value))

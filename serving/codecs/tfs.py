@@ -25,7 +25,8 @@ import numpy as np
 
 from serving.codecs import json
 from serving.codecs.binary import single
-from serving.codecs.tfs_faults import column_fault, is_base64, is_object, row_fault, shown
+from serving.codecs.tf_example import is_base64, is_object, shown
+from serving.codecs.tfs_faults import column_fault, row_fault
 from serving.errors import BadRequestError
 from serving.tensors import Array, Signature, Tensors
 

@@ -3,32 +3,24 @@
     {"signature_name"?, "context"?: {feature: value}, "examples": [{feature: value | [value, ...]}, ...]}
     -> {"results": [[[label, score], ...], ...]}  or  {"results": [number, ...]}
 
-A model for examples takes each as the bytes of a `tf.Example`, written here: no protobuf is needed for so small a
-message. The context's bytes go before those of every example, which merges the two (a protobuf's rule). Whole numbers
-and booleans are int64 features, others float, texts and `{"b64": ...}` bytes; a feature is of one kind. Sentences are
-TensorFlow Serving's (its util/json_tensor.cc, classifier.cc and regressor.cc). Called by `http/tfs`.
+A model for examples takes each as the bytes of a `tf.Example`, which `tf_example` writes. The context's bytes go before
+those of every example, which merges the two (a protobuf's rule). Sentences are TensorFlow Serving's (its
+util/json_tensor.cc, classifier.cc and regressor.cc). Called by `http/tfs_methods`.
 """
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from serving.codecs import tfs
-from serving.codecs.tfs_faults import is_base64, shown, type_of
+from serving.codecs.tf_example import example_bytes, shown
 from serving.errors import BadRequestError
 from serving.tensors import Array, Signature, Tensors
 
 INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
-_FLOAT_MAX = float(np.finfo(np.float32).max)
-# Fields of tf.Feature (tensorflow/core/example/feature.proto).
-_BYTES, _FLOATS, _INTS = 1, 2, 3
-_KINDS = {_BYTES: "bytes", _FLOATS: "float", _INTS: "int64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +42,7 @@ def read_examples(body: bytes) -> Examples:
     """Read a request to classify or regress; raises `BadRequestError` in TensorFlow Serving's words."""
     document = tfs.load(body)
     name = tfs.signature_name(document)
-    context = _example(document["context"]) if "context" in document else b""
+    context = example_bytes(document["context"]) if "context" in document else b""
     if "examples" not in document:
         raise BadRequestError(
             f"JSON Value: {shown(document)} When method is classify, key 'examples' is expected and was not found"
@@ -62,70 +54,7 @@ def read_examples(body: bytes) -> Examples:
         raise BadRequestError(f"JSON Value: {shown(document)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise BadRequestError(f"JSON Value: {shown(document)} 'examples' value is an empty array")
-    return Examples(name, [context + _example(each) for each in examples])
-
-
-def _example(features: Any) -> bytes:
-    """Return the bytes of a `tf.Example`."""
-    if not isinstance(features, dict):
-        raise BadRequestError(f"Example must be JSON object but got JSON {type_of(features)}")
-    entries = (
-        _field(1, _field(1, name.encode("utf-8", "surrogatepass")) + _field(2, _feature(name, value)))
-        for name, value in features.items()
-    )
-    return _field(1, b"".join(entries))
-
-
-def _feature(name: str, content: Any) -> bytes:
-    values = content.tolist() if isinstance(content, np.ndarray) else content
-    found = [_value(name, each) for each in (values if isinstance(values, list) else [values])]
-    kinds = dict.fromkeys(kind for kind, _ in found)
-    if len(kinds) > 1:
-        raise BadRequestError(f"Unexpected element type in feature: {name} expecting type: {_KINDS[next(iter(kinds))]}")
-    return _field(next(iter(kinds)), _list(next(iter(kinds)), [value for _, value in found])) if found else b""
-
-
-def _value(name: str, value: Any) -> tuple[int, Any]:
-    """Return the kind of a value and itself as that kind has it."""
-    if isinstance(value, str):
-        return _BYTES, value.encode("utf-8", "surrogatepass")
-    if is_base64(value):
-        try:
-            return _BYTES, base64.b64decode(value["b64"], validate=True)
-        except ValueError:
-            raise BadRequestError("Unable to base64 decode") from None
-    if isinstance(value, int):  # a boolean too
-        if not -(2**63) <= value < 2**63:
-            raise BadRequestError(f"Feature: {name} has uint64 element. Only int64 is supported.")
-        return _INTS, int(value)
-    if isinstance(value, float):
-        if _FLOAT_MAX < abs(value) < float("inf"):
-            raise BadRequestError(f"Cannot convert JSON value: {shown(value)} to float without loss of precision.")
-        return _FLOATS, value
-    raise BadRequestError(f"Feature: {name} has element with unexpected JSON type: {type_of(value)}")
-
-
-def _list(kind: int, values: list[Any]) -> bytes:
-    """Return a list of values; numbers are packed."""
-    if kind == _BYTES:
-        return b"".join(_field(1, each) for each in values)
-    if kind == _FLOATS:
-        return _field(1, struct.pack(f"<{len(values)}f", *values))
-    return _field(1, b"".join(_varint(each & (2**64 - 1)) for each in values))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Return a field with a length (wire type 2)."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    return Examples(name, [context + example_bytes(each) for each in examples])
 
 
 # ---- signatures and answers ------------------------------------------------------------------------------------------

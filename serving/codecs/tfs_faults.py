@@ -9,47 +9,20 @@ from __future__ import annotations
 
 import base64
 import math
-import reprlib
 from typing import Any
 
 import numpy as np
 
-from serving.codecs import json
 from serving.codecs.json_numbers import MAX_RANK
+from serving.codecs.tf_example import is_base64, shown, type_of
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES
 
-_SHOWN_MAX_CHARS = 200
 # TensorFlow's names of Triton's data types.
 TYPE_NAMES = {
     **{name: name.lower() for name in DTYPES if name.startswith(("INT", "UINT", "BOOL"))},
     **{"FP16": "half", "FP32": "float", "FP64": "double", "BYTES": "string"},
 }
-_JSON_TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
-
-
-def shown(value: Any) -> str:
-    """Return a value as JSON, the beginning of a long one."""
-    try:
-        text = json.dump(value).decode()
-    except Exception:  # deeper, or larger, than the writer takes
-        text = reprlib.repr(value)
-    return text if len(text) <= _SHOWN_MAX_CHARS else text[:_SHOWN_MAX_CHARS] + "..."
-
-
-def type_of(value: Any) -> str:
-    """Return the name of a JSON value's type."""
-    return str(value) if isinstance(value, bool) else _JSON_TYPES.get(type(value), "Array")
-
-
-def is_base64(value: Any) -> bool:
-    """Say whether a value stands for bytes."""
-    return type(value) is dict and len(value) == 1 and isinstance(value.get("b64"), str)
-
-
-def is_object(value: Any) -> bool:
-    """Say whether a value is an object of named tensors."""
-    return type(value) is dict and not is_base64(value)
 
 
 def row_fault(rows: Any, dtype: str | None, key: str = "") -> BadRequestError | None:

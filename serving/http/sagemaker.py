@@ -64,6 +64,8 @@ class InvokeSettings:
 
     request_timeout_s: float
     default_accept: str
+    own_name: Callable[[str], str] = lambda name: name
+    """Returns what a model is called here: the one of an endpoint has its own name in TensorFlow's container."""
 
 
 def check_name(name: str) -> str:
@@ -120,10 +122,11 @@ class SageMakerRoutes:
     def invocations(self, call: Call) -> Reply:
         """`POST /invocations`: the Target-Model header chooses, else a custom attribute, else the default model."""
         target = call.environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL")
-        if target is None:
-            target = tfs_container.attributes_of(call.environ).name or None
         # Granian hands over a header that is not ASCII as an empty one: never the default model's.
-        return self.invoke(call, self._default_model() if target is None else check_name(_utf8(target)))
+        if target is not None:
+            return self.invoke(call, check_name(_utf8(target)))
+        named = tfs_container.attributes_of(call.environ).name
+        return self.invoke(call, self._settings.own_name(check_name(_utf8(named))) if named else self._default_model())
 
     def invoke(self, call: Call, name: str) -> Reply:
         """`POST /models/{name}/invoke`: body to tensors, run, tensors to body."""

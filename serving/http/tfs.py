@@ -5,14 +5,15 @@
     POST /v1/models/NAME[/versions/V | /labels/L]:predict   or :classify, :regress
 
 Takes a path apart, has `inference` do it and writes what comes in TensorFlow Serving's form, errors too: `{"error":
-...}` with the status that its code has over HTTP. Every model that takes tensors answers, whatever runs it. A label
-other than `latest` and `stable`, which are the version for who names none, is unknown: nothing here configures labels.
-Called by `app`; `tfs_methods` runs the three methods, `tfs_documents` writes what a model says of itself.
+...}` with the status that its code has over HTTP. Every model that takes tensors answers, whatever runs it. Labels are
+those of the model's wharf.toml. Called by `app`; `tfs_methods` runs the three methods, `tfs_documents` writes what a
+model says of itself.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from time import perf_counter
 
 import orjson
@@ -39,15 +40,17 @@ _NAME = r"(?P<name>[^:]+?)"
 _METHOD = re.compile(rf"/v1/models/{_NAME}{_WHICH}:(?P<method>classify|regress|predict)", re.I)
 _ABOUT = re.compile(rf"/v1/models(?:/{_NAME})?{_WHICH}(?P<metadata>/metadata)?", re.I)
 _ODD_NAME = re.compile(r"/(?:versions|labels)(?:/|$)|//|/$", re.I)
-_LABELS = ("stable", "latest")
 _VERSION_MAX = 2**63 - 1
 
 
 class TfsRoutes:
     """Everything below `/v1`."""
 
-    def __init__(self, inference: Inference, bodies: Bodies, gate: Gate) -> None:
+    def __init__(
+        self, inference: Inference, bodies: Bodies, gate: Gate, own_name: Callable[[str], str] = lambda name: name
+    ) -> None:
         self._inference = inference
+        self._own_name = own_name  # of the one model of an endpoint, which clients may call otherwise
         self._bodies = bodies
         self._gate = gate
 
@@ -66,13 +69,27 @@ class TfsRoutes:
             raise BadRequestError(f"Malformed request: {ascii(method)[1:-1][:20]} {ascii(path)[1:-1][:200]}")
         if not found["name"]:
             raise BadRequestError("Missing model name in request.")
-        name, version = check_name(_decoded(found["name"])), _version(found)
+        name = self._own_name(check_name(_decoded(found["name"])))
+        version = self._labelled(name, _decoded(found["label"])) if found["label"] else _version(found)
         if method == "POST":
             return self._ask(call, name, version, found["method"].lower())
         with self._gate:
             if found["metadata"]:
                 return self._metadata(name, version)
             return _document(tfs_documents.status(self._inference.catalog, name, version))
+
+    def _labelled(self, name: str, label: str) -> str:
+        """Return the version of a label; the model is loaded for it where that may be."""
+        try:
+            labels = self._inference.described(name, "", lambda _, spec: spec.labels or {})
+        except ModelNotFoundError as error:
+            raise _not_found(error, name, "") from None
+        if label not in labels:
+            raise BadRequestError(
+                f"Unrecognized servable version label: {label[:80]}: model '{name}' has "
+                f"{', '.join(labels) or 'none'} (labels in its wharf.toml)."
+            )
+        return labels[label]
 
     def _metadata(self, name: str, version: str) -> Reply:
         try:
@@ -116,11 +133,6 @@ def tfs_error(error: BaseException, request_id: str) -> Reply:
 
 def _version(found: re.Match[str]) -> str:
     """Return the version of a path, "" for the one of who names none."""
-    if found["label"] and found["label"] not in _LABELS:
-        raise BadRequestError(
-            f"Unrecognized servable version label: {ascii(found['label'])[1:-1][:80]}: ask by /versions/, or for "
-            f"{' or '.join(_LABELS)}, the version that serves."
-        )
     if not found["version"]:
         return ""
     if len(found["version"]) > 30 or int(found["version"]) > _VERSION_MAX:

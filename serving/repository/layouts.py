@@ -75,7 +75,8 @@ class ModelSpec:
     sentences about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
     config.pbtxt has that whole, as JSON, in `triton`, what it says of queues and batches in `scheduling`, and what
     is to be run before it is ready in `warmup`. `versions` are the others that are served beside it, ascending;
-    `members` are an ensemble's own. `folder` is that of a model of tritonserver's, whose `file` is its config.pbtxt.
+    `members` are an ensemble's own, `labels` names of versions. `folder` is that of a model of tritonserver's, whose
+    `file` is its config.pbtxt.
     `placement` are the devices that it was given room on, which the loader writes in.
     """
 
@@ -99,6 +100,7 @@ class ModelSpec:
     members: tuple[ModelSpec, ...] = ()
     folder: Path | None = None
     placement: Placement = NOWHERE
+    labels: Mapping[str, str] | None = None
 
     @property
     def parts(self) -> tuple[ModelSpec, ...]:
@@ -151,9 +153,23 @@ def describe(  # noqa: PLR0913  the last four by name alone
         return _tritons(place, config, config_file or folder / "config.pbtxt")
     spec = _describe_folder(place, sources)
     if place.version is None or not spec.file.is_relative_to(place.version):
-        return spec
+        return _labelled(spec, config)
     others = (replace(config, versions=VersionPolicy(0, (each,))) for each in other_versions(folder, config.versions))
-    return replace(spec, versions=tuple(_describe_folder(replace(place, config=each), sources) for each in others))
+    spec = replace(spec, versions=tuple(_describe_folder(replace(place, config=each), sources) for each in others))
+    return _labelled(spec, config)
+
+
+def _labelled(spec: ModelSpec, config: ModelConfig) -> ModelSpec:
+    """Add the names of versions; raises `InvalidArtifactError` for one of a version that is not served."""
+    labels = {name: str(version) for name, version in (config.labels or {}).items()}
+    served = [each.version for each in (*spec.versions, spec)]
+    for name, version in labels.items():
+        if version not in served:
+            raise InvalidArtifactError(
+                f"wharf.toml of '{spec.name}' has the label {name} = {version}, and the versions that are served are "
+                f"{', '.join(served)}: name one of those, or serve it (version_policy in config.pbtxt)."
+            )
+    return replace(spec, labels=labels)
 
 
 def _tritons(place: ModelFolder, config: ModelConfig, file: Path) -> ModelSpec:

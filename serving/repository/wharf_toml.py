@@ -14,6 +14,7 @@
     task = "fill-mask"         # Hugging Face's name of what the model does
     environ = { LOG = "1" }
     options = { outputs = "predictions,probabilities" }  # the dialect's own
+    labels = { stable = 1 }    # names of versions, for TensorFlow Serving's routes
     [[inputs]]
     name = "x"
     dtype = "FP32"             # Triton's names, or numpy's
@@ -87,6 +88,13 @@ def _is_bytes(value: object) -> bool:
         return False
 
 
+def _is_labels(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        name != "" and not {"/", ":"} & set(name) and _is_int(version) and version >= 0
+        for name, version in value.items()
+    )
+
+
 _KEYS: Mapping[str, _Rule] = {
     "format": ("one of " + ", ".join(FORMATS), lambda value: value in FORMATS),
     "file": ("a path below this folder", lambda value: isinstance(value, str) and value != ""),
@@ -102,11 +110,12 @@ _KEYS: Mapping[str, _Rule] = {
     "task": ("a task's name", _is_text),
     "environ": ("a table of texts", _is_texts),
     "options": ("a table of texts", _is_texts),
+    "labels": ("a table of versions by name, such as { stable = 1 }", _is_labels),
     "inputs": ("tables [[inputs]]", _is_tables),
     "outputs": ("tables [[outputs]]", _is_tables),
 }
 
-_MODEL_KEYS = ("format", "file", "threads", "optimize", "device", "inputs", "outputs")
+_MODEL_KEYS = ("format", "file", "threads", "optimize", "device", "labels", "inputs", "outputs")
 _WORKER_KEYS = ("min_workers", "max_workers", "batch_size", "predict_timeout_s", "python", "environ", "options")
 
 _TENSOR_KEYS: Mapping[str, _Rule] = {

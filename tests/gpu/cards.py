@@ -13,9 +13,10 @@ from serving.backends.wrapping import WrappedModel
 from serving.devices import DeviceMeter, Nvml, find_devices
 from serving.errors import InsufficientMemoryError
 from serving.repository.layouts import ModelSpec
+from serving.residents import Limits
 from serving.scales import Scales
 from tests.gpu.nvml.pynvml import Library, OutOfMemoryError, make_cards, take
-from tests.unit.house import House, TestBackend
+from tests.unit.house import PATIENT, House, TestBackend
 
 MIB = 1 << 20
 # So large that what is rounded on a real GPU (segments of 2 and 20 MiB) does not matter.
@@ -43,12 +44,20 @@ class FakeCards:
     """Cards of a fake NVML. While `is_kept` is set, bytes that are given back stay until `let_go`."""
 
     def __init__(
-        self, folder: Path, count: int = 1, units: int = 32, *, context_bytes: int = CONTEXT, reserved_bytes: int = UNIT
+        self,
+        folder: Path,
+        count: int = 1,
+        units: int = 32,
+        *,
+        context_bytes: int = CONTEXT,
+        reserved_bytes: int = UNIT,
+        headroom_bytes: int | None = None,
     ) -> None:
         self.count = count
         self.folder = folder / "cards"
         self.meter = Nvml(_library(self.folder, [units * UNIT] * count, reserved_bytes), {})
         self._context_bytes = context_bytes
+        self._headroom_bytes = units * UNIT // 4 if headroom_bytes is None else headroom_bytes
         self._lock = threading.Lock()
         self._contexts: set[int] = set()
         self.is_kept = threading.Event()
@@ -69,13 +78,21 @@ class FakeCards:
         return lambda: self._give(held)
 
     def headroom(self, capacity_bytes: int) -> int:
-        return capacity_bytes // 4
+        return self._headroom_bytes
 
     def let_go(self) -> None:
         """Have what was kept come back, late."""
         self.is_kept.clear()
-        for held in self._kept:
-            held.unlink()
+        self.reap()
+
+    def reap(self) -> None:
+        """Have what was kept until now come back; what is given from now on is kept as before."""
+        while self._kept:
+            self._kept.pop().unlink()
+
+    def held_bytes(self, index: int) -> int:
+        """What models and contexts hold of a card."""
+        return sum(each.stat().st_size for each in (self.folder / str(index)).glob("*/*"))
 
     def _take(self, index: int, count: int) -> Path:
         return take(self.folder, index, count)
@@ -210,6 +227,7 @@ class CardHouse(House):
         is_platform: bool = False,
         budget_bytes: int = 1 << 30,
         give_back_s: float = 5.0,
+        limits: Limits = PATIENT,
     ) -> None:
         self.cards = cards
         self.scales = Scales(cards.meter, cards.headroom, give_back_s=give_back_s)
@@ -217,6 +235,7 @@ class CardHouse(House):
             folder,
             is_platform=is_platform,
             budget_bytes=budget_bytes,
+            limits=limits,
             backend=CardBackend(cards),
             scales=self.scales,
         )

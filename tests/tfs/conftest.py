@@ -37,7 +37,7 @@ def server(
     with RunningServer(root / "models", root / "log", {"WHARF_HTTP_SERVER": request.param}) as running:
         yield running
         assert running.stop() == 0
-        assert "Traceback" not in running.log()
+        assert "internal_error" not in running.log()
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ half_plus_two   versions 1 and 2 (y = x / 2 + 2, and + 3), with the signatures o
 cifar           [-1, 32, 32, 3] to ten probabilities
 texts           two outputs of the bytes that came in, one of which ends in _bytes
 pair            two inputs, two outputs, and a signature `sum`
+keras           a Keras file: y = 2 x
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,35 +51,23 @@ def _half_plus_two(tf: Any, folder: Path, more: float) -> None:
         builder.save()
 
 
-def _modules(tf: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Modules of TensorFlow 2 with their signatures, by the name of the model."""
+def _functions(tf: Any, weights: Any) -> dict[str, dict[str, Any]]:
+    """Return functions of TensorFlow 2 by signature, by the name of the model."""
 
-    class Network(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
-        def __init__(self) -> None:
-            super().__init__()
-            self.weights = tf.Variable(tf.random.stateless_normal([3072, 10], [1, 2]) / 50)
+    def function(body: Callable[..., Any], *specs: tuple[list[int | None], Any, str]) -> Any:
+        return tf.function(body, input_signature=[tf.TensorSpec(*each) for each in specs])
 
-        @tf.function(input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.float32, "image")])
-        def probabilities(self, image: Any) -> dict[str, Any]:
-            return {"probabilities": tf.nn.softmax(tf.reshape(image / 255, [-1, 3072]) @ self.weights)}
+    def probabilities(image: Any) -> dict[str, Any]:
+        return {"probabilities": tf.nn.softmax(tf.reshape(image / 255, [-1, 3072]) @ weights)}
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
-        def echo(self, text: Any) -> dict[str, Any]:
-            return {"said": text, "said_bytes": text}
-
-        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, "a"), tf.TensorSpec([None], tf.int32, "b")])
-        def swap(self, a: Any, b: Any) -> dict[str, Any]:
-            return {"b": b, "a": a}
-
-        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, "a")])
-        def sum(self, a: Any) -> dict[str, Any]:
-            return {"sum": tf.reduce_sum(a, 1)}
-
-    network = Network()
+    pair = ([None, 2], tf.float32, "a")
     return {
-        "cifar": (network, {"serving_default": network.probabilities}),
-        "texts": (network, {"serving_default": network.echo}),
-        "pair": (network, {"serving_default": network.swap, "sum": network.sum}),
+        "cifar": {"serving_default": function(probabilities, ([None, 32, 32, 3], tf.float32, "image"))},
+        "texts": {"serving_default": function(lambda t: {"said": t, "said_bytes": t}, ([None], tf.string, "t"))},
+        "pair": {
+            "serving_default": function(lambda a, b: {"b": b, "a": a}, pair, ([None], tf.int32, "b")),
+            "sum": function(lambda a: {"sum": tf.reduce_sum(a, 1)}, pair),
+        },
     }
 
 
@@ -87,8 +77,20 @@ def _write(root: Path) -> None:
     for version, more in ((1, 2.0), (2, 3.0)):
         _half_plus_two(tf, root / f"half_plus_two/{version}", more)
     (root / "half_plus_two/config.pbtxt").write_text(VERSIONS)
-    for name, (module, signatures) in _modules(tf).items():
+    (root / "half_plus_two/wharf.toml").write_text("labels = { stable = 1, canary = 2 }\n")
+    module = tf.Module()
+    module.weights = tf.Variable(tf.random.stateless_normal([3072, 10], [1, 2]) / 50)
+    for name, signatures in _functions(tf, module.weights).items():
         tf.saved_model.save(module, str(root / f"{name}/1"), signatures=signatures)
+    _keras(root / "keras")
+
+
+def _keras(folder: Path) -> None:
+    import keras
+
+    folder.mkdir()
+    double = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(2.0))
+    keras.Sequential([keras.Input((1,)), double]).save(folder / "model.keras")
 
 
 if __name__ == "__main__":

@@ -210,6 +210,14 @@ def test_the_metadata_has_the_signatures(front: Front) -> None:
     assert signature[1]["method_name"] == "tensorflow/serving/predict"
 
 
+def test_labels_are_those_of_the_model_s_own_configuration(front: Front) -> None:
+    """Each names a version that is served; a fake has none."""
+    for route in ("quick/labels/stable", "quick/labels/a%20b/metadata"):
+        answer = get(front, route)
+        assert (answer.status, "Unrecognized servable version label" in answer.error) == (400, True)
+    assert get(front, "none/labels/stable").status == 404
+
+
 # ---- what all routes have --------------------------------------------------------------------------------------------
 
 
@@ -255,6 +263,13 @@ def test_an_attribute_names_the_model_where_nothing_else_does(front: Front) -> N
     assert found.json() == {"predictions": [[4, 8]]}
     assert attributed(front, "/models/quick/invoke", ROWS, named).json() == {"predictions": [[4, 8]]}
     assert attributed(front, "/invocations", ROWS, "tfs-model-name=none").status == 404
+
+
+def test_the_one_model_of_an_endpoint_may_have_the_name_of_its_folder(tmp_path: Path) -> None:
+    """As clients of the container call it; below /v1 too."""
+    front = Front(tmp_path, max_body_bytes=10_000, own_name={"half": "quick"}.get)
+    assert attributed(front, "/invocations", ROWS, "tfs-model-name=half").json() == {"predictions": [[4, 8]]}
+    assert post(front, "half:predict").json() == {"predictions": [[4, 8]]}
 
 
 def test_attributes_come_back_as_they_were_sent(front: Front) -> None:

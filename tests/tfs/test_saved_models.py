@@ -36,6 +36,18 @@ def test_the_highest_version_predicts_and_each_may_be_asked_for(client: httpx.Cl
     assert (status, "Servable not found for request: Specific(half_plus_two, 3)" in said) == (404, True)
 
 
+def test_a_version_may_be_asked_for_by_its_label(client: httpx.Client) -> None:
+    """As the model's wharf.toml has it, on every route."""
+    assert post(client, f"{HALF}/labels/stable:predict", instances=[1.0]) == {"predictions": [2.5]}
+    assert post(client, f"{HALF}/labels/canary:predict", instances=[1.0]) == {"predictions": [3.5]}
+    (found,) = client.get(f"{HALF}/labels/stable").json()["model_version_status"]
+    assert found["version"] == "1"
+    assert client.get(f"{HALF}/labels/canary/metadata").json()["model_spec"]["version"] == "2"
+    status, said = refused(client, f"{HALF}/labels/old:predict", instances=[1.0])
+    assert (status, "Unrecognized servable version label: old: model" in said) == (400, True)
+    assert "has stable, canary" in said
+
+
 def test_the_status_has_every_version_the_highest_first(client: httpx.Client) -> None:
     """One alone where one is asked for."""
     found = client.get(HALF).json()["model_version_status"]

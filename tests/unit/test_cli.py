@@ -351,3 +351,25 @@ def test_validate_knows_what_is_handed_to_tritonserver(
     monkeypatch.setenv("WHARF_PORT", "many")
     assert main(["validate", str(tmp_path)]) == 1
     assert "WHARF_PORT" in capsys.readouterr().err
+
+
+def test_env_prints_what_is_set_and_what_is_used(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON; the libraries of this environment really run."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1000")
+    assert main(["env", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+
+    assert document["cores"] >= 1
+    assert {"name": "OMP_NUM_THREADS", "value": "1000", "reason": "set by the user", "origin": "user"} in document[
+        "variables"
+    ]
+    assert {each["name"] for each in document["libraries"]} >= {"onnxruntime"}
+    assert "OMP_NUM_THREADS is 1000" in document["warnings"][0]
+
+
+def test_env_complains_of_a_setting_that_cannot_be_read(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the server would at its start."""
+    monkeypatch.setenv("WHARF_FAST_MATH", "perhaps")
+
+    assert main(["env"]) == 1
+    assert "Setting WHARF_FAST_MATH has value 'perhaps'" in capsys.readouterr().err

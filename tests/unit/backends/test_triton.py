@@ -104,7 +104,7 @@ def test_without_a_server_a_model_is_refused_by_its_backend(tmp_path: Path) -> N
     backend.close()
 
 
-@pytest.mark.parametrize("of", ["tensorrt_plan", "tensorflow_savedmodel"])
+@pytest.mark.parametrize("of", ["tensorrt_plan", "tensorflow_graphdef"])
 def test_what_tritonserver_alone_runs_is_its_own(tmp_path: Path, of: str) -> None:
     """Fields that we would refuse are for it to read."""
     (tmp_path / "1").mkdir()
@@ -241,6 +241,21 @@ def test_all_that_a_client_says_travels() -> None:
     }
 
 
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
+def test_a_number_that_no_field_holds_is_a_bad_request(model: TritonModel, number: int) -> None:
+    """Not a server that is started again, for which a client would ask again."""
+    with pytest.raises(BadRequestError, match=f"Parameter 'n' is {number}, which no 64 bits hold"):
+        model.invoke(Request(tensors={"x": X}, about={"parameters": {"n": number}}), time.monotonic() + 5)
+
+
+def test_only_a_closed_channel_is_a_server_that_is_started_again(backend: TritonBackend) -> None:
+    """Another fault of that type is our own, and said as one."""
+    with pytest.raises(UnavailableError), backend.errors("m", "1-m"):
+        raise ValueError("Cannot invoke RPC on closed channel!")
+    with pytest.raises(ValueError, match="cannot reshape"), backend.errors("m", "1-m"):
+        raise ValueError("cannot reshape array")
+
+
 def test_a_killed_server_is_back_with_its_models(backend: TritonBackend, model: TritonModel, tmp_path: Path) -> None:
     """One that cannot be loaded again is taken out, with the reason."""
     lost_folder, host = write_model(tmp_path / "lost"), _Host()
@@ -257,6 +272,7 @@ def test_a_killed_server_is_back_with_its_models(backend: TritonBackend, model: 
         model.run({"x": X})
     until(lambda: host.reasons, 60)
     assert "Model 'lost' was not loaded again after tritonserver died" in host.reasons[0]
+    assert lost.key not in host.reasons[0]
     until(lambda: _answers(model), 60)
     lost.close()
     assert len(list(Path("/dev/shm").glob("wharf_triton_*"))) <= 2  # one lived on in the dead server's name

@@ -37,6 +37,7 @@ class Front:
         max_in_flight: int = 8,
         max_body_bytes: int = 1000,
         accept: str = "application/json",
+        own_name: Callable[[str], str | None] = lambda name: name,
     ) -> None:
         self.house = House(folder, is_platform=is_platform)
         self.house.make("quick")
@@ -49,8 +50,12 @@ class Front:
         guard, request_id = Guard(token), RequestIds()
         self.inference = Inference(self.house.manager, self.house.catalog, self.cores, self.house.statistics, 0.2)
         bodies = Bodies(self.admission)
+
+        def named(name: str) -> str:
+            return own_name(name) or name
+
         routes = SageMakerRoutes(
-            self.house.manager, self.cores, bodies, self.inference, InvokeSettings(0.2, accept), default_model
+            self.house.manager, self.cores, bodies, self.inference, InvokeSettings(0.2, accept, named), default_model
         )
         admin = make_admin(self.house.manager, self.house.metrics, guard, lambda: [{"modelName": "quick"}], request_id)
         self.gate = Gate(4)
@@ -59,7 +64,7 @@ class Front:
             lambda: "" if self.is_healthy else "The model is not loaded (yet): see the log.",
             {
                 "/v2": V2Routes(self.inference, bodies, self.gate, guard, lambda: self.is_healthy),
-                "/v1": TfsRoutes(self.inference, bodies, self.gate),
+                "/v1": TfsRoutes(self.inference, bodies, self.gate, named),
             },
         )
 

@@ -39,6 +39,6 @@ def worker(folder: Path, environ: Mapping[str, str] | None = None, name: str = "
     """Describe a folder that must have a handler; return both."""
     spec = describe(name, folder, within=folder.parent, surroundings=Surroundings(environ or {}))
     assert spec.handler is not None, spec
-    assert spec.format == "worker"
+    assert spec.format in ("worker", "tensorflow")
     assert spec.handler.folder == spec.handler.folder.resolve()
     return spec, spec.handler
