@@ -41,4 +41,7 @@ class TensorFlowBackend(WorkerBackend):
         if spec.handler is not None and spec.handler.memory_bytes:
             return found
         count = max(1, (spec.handler.min_workers if spec.handler else None) or 1)
-        return Footprint(found.peak_bytes + count * _SESSION_BYTES, found.resident_bytes + count * _SESSION_BYTES)
+        more_bytes = count * _SESSION_BYTES
+        return replace(
+            found, peak_bytes=found.peak_bytes + more_bytes, resident_bytes=found.resident_bytes + more_bytes
+        )
