@@ -23,8 +23,9 @@ pytestmark = pytest.mark.image
 log = logging.getLogger(__name__)
 
 # ONNX Runtime's CPU detection crashes in QEMU when it finds the host's description of its CPUs in sysfs; without it, it
-# asks the capability bits. No machine that is what it says it is needs this.
-EMULATED = ("--platform", "linux/arm64", "--tmpfs", "/sys/devices/system/cpu")
+# asks the capability bits. No machine that is what it says it is needs this. An emulated Python every five seconds for
+# the health check would be half of the load.
+EMULATED = ("--platform", "linux/arm64", "--tmpfs", "/sys/devices/system/cpu", "--no-healthcheck")
 CONTRACT = "not pages and not storms and not fifty"  # which take a minute and a half there
 
 
@@ -121,7 +122,7 @@ def test_a_saved_model_is_served_with_arms_kernels_and_bf16_where_the_cpu_has_it
     assert all("acl" in line for line in lines if "convolution," in line or "inner_product," in line), lines
     assert any("wei:bf16" in line for line in lines) == cpu.has_bf16
     assert emulated.client.delete("/models/network").status_code == 200
-    assert emulated.client.post("/models/network/invoke", json={"instances": []}).status_code in (200, 400, 404)
+    assert emulated.client.get("/models").json() == {"models": []}
 
 
 def test_env_says_what_the_cpu_has_what_is_set_and_what_is_used(emulated: Container, cpu: Cpu) -> None:
@@ -151,15 +152,15 @@ def test_onnx_runtimes_bf16_is_known_to_be_wrong(emulated: Container, cpu: Cpu) 
 
 
 def test_the_accuracy_gate_passes_where_bf16_is_used(emulated: Container, cpu: Cpu) -> None:
-    """The best class of random images stays the same; a Graviton2 says that it has none."""
-    if cpu.like == "graviton4":
-        pytest.skip("the same arithmetic as graviton3's; two servers' starts are saved")
+    """The best class of random images stays the same."""
+    if cpu.like != "graviton3":
+        pytest.skip("two servers' starts are saved: graviton4 has the same arithmetic, graviton2 no bf16")
     gate = ("/opt/wharf/bin/python", "/benchmarks/accuracy.py", "/opt/ml/models", "network")
     printed = emulated.exec(*gate, "--least-agreement", "0.9", timeout_s=400)
     log.info("%s: %s", cpu.like, printed)
 
-    assert ("bf16 was not used" in printed) != cpu.has_bf16
     assert "top-1 agreement" in printed
+    assert "bf16 was not used" not in printed
 
 
 def test_the_quick_part_of_the_contract_suite_passes_on_arm64(arm_image: str, repository: Path) -> None:
