@@ -142,10 +142,16 @@ def test_env_says_what_the_cpu_has_what_is_set_and_what_is_used(emulated: Contai
     assert {kernel["operation"] for kernel in used["kernels"]} >= {"convolution", "inner_product"}
     assert all("acl" in kernel["implementation"] for kernel in used["kernels"])
     assert all(kernel["is_bf16"] == cpu.has_bf16 for kernel in used["kernels"])
+    # When this fails, a newer ONNX Runtime is right: docs/graviton.md tells what 1.31.1's bf16 does.
+    assert libraries["onnxruntime"]["precision"] == ("wrong" if cpu.has_bf16 else "fp32")
+    assert found["onnx_options"] == {"mlas.enable_gemm_fastmath_arm64_bfloat16": False}
+    assert [warning.split(" in bf16")[0] for warning in found["warnings"]] == (
+        ["onnxruntime 1.31.1 computes wrong products"] if cpu.has_bf16 else []
+    )
 
 
-def test_onnx_runtimes_bf16_is_known_to_be_wrong(emulated: Container, cpu: Cpu) -> None:
-    """1.31.1: a product with a long, computed second factor. When this fails a newer one is right: docs/graviton.md."""
+def test_the_server_leaves_onnx_runtimes_option_off_where_its_products_are_wrong(emulated: Container, cpu: Cpu) -> None:
+    """Asked as a first load asks."""
     code = "import serving.backends.onnx as o; o.OnnxBackend('cpu', 1).prepare(); print(o.is_bf16_right())"
 
     assert emulated.exec("/opt/wharf/bin/python", "-c", code, timeout_s=200) == str(not cpu.has_bf16)
