@@ -82,8 +82,13 @@ bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real
 	$(BIN)/python benchmarks/v2.py
 
 .PHONY: bench-triton
-bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end: loads, unloads, lists, memory (as root)
+bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end, and what shared memory saves (as root)
 	$(BIN)/python benchmarks/multimodel.py
+	$(BIN)/python benchmarks/triton_memory.py
+
+.PHONY: bench-gpu
+bench-gpu: install-dev ## Fill a GPU with copies of five networks and print how many it holds (ARGS="--device cpu --budget 2GiB" for host memory)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 .PHONY: docs
 docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources

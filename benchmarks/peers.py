@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 
@@ -20,6 +25,37 @@ def swallow(body: bytes) -> bytes:
 
 
 WORK = {"/tiny": tiny, "/swallow": swallow}
+
+
+class Handed:
+    """The mean of each channel of a tensor of 3x224x224 at a body's end, computed by a forked process of its own.
+
+    The least that a server with its models in processes can do: one copy into memory that both sides keep mapped, one
+    byte there and the answer back. Nothing is parsed, checked, named, counted, limited or recovered from.
+    """
+
+    _TENSOR_BYTES = 3 * 224 * 224 * 4
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self._memory = mmap.mmap(-1, self._TENSOR_BYTES)
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair()
+        if os.fork():
+            theirs.close()
+            return
+        self._socket.close()
+        while theirs.recv(1):
+            tensor = np.frombuffer(self._memory, np.float32).reshape(1, 3, 224, 224)
+            theirs.sendall(tensor.mean(axis=(2, 3)).tobytes())
+        os._exit(0)
+
+    def __call__(self, body: bytes) -> bytes:
+        with self._lock:
+            self._memory[:] = memoryview(body)[-self._TENSOR_BYTES :]
+            self._socket.sendall(b"x")
+            return self._socket.recv(64)
 
 
 def bare(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -46,7 +82,7 @@ def make_flask() -> Any:
     return app
 
 
-def serve_bare(port: int, threads: int) -> None:
+def serve_bare(port: int, threads: int, *, has_worker: bool = False) -> None:
     """Serve `bare` on Granian with our own server's settings."""
     from granian.constants import HTTPModes, Interfaces
     from granian.log import LogLevels
@@ -56,6 +92,8 @@ def serve_bare(port: int, threads: int) -> None:
 
     def load() -> Any:
         memory.tune_allocator()
+        if has_worker:
+            WORK["/handed"] = Handed()
         return bare
 
     MPServer(
@@ -84,6 +122,5 @@ def serve_bare_grpc(port: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    {"http": serve_bare, "grpc": serve_bare_grpc}[sys.argv[3] if len(sys.argv) > 3 else "http"](
-        int(sys.argv[1]), int(sys.argv[2])
-    )
+    modes = {"http": serve_bare, "worker": partial(serve_bare, has_worker=True), "grpc": serve_bare_grpc}
+    modes[sys.argv[3] if len(sys.argv) > 3 else "http"](int(sys.argv[1]), int(sys.argv[2]))

@@ -1,13 +1,14 @@
 """What Triton's protocol costs beside a real tritonserver: 3x224x224 float32 in binary over HTTP and gRPC.
 
 The model answers the mean of each channel: little arithmetic and a small answer, so that the way of 602,112 bytes to
-the model is what is measured. One model.py is served by tritonserver's Python backend and by a worker of ours; a third
-row is the same arithmetic as an ONNX model, which runs in our server process (this tritonserver has the Python backend
-alone). The last rows take the same bytes and do nothing with them: what the transports cost by themselves, below which
-no server over them comes. One run, interleaved: servers on core 0, the load on the last core. HTTP comes from wrk, gRPC
-from threads that send a message made once over a connection each. Goals, for the same model.py: at most half of
-tritonserver's CPU us a request, and at least twice its requests a second at 16 clients. `make bench-v2` runs it. Usage:
-python benchmarks/v2.py [--rounds 7] [--seconds 2]
+the model is what is measured. One model.py is served by tritonserver's Python backend and by a worker of ours; a
+third row is the same arithmetic as an ONNX model, which runs in our server process (this tritonserver has the Python
+backend alone). The last rows are the least that a server over these transports can do: take the same bytes and drop
+them, or hand them to a forked process that computes the same mean, with nothing parsed, checked or counted. One run,
+interleaved: servers on core 0, the load on the last core. HTTP comes from wrk, gRPC from threads that send a message
+made once over a connection each. Goals, for the same model.py: at most half of tritonserver's CPU us a request, and
+at least twice its requests a second at 16 clients. `make bench-v2` runs it. Usage: python benchmarks/v2.py [--rounds
+7] [--seconds 2]
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from tests.oracle import tritonserver
 CLIENTS = (1, 16)
 TRITON, WORKER, INSIDE = "tritonserver, Python backend", "wharf, model.py in a worker", "wharf, ONNX in process"
 BARE_HTTP, BARE_GRPC = "nothing but Granian", "nothing but grpcio"
+BARE_WORKER = "nothing but Granian and a worker"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 MODEL = """
 import triton_python_backend_utils as pb_utils
@@ -204,12 +206,15 @@ def main() -> None:
         ours = wharf(root, WHARF_GRPC_PORT=str(our_grpc), WHARF_CPU_CORES="1", WHARF_MAX_WORKERS="1")
         peer = [sys.executable, "-m", "benchmarks.peers", "{port}"]
         bare, quiet = Server(BARE_HTTP, [*peer, "256"], "/"), Server(BARE_GRPC, [*peer, "64", "grpc"], "")
+        handing = Server(BARE_WORKER, [*peer, "256", "worker"], "/")
         try:
             rows = rows_of(triton, f"127.0.0.1:{their_grpc}", ours, f"127.0.0.1:{our_grpc}", tensor)
-            taken = Request("/swallow", http_request("mean_py", tensor).body, "application/octet-stream", "*/*")
+            body = http_request("mean_py", tensor).body
+            taken, handed = (Request(path, body, "application/octet-stream", "*/*") for path in ("/swallow", "/handed"))
             message = grpc_request("mean_py", tensor)
             rows += [
                 Row("HTTP", BARE_HTTP, partial(bare.measure, taken)),
+                Row("HTTP", BARE_WORKER, partial(handing.measure, handed)),
                 Row("gRPC", BARE_GRPC, partial(measure_grpc, quiet, f"127.0.0.1:{quiet.port}", message)),
             ]
             for row in rows:
@@ -220,7 +225,7 @@ def main() -> None:
                         runs = cells[row.wire].setdefault((row.name, clients), [])
                         runs.append(row.measure(clients, arguments.seconds))
         finally:
-            for server in (triton, ours, bare, quiet):
+            for server in (triton, ours, bare, handing, quiet):
                 server.stop()
     for wire, found in cells.items():
         print(f"-- {wire}")

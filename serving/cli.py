@@ -119,10 +119,14 @@ def _validate(arguments: argparse.Namespace) -> int:
     from serving.errors import ServingError
     from serving.repository.explained import explained
     from serving.repository.source import validate
+    from serving.repository.surroundings import Surroundings
+    from serving.settings import Settings
 
     try:
+        settings = Settings.from_env(os.environ)
         # The real folder has a name even for '.', and a parent that it lies in even behind a link.
-        spec = validate(arguments.path.resolve(), os.environ)
+        surroundings = Surroundings(os.environ, settings.device, settings.triton_backends)
+        spec = validate(arguments.path.resolve(), surroundings)
     except ServingError as error:
         return _complain(error.message)
     print(

@@ -56,6 +56,7 @@ class QueuedModel(WrappedModel, ABC):
                 deadline=deadline,
                 priority=_whole(about.get("priority")),
                 timeout_us=_whole(about.get("timeout_us")),
+                is_left=request.is_left,
             )
         except QueueFullError as error:  # as Triton says it
             raise UnavailableError(f"[request id: {about.get('id') or '<id_unknown>'}] {error}") from None

@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakSet
 
 from serving.backends.base import Footprint
+from serving.devices import PROCESS_BYTES, named_devices
 from serving.errors import InsufficientMemoryError, InvalidArtifactError, ModelFailedError
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.layouts import ModelSpec
@@ -128,6 +129,9 @@ class WorkerModel:
         """Return what its workers added to the machine's memory, in bytes."""
         return self._pool.held_bytes()
 
+    def device_bytes(self) -> None:
+        """Leave the measuring to the loader: the device's use grew."""
+
     def attach(self, host: Host) -> None:
         """Take the owner of the memory, who grants more workers theirs and hears when the model is beyond repair."""
         self._pool.adopt(host)
@@ -173,12 +177,19 @@ class WorkerBackend:
         return self.outside_bytes() + sum(model.held_bytes() for model in self._loaded())
 
     def footprint(self, spec: ModelSpec) -> Footprint:
-        """Predict from the size of the files: their bytes once more in memory, for each of the first workers."""
+        """Predict from the size of the files: their bytes once more in memory, for each of the first workers.
+
+        On a device with a context each, and for all workers that there may be: they ask for no more room there later.
+        """
         handler = _handler(spec)
         count = handler.min_workers or self._settings.min_workers
         own_bytes = _SPAWNED_BYTES if handler.python else _FORKED_BYTES
         each = handler.memory_bytes or (own_bytes + spec.bytes)
-        return Footprint(each * count, each * count)
+        devices = named_devices(spec.device or self._settings.device)
+        if devices is None:
+            return Footprint(each * count, each * count)
+        device_bytes = (PROCESS_BYTES + spec.bytes) * self._most(spec, handler)
+        return Footprint(each * count, each * count, device_bytes, device_bytes, devices)
 
     def load(self, spec: ModelSpec) -> WorkerModel:
         """Start the workers and wait until they are ready.
@@ -213,7 +224,7 @@ class WorkerBackend:
     def _plan(self, spec: ModelSpec, handler: HandlerSpec, environment: Environment) -> Plan:
         ours = self._settings
         least = handler.min_workers or ours.min_workers
-        most = max(least, handler.max_workers or ours.max_workers)
+        most = self._most(spec, handler)
         is_spawned = environment.must_spawn(self._supervisor.modules)
         if is_spawned and environment.python is None:
             log.info("event=spawned_not_forked model=%s reason='its packages replace preloaded ones'", spec.name)
@@ -226,7 +237,7 @@ class WorkerBackend:
             config=dict(handler.config),
             paths=[str(each) for each in (*handler.paths, *environment.paths)],
             environ={**environment.environ, **handler.environ},
-            device=spec.device or ours.device,
+            device=self._device(spec),
             threads=spec.threads or max(1, ours.cores // most),
             batch_size=handler.batch_size,
             default_accept=ours.default_accept,
@@ -254,6 +265,18 @@ class WorkerBackend:
             handler.load_timeout_s or ours.load_timeout_s,
             ours.max_deaths,
         )
+
+    def _most(self, spec: ModelSpec, handler: HandlerSpec) -> int:
+        """Return how many workers a model may have; on a device only those that its own configuration wants."""
+        ours = self._settings
+        is_on_cpu = named_devices(spec.device or ours.device) is None
+        least = handler.min_workers or ours.min_workers
+        return max(least, handler.max_workers or (ours.max_workers if is_on_cpu else least))
+
+    def _device(self, spec: ModelSpec) -> str:
+        """Return where its code is to run: what was said, with the number of the device that it has room on."""
+        device, index = spec.device or self._settings.device, spec.placement.device
+        return device if index is None or named_devices(device) is None else f"cuda:{index}"
 
     def _loaded(self) -> list[WorkerModel]:
         with self._janitor_lock:

@@ -79,6 +79,10 @@ class WrappedModel:
         """Return the memory that it holds outside this process."""
         return self.inner.held_bytes()
 
+    def device_bytes(self) -> int | None:
+        """Return the memory that it holds on each of its devices."""
+        return self.inner.device_bytes()
+
     def attach(self, host: Host) -> None:
         """Take whom to ask for more memory."""
         self.inner.attach(host)

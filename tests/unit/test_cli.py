@@ -340,6 +340,19 @@ def test_a_bad_setting_is_one_sentence_and_status_1(
     assert "Traceback" not in complaint
 
 
+def test_validate_knows_what_is_handed_to_tritonserver(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same settings as the server; one that cannot be read is said."""
+    (tmp_path / "config.pbtxt").write_text('backend: "python"')
+    monkeypatch.setenv("WHARF_TRITON_BACKENDS", "fil, python")
+    assert main(["validate", str(tmp_path)]) == 0
+    assert "served as triton" in capsys.readouterr().out
+    monkeypatch.setenv("WHARF_PORT", "many")
+    assert main(["validate", str(tmp_path)]) == 1
+    assert "WHARF_PORT" in capsys.readouterr().err
+
+
 def test_env_prints_what_is_set_and_what_is_used(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     """As JSON; the libraries of this environment really run."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1000")

@@ -1,4 +1,4 @@
-"""What stands between `input_handler` and `output_handler`: the prediction and the form of its JSON."""
+"""What stands between `input_handler` and `output_handler`: who predicts, and the form of its JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.workers.handler import HandlerError, Launch
+from serving.workers.handler import HandlerError
 from tests.workers import people
 from tests.workers.people import PAIR, answer, ask, loaded
 
@@ -111,12 +111,27 @@ def test_what_predict_raises_passes_through(tmp_path: Path) -> None:
         ask(handler, '{"instances": [1]}')
 
 
-def test_another_method_than_predict_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "body", "said"),
+    [
+        ("classify", '{"examples": [{"x": 1}]}', "only the method predict is answered"),
+        ("regress", '{"instances": [1]}', "a list of 'examples' is wanted"),
+        ("regress", '{"examples": [{"x": null}]}', "Feature: x has element with unexpected JSON type: Null"),
+    ],
+)
+def test_a_script_s_own_model_takes_no_examples(tmp_path: Path, method: str, body: str, said: str) -> None:
+    """The response says so, as TensorFlow Serving's would."""
+    headers = {"x_amzn_sagemaker_custom_attributes": f"tfs-method={method}"}
+    with loaded(script(tmp_path, PAIR + HALF)) as handler, pytest.raises(ValueError, match=said):
+        ask(handler, body, **headers)
+
+
+def test_a_method_that_is_none_is_refused(tmp_path: Path) -> None:
     """A 400 that names it, before input_handler runs."""
-    headers = {"x_amzn_sagemaker_custom_attributes": "tfs-method=classify"}
+    headers = {"x_amzn_sagemaker_custom_attributes": "tfs-method=explain"}
     with (
         loaded(script(tmp_path, PAIR + HALF)) as handler,
-        pytest.raises(HandlerError, match="tfs-method is 'classify' and only predict is answered") as caught,
+        pytest.raises(HandlerError, match="tfs-method is 'explain': send predict, classify, regress") as caught,
     ):
         ask(handler, '{"instances": [1]}', **headers)
     assert caught.value.status == 400
@@ -172,73 +187,7 @@ def test_a_tensorflow_model_without_tensorflow_is_a_load_error(
 ) -> None:
     """It says who needs it and what to do."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b"")
+    (tmp_path / name).write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ValueError, match=r"needs TensorFlow and it cannot be imported .*requirements.txt"):
+    with pytest.raises(HandlerError, match=r"needs the Python module 'tensorflow' .*requirements.txt"):
         answer(script(tmp_path, PAIR))
-
-
-STAND_IN = """
-import pathlib, types
-import numpy as np
-class Tensor:
-    def __init__(self, value): self.value = value
-    def numpy(self): return self.value
-def constant(value, dtype): return Tensor(np.asarray(value, dtype=dtype))
-class Half:
-    structured_input_signature = ((), {"x": types.SimpleNamespace(dtype="float32")})
-    def __init__(self, three): self.three = three
-    def __call__(self, x): return {"y": Tensor(x.value / 2 + self.three)}
-def load(folder):
-    three = float(pathlib.Path(folder, "saved_model.pb").read_text())
-    return types.SimpleNamespace(signatures={"serving_default": Half(three)})
-saved_model = types.SimpleNamespace(load=load)
-def load_model(path):
-    three = float(pathlib.Path(path).read_text())
-    return types.SimpleNamespace(predict=lambda data, verbose: data / 2 + three)
-keras = types.SimpleNamespace(models=types.SimpleNamespace(load_model=load_model))
-"""
-
-
-def _tensorflow_model(folder: Path, **files: str) -> Launch:
-    launch = script(folder, PAIR)
-    (folder / "code" / "lib").mkdir()
-    (folder / "code" / "lib" / "tensorflow.py").write_text(STAND_IN)
-    for name, text in files.items():
-        path = folder / name.replace("__", "/").replace("_pb", ".pb").replace("_keras", ".keras")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return launch
-
-
-@pytest.mark.parametrize(
-    ("files", "wanted"),
-    [
-        ({"saved_model_pb": "3"}, 3.5),
-        ({"1__saved_model_pb": "3", "10__saved_model_pb": "4", "9__saved_model_pb": "5"}, 4.5),
-        ({"export__Servo__7__saved_model_pb": "6"}, 6.5),
-        ({"model_keras": "7"}, 7.5),
-    ],
-)
-def test_the_folders_own_model_predicts_with_a_stand_in_tensorflow(
-    tmp_path: Path, files: dict[str, str], wanted: float
-) -> None:
-    """A SavedModel, the highest version of it wherever it lies, or a Keras file."""
-    launch = _tensorflow_model(tmp_path, **files)
-    assert json.loads(answer(launch, '{"instances": [1]}')) == {"predictions": [wanted]}
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ({"inputs": {"z": [1]}}, "inputs \\['z'\\], the model wants \\['x'\\]"),
-        ({"inputs": [1], "signature_name": "other"}, "no signature 'other', but \\['serving_default'\\]"),
-    ],
-)
-def test_a_request_that_does_not_fit_the_signature_is_a_400(tmp_path: Path, body: object, said: str) -> None:
-    """With the names found and wanted."""
-    with (
-        loaded(_tensorflow_model(tmp_path, saved_model_pb="3")) as handler,
-        pytest.raises(ValueError, match=said),
-    ):
-        ask(handler, json.dumps(body))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_cuda_without_the_provider_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(LoadFailedError, match="install onnxruntime-gpu"):
         OnnxBackend("cuda", 1).load(ModelSpec("m", "onnx", file, 1))
     with pytest.raises(LoadFailedError, match="install onnxruntime-gpu"):
-        load(file, device="cuda")
+        load(file, device="cuda:1")
 
 
 @pytest.mark.parametrize("optimize", [True, False])
@@ -225,6 +226,16 @@ def test_the_footprint_of_trees_is_a_multiple_of_their_file(tmp_path: Path) -> N
     dense = backend.footprint(ModelSpec("m", "onnx", tmp_path / "gone.onnx", size))
     assert (forest.resident_bytes, forest.peak_bytes) == (46 << 20, 131 << 20)
     assert (dense.resident_bytes, dense.peak_bytes) == (int(size * 1.02) + (1 << 20), 23 << 20)
+
+
+def test_the_footprint_on_a_device_is_the_weights_and_a_workspace(tmp_path: Path) -> None:
+    """On the device that is named, else on one of the house's choice."""
+    backend, size = OnnxBackend("cuda", 1), 10 << 20
+    spec = ModelSpec("m", "onnx", tmp_path / "gone.onnx", size)
+    found = backend.footprint(spec)
+    assert (found.device_peak_bytes, found.device_resident_bytes, found.devices) == (138 << 20, 138 << 20, ())
+    assert backend.footprint(replace(spec, device="cuda:1")).devices == (1,)
+    assert backend.footprint(replace(spec, device="cpu")).device_peak_bytes == 0
 
 
 # --- inputs that may be left out

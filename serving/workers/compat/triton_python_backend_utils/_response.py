@@ -29,7 +29,7 @@ class InferenceResponse:
         if error is not None and not isinstance(error, TritonError):
             raise TypeError(f"InferenceResponse has an error of {type(error).__name__} and wants a TritonError.")
         self._outputs, self._error = list(output_tensors), error
-        self._parameters = _dumps(parameters or {})
+        self._parameters = _dumps(parameters) if parameters else "{}"
 
     def output_tensors(self) -> list[Tensor]:
         """Return the outputs."""
