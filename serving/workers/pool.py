@@ -23,10 +23,12 @@ from dataclasses import replace
 
 from serving.errors import ServingError, UnavailableError
 from serving.workers import refusals
+from serving.workers.group import Group
 from serving.workers.handler import Reply, Request
 from serving.workers.instance import Held, Instance
+from serving.workers.member import Member
 from serving.workers.plan import Alone, Host, Plan
-from serving.workers.supervisor import Supervisor, describe_end
+from serving.workers.supervisor import Supervisor
 
 log = logging.getLogger("wharf.workers")
 
@@ -43,7 +45,7 @@ class _Job:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.instance: Instance | None = None
+        self.instance: Member | None = None
         self.reply: Reply | None = None
         self.error: ServingError | None = None
         self.is_done = threading.Event()
@@ -61,10 +63,10 @@ class Pool:
         self._came = threading.Condition(self._lock)  # for a leader who waits for the rest of its batch
         self._leaders = 0
         self._line: deque[_Job] = deque()
-        self._live: set[Instance] = set()
-        self._idle: list[Instance] = []
+        self._live: set[Member] = set()
+        self._idle: list[Member] = []
         self._starting = 0
-        self._loading: set[Instance] = set()
+        self._loading: set[Member] = set()
         self._granted = 0  # workers that memory was asked for
         self._ready: dict[str, object] = {}
         self._numbers = iter(range(1 << 30))
@@ -107,8 +109,8 @@ class Pool:
         with self._lock:
             live = list(self._live)
         for each in live:
-            each.touched_bytes = each.process.touched_bytes()
-        return sum(each.process.held_bytes() for each in live)
+            each.touched_bytes = each.touched_now()
+        return sum(each.held_bytes() for each in live)
 
     def measure(self, *, is_due: bool = False) -> None:
         """Tell the host what the workers hold: when it is due, or one has grown or shrunk since it was last told.
@@ -118,7 +120,7 @@ class Pool:
         with self._lock:
             live = list(self._live)
             coming_bytes = min(self._starting, self._granted) * self._bytes_each  # granted, and not there yet
-        grown = (abs(each.process.touched_bytes() - each.touched_bytes) for each in live)
+        grown = (abs(each.touched_now() - each.touched_bytes) for each in live)
         if live and (is_due or any(count > _NOTEWORTHY_BYTES for count in grown)):
             self.host.correct(self.held_bytes() + coming_bytes)
 
@@ -240,14 +242,14 @@ class Pool:
         job.is_done.wait()
         return False
 
-    def _release(self, instance: Instance) -> None:
+    def _release(self, instance: Member) -> None:
         """Give a worker back: to the first in line, else to the idle ones."""
         with self._lock:
             self._pass_on(instance)
 
-    def _pass_on(self, instance: Instance) -> None:
-        if instance not in self._live or instance.process.exited.is_set():
-            instance.process.channel.close()
+    def _pass_on(self, instance: Member) -> None:
+        if instance not in self._live or instance.is_ended:
+            instance.let_go()
             return
         instance.idle_since = time.monotonic()
         self._idle.append(instance)
@@ -268,7 +270,7 @@ class Pool:
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
-    def _call(self, instance: Instance, requests: Sequence[Request], deadline: float) -> list[Reply]:
+    def _call(self, instance: Member, requests: Sequence[Request], deadline: float) -> list[Reply]:
         """Have a worker answer, and give it back: at once, or at the end of a stream."""
         is_held = False
         try:
@@ -279,14 +281,14 @@ class Pool:
                 replies[0].chunks = Held(replies[0].chunks, lambda: self._release(instance))
             return replies
         except ServingError:
-            if not instance.process.exited.is_set():  # an answer too, if no good one
+            if not instance.is_ended:  # an answer too, if no good one
                 self._deaths = 0
             raise
         finally:
             if not is_held:
                 self._release(instance)
 
-    def _lead(self, instance: Instance, batch: list[_Job], deadline: float) -> list[Reply]:
+    def _lead(self, instance: Member, batch: list[_Job], deadline: float) -> list[Reply]:
         """Have a batch answered, and hand out the answers to who follows."""
         error: ServingError = UnavailableError(f"Model '{self._name}' failed on another request of a batch.")
         try:
@@ -320,11 +322,14 @@ class Pool:
 
     # ---- birth and death --------------------------------------------------------------------------------------------
 
-    def _new_instance(self) -> Instance:
+    def _new_instance(self) -> Member:
         """Start a worker and wait until it is ready; `close` ends it meanwhile."""
         number = next(self._numbers)
         launch, wish = replace(self.plan.launch, instance=number), replace(self.plan.wish, instance=number)
-        instance = Instance(self._supervisor, launch, wish, self._on_exit)
+        if launch.ranks:
+            instance: Member = Group(self._supervisor, launch, wish, self._on_exit, self.plan.slices)
+        else:
+            instance = Instance(self._supervisor, launch, wish, self._on_exit)
         with self._lock:
             self._loading.add(instance)
             is_late = bool(self._gone)
@@ -337,7 +342,7 @@ class Pool:
                 self._loading.discard(instance)
         return instance
 
-    def _enter(self, instance: Instance) -> None:
+    def _enter(self, instance: Member) -> None:
         with self._lock:
             self._starting -= 1
             if not self._gone:
@@ -346,7 +351,7 @@ class Pool:
                 self._pass_on(instance)
                 self._heard(len(self._live))
                 # It may have died between its first word and this one.
-                is_dead = instance.process.exited.is_set()
+                is_dead = instance.is_ended
         if self._gone:
             instance.stop()
         elif is_dead:
@@ -385,7 +390,7 @@ class Pool:
         else:
             self._enter(instance)
 
-    def _on_exit(self, instance: Instance) -> None:
+    def _on_exit(self, instance: Member) -> None:
         with self._lock:
             if instance not in self._live:
                 return
@@ -393,10 +398,9 @@ class Pool:
             self._heard(len(self._live))
             if instance in self._idle:
                 self._idle.remove(instance)
-                instance.process.channel.close()
-            ended = describe_end(instance.process.status, instance.process.reason)
-            log.warning("event=worker_lost model=%s instance=%d how=%r", instance.name, instance.number, ended)
-            self._after_death(f"its worker {ended}")
+                instance.let_go()
+            log.warning("event=worker_lost model=%s instance=%d how=%r", instance.name, instance.number, instance.end)
+            self._after_death(f"its worker {instance.end}")
 
     def _after_death(self, reason: str) -> None:
         """Replace what died, now or later, or give the model up; under the lock."""

@@ -116,7 +116,7 @@ def test_a_script_takes_bodies_and_leaves_its_signature_open(load: Load) -> None
 def test_what_it_holds_is_measured_and_comes_back(backend: WorkerBackend, load: Load) -> None:
     """Its private pages and its share; nothing once it is closed, and no process either."""
     model = load("weights = bytearray(b'x' * (50 << 20))" + PYTHON)
-    (pid,) = (each.process.pid for each in model._pool._live)
+    (pid,) = (each.pids[0] for each in model._pool._live)
     assert 50 * MIB < model.held_bytes() < 120 * MIB
     assert backend.all_bytes() > 50 * MIB + backend.outside_bytes() // 2
     model.close()
@@ -272,7 +272,7 @@ def test_closing_the_backend_ends_everything(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.INFO, "wharf.workers"):
         model = backend.load(script_spec(tmp_path / "m"))
     assert "event=zygote_started" in caplog.text
-    pids = [each.process.pid for each in model._pool._live]
+    pids = [each.pids[0] for each in model._pool._live]
     backend.close()
     until(lambda: not any(map(is_alive, pids)))
     model.close()
