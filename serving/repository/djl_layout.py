@@ -214,7 +214,9 @@ def _idle(properties: Properties, found: Found) -> list[str]:
     idle = {"reserved_memory_mb": properties.reserved_bytes, "retry_threshold": properties.retry_threshold}
     idle["option.max_output_size"] = properties.max_output_bytes
     said = [f"{FILE_NAME}: {key} has no effect in this version." for key, value in idle.items() if value is not None]
-    if len(properties.devices) > 1:
+    if found.handler is not None and found.handler.tensor_parallel and properties.devices not in ((), ("cpu",)):
+        said.append(f"{FILE_NAME}: load_on_devices chooses no group's GPUs: the server's CUDA_VISIBLE_DEVICES does.")
+    elif len(properties.devices) > 1:
         said.append(f"{FILE_NAME}: of load_on_devices only {properties.devices[0]} is used in this version.")
     if found.handler is None and (properties.is_group or (properties.tensor_parallel or 1) != 1):
         said.append(f"{FILE_NAME} asks for a group of ranks, and a model that is served in process has none.")

@@ -15,6 +15,8 @@ from pathlib import Path
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Words for none: empty, -1, and what NVIDIA's container runtime sets.
 _NONE = ("", "-1", "NoDevFiles", "none", "void")
+# For a group that is being killed to be gone: SIGKILL takes milliseconds, a driver's cleaning up longer.
+_ENDING_S = 10.0
 _DEVICE_FILE = re.compile(r"nvidia(\d+)")
 
 
@@ -33,17 +35,19 @@ class Slices:
     """The slices of one model: `size` devices each, as many as there are devices for."""
 
     def __init__(self, devices: Sequence[str], size: int) -> None:
-        self._lock = threading.Lock()
+        self._came = threading.Condition()
         starts = range(0, len(devices) - size + 1, size)
         self._free = [tuple(devices[start : start + size]) for start in starts]
         self.count = len(self._free)
 
     def take(self) -> tuple[str, ...]:
-        """Return a slice that is nobody's; raises `IndexError` for more groups than `count`."""
-        with self._lock:
+        """Return a slice that is nobody's, or will be in a moment; raises `IndexError` for more groups than `count`."""
+        with self._came:
+            self._came.wait_for(lambda: self._free, _ENDING_S)
             return self._free.pop(0)
 
     def give_back(self, devices: tuple[str, ...]) -> None:
         """Let another group have these devices."""
-        with self._lock:
+        with self._came:
             self._free.append(devices)
+            self._came.notify()

@@ -68,11 +68,13 @@ class Group:
                     environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a container's host name may lead nowhere
                 mine = replace(launch, rank=rank, environ=environ)
                 self._ranks.append(Instance(supervisor, mine, wish, self._note_end))
-        except ServingError:
-            self._size = len(self._ranks)
-            if not self._ranks:
-                self._give_back()
+        except BaseException:
+            with self._lock:
+                self._size = len(self._ranks)
+                is_over = len(self._ended) == self._size
             self._strike()
+            if is_over:
+                self._give_back()
             raise
         if self._ended:  # one did before the others were there
             self._strike()
@@ -266,15 +268,16 @@ class Group:
     def _next(self, pending: set[int], deadline: float) -> int | None:
         """Return a rank that has said something, or is gone; None at the deadline."""
         while True:
+            poll = select.poll()
             for rank in pending:
-                if self._ranks[rank].process.channel.has_input():
+                channel = self._ranks[rank].process.channel
+                number = channel.fileno()
+                if number < 0 or channel.has_input():  # closed, by who ends this group, or ready
                     return rank
+                poll.register(number, select.POLLIN)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
-            poll = select.poll()
-            for rank in pending:
-                poll.register(self._ranks[rank].process.channel.fileno(), select.POLLIN)
             poll.poll(left_s * 1000 + 1)
 
     # ---- streams ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor
 from tests.waiting import until
 from tests.workers.processes import in_background, is_alive, soon
-from tests.workers.rank_models import ask, groups, pids, ranked_launch
+from tests.workers.rank_models import ask, groups, pids, ranked_launch, shared_files
 
 pytestmark = pytest.mark.torch
 
@@ -343,7 +343,7 @@ def provoke(made: Pool, way: str, moment: str, rank: int) -> Reply | ServingErro
 def test_fifty_faults_in_random_order_are_each_answered_and_survived(supervisor: Supervisor, tmp_path: Path) -> None:
     """Killed, stopped, raised; at load, idle, in a call, in a stream; either rank. Nothing stays behind."""
     chance = random.Random(7)
-    shared = set(SHARED.iterdir())
+    shared = shared_files()
     seen: set[int] = set()
     launch = ranked_launch(tmp_path)
     with groups(supervisor, launch, predict_timeout_s=1.0, load_timeout_s=20, max_deaths=99) as made:
@@ -368,4 +368,4 @@ def test_fifty_faults_in_random_order_are_each_answered_and_survived(supervisor:
                 assert answer is not None, (number, way, moment, rank)
             is_back(made)
     assert not any(map(is_alive, seen))
-    assert set(SHARED.iterdir()) <= shared
+    assert shared_files() <= shared

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,9 @@ from serving.workers.process_tree import families
 from tests.conftest import StartServer
 from tests.server import RunningServer
 from tests.waiting import until
+from tests.workers.causal_folders import KINDS, save_causal
 from tests.workers.processes import in_background, is_alive
-from tests.workers.rank_models import MODEL
+from tests.workers.rank_models import MODEL, shared_files
 
 pytestmark = pytest.mark.torch
 
@@ -43,7 +43,7 @@ def family(server: RunningServer) -> set[int]:
 def test_a_group_is_loaded_invoked_killed_and_back(start_server: StartServer) -> None:
     """503 to who waits, within a second; /ping is well meanwhile, and nobody is left."""
     server = start_server()
-    shared = set(Path("/dev/shm").iterdir())
+    shared = shared_files()
     write(server, "big", "engine=DeepSpeed\noption.tensor_parallel_degree=2\n")
     assert invoke(server, "big", "[agree(), rank]") == (200, "[\n  2,\n  0\n]")
     code = "(lambda both: (dist.all_gather_object(both, os.getpid()), both)[1])([None, None])"
@@ -60,7 +60,7 @@ def test_a_group_is_loaded_invoked_killed_and_back(start_server: StartServer) ->
     assert answered - killed < 1
     until(lambda: invoke(server, "big", "agree()") == (200, "2"))
     assert not any(map(is_alive, pids))
-    assert set(Path("/dev/shm").iterdir()) <= shared
+    assert shared_files() <= shared
 
 
 def test_a_group_streams_and_is_unloaded_whole(start_server: StartServer) -> None:
@@ -87,3 +87,25 @@ def test_devices_that_do_not_suffice_are_told(start_server: StartServer) -> None
     assert answer.status_code == 500
     assert "wants 2 GPUs" in answer.text
     assert "there are 1 (CUDA_VISIBLE_DEVICES=0)" in answer.text
+
+
+@pytest.mark.slow
+def test_models_split_by_wharf_toml_answer_as_the_whole_ones(start_server: StartServer) -> None:
+    """GPT-J, GPT-NeoX, Llama and OPT over the contract: logits to 1e-5."""
+    pytest.importorskip("accelerate")
+    import torch
+    import transformers
+
+    server = start_server()
+    ids = [[2, 5, 6, 7, 8, 9]]
+    for kind in KINDS:
+        folder = save_causal(server.root, kind, tokenizer=False)
+        (folder / "wharf.toml").write_text("tensor_parallel_degree = 2\n")
+        url = f"{server.root_inside}/{folder.name}"
+        answer = server.client.post("/models", json={"model_name": kind, "url": url})
+        assert answer.status_code == 200, answer.text
+        found = server.client.post(f"/models/{kind}/invoke", json={"inputs": {"input_ids": ids}}).json()["logits"]
+        with torch.inference_mode():
+            wanted = transformers.AutoModelForCausalLM.from_pretrained(folder)(torch.tensor(ids)).logits
+        assert (torch.tensor(found) - wanted).abs().max() < 1e-5
+        assert server.client.delete(f"/models/{kind}").status_code == 200

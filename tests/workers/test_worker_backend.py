@@ -77,13 +77,20 @@ def invoke(model: WorkerModel, body: str) -> bytes:
         ({"python": Path("/usr/bin/python3")}, 150 + 100),
         ({"memory_bytes": 70 * MIB}, 70),
         ({"memory_bytes": 70 * MIB, "min_workers": 2}, 140),
+        ({"tensor_parallel": 2}, 2 * (24 + 100)),
+        ({"tensor_parallel": "max"}, 24 + 100),
+        ({"tensor_parallel": 2, "min_workers": 2}, 4 * (24 + 100)),
+        ({"tensor_parallel": 2, "memory_bytes": 70 * MIB}, 70),
+        ({"tensor_parallel": 4, "dialect": "huggingface"}, 4 * 24 + 100),
     ],
 )
 def test_the_footprint_is_the_files_once_more_for_each_worker(
     backend: WorkerBackend, tmp_path: Path, handler: dict[str, Any], wanted_mib: int
 ) -> None:
-    """Unless its configuration knows better; an interpreter of its own shares nothing."""
-    spec = replace(script_spec(tmp_path, **handler), bytes=100 * MIB)
+    """Unless its configuration knows better; an interpreter of its own shares nothing. A group's is all its ranks'."""
+    spec = script_spec(tmp_path)
+    assert spec.handler is not None
+    spec = replace(spec, bytes=100 * MIB, handler=replace(spec.handler, **handler))
     footprint = backend.footprint(spec)
     assert footprint.resident_bytes == footprint.peak_bytes == wanted_mib * MIB
 
