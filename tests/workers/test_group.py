@@ -17,7 +17,7 @@ from serving.workers.handler import Reply, Request
 from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor
 from tests.waiting import until
-from tests.workers.processes import in_background, is_alive, soon
+from tests.workers.processes import in_background, is_alive, launch_of, soon
 from tests.workers.rank_models import ask, groups, pids, ranked_launch, shared_files
 
 pytestmark = pytest.mark.torch
@@ -104,6 +104,14 @@ def test_what_a_group_holds_is_the_sum_over_its_ranks(pair: Pool) -> None:
 def test_large_bodies_go_to_every_rank(pair: Pool) -> None:
     """Through shared memory, as to a worker."""
     assert ask(pair, "[agree(), len(inputs.get_as_bytes())]" + " " * 300_000)[1] > 300_000
+
+
+def test_a_sagemaker_script_may_be_a_group_too(supervisor: Supervisor, tmp_path: Path) -> None:
+    """It finds its rank in the environment."""
+    with groups(supervisor, launch_of(tmp_path, ranks=2)) as made:
+        code = "(open('rank-' + os.environ['RANK'], 'w').close(), [os.environ['RANK'], os.environ['WORLD_SIZE']])[1]"
+        assert ask(made, code) == ["0", "2"]
+        assert {each.name for each in tmp_path.glob("rank-*")} == {"rank-0", "rank-1"}
 
 
 def test_an_error_of_all_ranks_leaves_the_group_alone(pair: Pool) -> None:
