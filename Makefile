@@ -181,8 +181,8 @@ $(STAMP)-dev: requirements/dev.txt requirements/build.txt pyproject.toml | .venv
 
 # By itself and without its needs, which are locked: see requirements/torch-deps.in.
 $(STAMP)-torch: $(STAMP)-dev
-	@echo "Installing torch 2.13.0 into .venv"
-	@$(PIP) install --no-deps torch==2.13.0
+	@echo "Installing torch 2.13.0, and accelerate for split models, into .venv"
+	@$(PIP) install --no-deps torch==2.13.0 accelerate==1.15.0
 	@touch $@
 
 dist/.stamp-wheel: $(SOURCES) pyproject.toml requirements/build.txt | .venv/bin/python

@@ -21,7 +21,7 @@ _LABEL_CHARS = 46
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All of it; `has_onnx_bf16` is ONNX Runtime's session option, which is no variable."""
+    """All of it; `has_onnx_bf16` is ONNX Runtime's session option, as the server will set it: no variable."""
 
     machine: Machine
     tuning: Tuning
@@ -64,14 +64,15 @@ class Diagnosis:
             shown = f"{each.name}={each.value}" if each.value is not None else f"{each.name} unset"
             yield f"  {shown:{_LABEL_CHARS}}  {each.reason}"
         option = f"{_ONNX_OPTION}={int(self.has_onnx_bf16)}"
-        yield f"  {option:{_LABEL_CHARS}}  ONNX Runtime's, where its products are right"
+        yield f"  {option:{_LABEL_CHARS}}  ONNX Runtime's option, on where bf16 is allowed and its products are right"
 
     def _libraries(self) -> Iterator[str]:
         for each in self.libraries:
             if each.trouble:
                 yield f"  {each.name}: {each.trouble}"
                 continue
-            yield f"  {each.name} {each.version}: computed in {each.precision} ({each.difference:.1e} from fp64)"
+            how = "in " if each.precision != "wrong" else "it "
+            yield f"  {each.name} {each.version}: computed {how}{each.precision} ({each.difference:.1e} from fp64)"
             if each.isa:
                 yield f"    oneDNN sees {each.isa}"
             for kernel in each.kernels:
@@ -92,7 +93,8 @@ def diagnose(settings: Settings, environ: Mapping[str, str] = os.environ) -> Dia
     apply(tuning, tuned)
     libraries = tuple(look(tuned, has_onnx_bf16=is_bf16))
     warnings = (*tuning.warnings, *disagreements(machine, libraries, tuned, has_onnx_bf16=is_bf16))
-    return Diagnosis(machine, tuning, is_bf16, libraries, warnings)
+    is_right = not any(each.name == "onnxruntime" and each.precision == "wrong" for each in libraries)
+    return Diagnosis(machine, tuning, is_bf16 and is_right, libraries, warnings)
 
 
 def disagreements(

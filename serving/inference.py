@@ -138,7 +138,9 @@ class Inference:
 
     def _answer_as(self, model: LoadedModel, spec: ModelSpec, read: Reader, deadline: float) -> Answer:
         _refuse_bodies(model, spec)
-        return self._answer(read(model.signature), model, spec, deadline)
+        with self._cores.lease(1, max(0.0, deadline - monotonic()), spec.name):  # a body may decode to far more
+            question = read(model.signature)
+        return self._answer(question, model, spec, deadline)
 
     def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec, deadline: float) -> Answer:
         started = perf_counter_ns()

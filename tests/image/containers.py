@@ -17,7 +17,7 @@ import httpx
 
 # A crashed process may leave a container that never ends; nothing here needs longer (churn in a busy machine: 60 s).
 DEADLINE_S = 240.0
-EMULATED_DEADLINE_S = 500.0
+EMULATED_DEADLINE_S = 900.0
 START_LIMIT_S = 60.0
 
 

@@ -23,8 +23,9 @@ pytestmark = pytest.mark.image
 log = logging.getLogger(__name__)
 
 # ONNX Runtime's CPU detection crashes in QEMU when it finds the host's description of its CPUs in sysfs; without it, it
-# asks the capability bits. No machine that is what it says it is needs this.
-EMULATED = ("--platform", "linux/arm64", "--tmpfs", "/sys/devices/system/cpu")
+# asks the capability bits. No machine that is what it says it is needs this. An emulated Python every five seconds for
+# the health check would be half of the load.
+EMULATED = ("--platform", "linux/arm64", "--tmpfs", "/sys/devices/system/cpu", "--no-healthcheck")
 CONTRACT = "not pages and not storms and not fifty"  # which take a minute and a half there
 
 
@@ -121,7 +122,7 @@ def test_a_saved_model_is_served_with_arms_kernels_and_bf16_where_the_cpu_has_it
     assert all("acl" in line for line in lines if "convolution," in line or "inner_product," in line), lines
     assert any("wei:bf16" in line for line in lines) == cpu.has_bf16
     assert emulated.client.delete("/models/network").status_code == 200
-    assert emulated.client.post("/models/network/invoke", json={"instances": []}).status_code in (200, 400, 404)
+    assert emulated.client.get("/models").json() == {"models": []}
 
 
 def test_env_says_what_the_cpu_has_what_is_set_and_what_is_used(emulated: Container, cpu: Cpu) -> None:
@@ -141,25 +142,31 @@ def test_env_says_what_the_cpu_has_what_is_set_and_what_is_used(emulated: Contai
     assert {kernel["operation"] for kernel in used["kernels"]} >= {"convolution", "inner_product"}
     assert all("acl" in kernel["implementation"] for kernel in used["kernels"])
     assert all(kernel["is_bf16"] == cpu.has_bf16 for kernel in used["kernels"])
+    # When this fails, a newer ONNX Runtime is right: docs/graviton.md tells what 1.31.1's bf16 does.
+    assert libraries["onnxruntime"]["precision"] == ("wrong" if cpu.has_bf16 else "fp32")
+    assert found["onnx_options"] == {"mlas.enable_gemm_fastmath_arm64_bfloat16": False}
+    assert [warning.split(" in bf16")[0] for warning in found["warnings"]] == (
+        ["onnxruntime 1.31.1 computes wrong products"] if cpu.has_bf16 else []
+    )
 
 
-def test_onnx_runtimes_bf16_is_known_to_be_wrong(emulated: Container, cpu: Cpu) -> None:
-    """1.31.1: a product with a long, computed second factor. When this fails a newer one is right: docs/graviton.md."""
+def test_the_server_leaves_onnx_runtimes_option_off_where_its_products_are_wrong(emulated: Container, cpu: Cpu) -> None:
+    """Asked as a first load asks."""
     code = "import serving.backends.onnx as o; o.OnnxBackend('cpu', 1).prepare(); print(o.is_bf16_right())"
 
     assert emulated.exec("/opt/wharf/bin/python", "-c", code, timeout_s=200) == str(not cpu.has_bf16)
 
 
 def test_the_accuracy_gate_passes_where_bf16_is_used(emulated: Container, cpu: Cpu) -> None:
-    """The best class of random images stays the same; a Graviton2 says that it has none."""
-    if cpu.like == "graviton4":
-        pytest.skip("the same arithmetic as graviton3's; two servers' starts are saved")
+    """The best class of random images stays the same."""
+    if cpu.like != "graviton3":
+        pytest.skip("two servers' starts are saved: graviton4 has the same arithmetic, graviton2 no bf16")
     gate = ("/opt/wharf/bin/python", "/benchmarks/accuracy.py", "/opt/ml/models", "network")
     printed = emulated.exec(*gate, "--least-agreement", "0.9", timeout_s=400)
     log.info("%s: %s", cpu.like, printed)
 
-    assert ("bf16 was not used" in printed) != cpu.has_bf16
     assert "top-1 agreement" in printed
+    assert "bf16 was not used" not in printed
 
 
 def test_the_quick_part_of_the_contract_suite_passes_on_arm64(arm_image: str, repository: Path) -> None:

@@ -29,7 +29,9 @@ def said(library: Library, machine: Machine = ARM, has_onnx_bf16: bool = True) -
 
 def test_the_text_says_what_the_cpu_has_what_is_set_and_what_is_used() -> None:
     """Each with its reason, then the warnings."""
-    text = diagnosis(ARM, GOOD, Library("onnxruntime", trouble="no answer within 180 s")).text()
+    text = diagnosis(
+        ARM, GOOD, Library("onnxruntime", "1.31.1", difference=1.2), Library("torch", trouble="gone")
+    ).text()
 
     assert "aarch64: asimd bf16 sve, SVE of 256 bits" in text
     assert "DNNL_DEFAULT_FPMATH_MODE=BF16" in text
@@ -37,7 +39,8 @@ def test_the_text_says_what_the_cpu_has_what_is_set_and_what_is_used() -> None:
     assert "tensorflow 2.21.0: computed in bf16 (2.0e-03 from fp64)" in text
     assert "oneDNN sees AArch64 SVE (256 bits)" in text
     assert "matmul          gemm:acl, bf16 weights" in text
-    assert "onnxruntime: no answer within 180 s" in text
+    assert "onnxruntime 1.31.1: computed it wrong (1.2e+00 from fp64)" in text
+    assert "torch: gone" in text
     assert text.endswith("warning    something is odd.")
 
 
