@@ -40,12 +40,14 @@ _POLL_S = 0.005
 class Expected:
     """What a model on a device is expected to hold there, in bytes: at the peak of its load, and once it is ready.
 
-    `is_exact` says that its own allocator counted `resident_bytes`; else they were predicted from its files.
+    `is_exact` says that its own allocator counted `resident_bytes`; else they were predicted from its files. The
+    context of one that `is_apart` goes with it.
     """
 
     peak_bytes: int
     resident_bytes: int
     is_exact: bool = False
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Scales:
         self._give_back_s = give_back_s
         self._slack_bytes = slack_bytes
         self._contexts: dict[tuple[int, str], Context] = defaultdict(Context)
-        self._first: dict[tuple[int, str], tuple[str, int]] = {}  # who brought a context along, and all that grew
+        self._first: dict[tuple[int, str], tuple[str, int]] = {}  # whose context is a guess, and all that grew
         self._weighed: set[str] = set()
         self._is_closing = threading.Event()
         self.ledgers: dict[int, Ledger] = {}
@@ -93,8 +95,12 @@ class Scales:
     def note_runtime(self, runtime: str, grown: Mapping[int, int]) -> None:
         """Take what a runtime took at its start out of the budgets; under the lock."""
         for index, count in grown.items():
-            self._contexts[index, runtime].prepared_bytes += max(0, count)
-            self._take_out(index, runtime)
+            with self._changed(index, runtime) as context:
+                context.counted_bytes += max(0, count)
+
+    def _note_context(self, index: int, runtime: str, count: int) -> None:
+        with self._changed(index, runtime) as context:
+            context.noted_bytes += max(0, count)
 
     def load(self, runtime: str, placement: Placement, deadline: float) -> Watch:
         """Watch a load on its devices for the length of a `with`.
@@ -124,7 +130,7 @@ class Scales:
         """Take what a load that failed left on devices out of the budgets; under the lock."""
         for index, count in left.items():
             if self._is_new(index, runtime):
-                self.note_runtime(runtime, {index: count})
+                self._note_context(index, runtime, count)
             else:
                 self._lose(index, count)
 
@@ -135,8 +141,8 @@ class Scales:
     def weigh(self, name: str, watch: Watch, expected: Expected, growths: Mapping[int, Growth]) -> dict[int, Weight]:
         """Correct a model's reservation on each device of `watch`, set the context apart, say what it holds.
 
-        Under the lock. `growths` are what the watch saw. The model that brought the context along is booked anew when
-        a later one tells more of it.
+        Under the lock. `growths` are what the watch saw. Where the context is a guess, the model that brought it along
+        is booked anew when a later one tells more of it.
         """
         weights = {}
         for index in watch.ledgers:
@@ -145,28 +151,36 @@ class Scales:
             if growth is not None and growth.is_alone:
                 weight = self._weigh(name, key, expected, growth.bytes)
             self.ledgers[index].correct(name, weight.booked_bytes)
-            if growth is not None and not growth.is_alone and self._contexts[key].is_new:
-                # Who brought it cannot be told; what is in use and in no book is nobody's model.
-                self.note_runtime(watch.runtime, {index: growth.used_bytes - watch.booked_bytes(index)})
+            if growth is not None and not growth.is_alone and self._contexts[key].is_new and not expected.is_apart:
+                # Who brought it cannot be told; what is in use and in no book is nobody's model, or a batch's.
+                self._note_context(*key, growth.used_bytes - watch.booked_bytes(index))
             weights[index] = weight
         self._weighed.add(name)
         return weights
 
     def _weigh(self, name: str, key: tuple[int, str], expected: Expected, grown_bytes: int) -> Weight:
         context = self._contexts[key]
-        is_first = context.is_new
-        context.add(expected.resident_bytes, grown_bytes)
-        self._take_out(*key)
+        before_bytes = context.bytes
+        if expected.is_exact:
+            with self._changed(*key):
+                context.count(expected.resident_bytes, grown_bytes)
+            # What of its growth the end of a batch, or a trimmed cache, has hidden is its own all the same.
+            booked_bytes = _believed(grown_bytes - (context.bytes - before_bytes), expected)
+            return Weight(booked_bytes, expected.resident_bytes)
+        is_first = context.is_new and not expected.is_apart
+        with self._changed(*key):
+            if expected.is_apart:
+                context.is_new = False
+            else:
+                context.add(expected.resident_bytes, grown_bytes)
         if is_first:
             self._first[key] = (name, grown_bytes)
-            own_bytes = grown_bytes - context.brought_bytes
-        else:
-            own_bytes = grown_bytes
-            self._book_first(key)
-        booked_bytes = _believed(own_bytes, expected)
-        if is_first and not expected.is_exact:  # half may be the context's: nobody can tell yet
-            return Weight(booked_bytes, min(own_bytes, expected.resident_bytes) // 2)
-        return Weight(booked_bytes, max(0, min(own_bytes, booked_bytes, expected.peak_bytes)))
+            own_bytes = grown_bytes - (context.bytes - before_bytes)
+            # Half may be the context's: nobody can tell yet.
+            return Weight(_believed(own_bytes, expected), min(own_bytes, expected.resident_bytes) // 2)
+        self._book_first(key)
+        booked_bytes = _believed(grown_bytes, expected)
+        return Weight(booked_bytes, max(0, min(booked_bytes, grown_bytes, expected.peak_bytes)))
 
     def _book_first(self, key: tuple[int, str]) -> None:
         """Book who brought the context along with the rest of what grew then: the sum of both was measured."""
@@ -174,8 +188,20 @@ class Scales:
         if name in self.ledgers[key[0]].reservations:
             self.ledgers[key[0]].correct(name, grown_bytes - self._contexts[key].brought_bytes)
 
-    def _take_out(self, index: int, runtime: str) -> None:
+    @contextmanager
+    def _changed(self, index: int, runtime: str) -> Iterator[Context]:
+        """Take out of a budget by how much a context grows in a `with`; what a look has cut of it stays cut."""
+        ledger, context = self.ledgers[index], self._contexts[index, runtime]
+        before_bytes = context.bytes
+        yield context
+        left_bytes = ledger.taken_out(_CONTEXT + runtime) + context.bytes - before_bytes
+        ledger.take_out(_CONTEXT + runtime, max(0, left_bytes))
+
+    def _take_out_whole(self, index: int, runtime: str) -> None:
         self.ledgers[index].take_out(_CONTEXT + runtime, self._contexts[index, runtime].bytes)
+
+    def _contexts_of(self, index: int) -> dict[str, Context]:
+        return {runtime: each for (where, runtime), each in self._contexts.items() if where == index}
 
     # ---- an unload --------------------------------------------------------------------------------------------------
 
@@ -205,35 +231,48 @@ class Scales:
             del self._first[key]
         for index, count in lost.items():
             self._lose(index, count)
+        for index, runtime in self._contexts:  # the next look says what of them is in use without it
+            self._take_out_whole(index, runtime)
 
     def look_again(self, lock: threading.Lock) -> None:
-        """Give back to the budgets what has come back late; a device that has nothing of ours is measured anew.
+        """Give back to the budgets what is in the books and not in use; a device without anything of ours is read anew.
 
         Only where nothing moves, as a reservation says more than what is in use while its model is on the way in.
         """
-        readings = {index: self._lanes.meter.used_bytes(index) for index in self.ledgers if self._is_due(index)}
+        moves = self._lanes.moves
+        due = {index: moves[index].begun for index in self.ledgers if self._is_still(index)}
+        readings = {index: self._lanes.meter.used_bytes(index) for index in due}
         with lock:
             for index, used_bytes in readings.items():
-                if used_bytes is not None and self._is_due(index):
-                    self._believe(self.ledgers[index], used_bytes)
+                if used_bytes is not None and self._is_still(index) and moves[index].begun == due[index]:
+                    self._believe(index, used_bytes)
 
-    def _is_due(self, index: int) -> bool:
-        ledger = self.ledgers[index]
-        is_ours = bool(ledger.used_bytes) or self._has_context(index)
-        is_still = self._lanes.moves[index].is_still and set(ledger.reservations) <= self._weighed
-        return is_still and (bool(ledger.taken_out(LOST)) or not is_ours)
+    def _is_still(self, index: int) -> bool:
+        return self._lanes.moves[index].is_still and set(self.ledgers[index].reservations) <= self._weighed
 
-    def _has_context(self, index: int) -> bool:
-        return any(each.bytes for (where, _), each in list(self._contexts.items()) if where == index)
+    def _believe(self, index: int, used_bytes: int) -> None:
+        """Hold the books of a device where nothing moves to what is in use there.
 
-    @staticmethod
-    def _believe(ledger: Ledger, used_bytes: int) -> None:
+        1. Nothing of ours: all of it is others'. 2. What was lost is no more than what is in no other book. 3. Nor are
+        contexts: guesses, as models need not hold all that is reserved for them; and without models all of it.
+        """
+        ledger, contexts = self.ledgers[index], self._contexts_of(index)
         lost_bytes = ledger.taken_out(LOST)
-        if not lost_bytes:
+        if not (lost_bytes or ledger.used_bytes or any(each.bytes for each in contexts.values())):  # (1)
             ledger.take_out(OTHERS, used_bytes)
             return
+        for runtime in contexts:
+            self._take_out_whole(index, runtime)
         known_bytes = ledger.taken_out_bytes + ledger.used_bytes - lost_bytes
-        ledger.take_out(LOST, min(lost_bytes, max(0, used_bytes - known_bytes)))
+        ledger.take_out(LOST, min(lost_bytes, max(0, used_bytes - known_bytes)))  # (2)
+        unused_bytes = max(0, known_bytes - used_bytes)
+        for runtime, each in contexts.items():  # (3)
+            cut_bytes = min(unused_bytes, each.guessed_bytes if ledger.used_bytes else each.bytes)
+            unused_bytes -= cut_bytes
+            if cut_bytes and not ledger.used_bytes:
+                each.settle(each.bytes - cut_bytes)
+                cut_bytes = 0
+            ledger.take_out(_CONTEXT + runtime, each.bytes - cut_bytes)
 
     def close(self) -> None:
         """Wait for no bytes any more: the process ends, and all of them come back with it."""
@@ -246,9 +285,9 @@ class Scales:
         found = {}
         for name, (text, read) in _GAUGES.items():
             found[name] = (text, {f"cuda:{index}": read(ledger) for index, ledger in self.ledgers.items()})
-        contexts: dict[str, int] = {
-            f"cuda:{index}": sum(each.bytes for (where, _), each in self._contexts.items() if where == index)
-            for index in self.ledgers
+        contexts = {
+            f"cuda:{index}": sum(ledger.taken_out(_CONTEXT + runtime) for runtime in self._contexts_of(index))
+            for index, ledger in self.ledgers.items()
         }
         return found | {"DeviceContextBytes": ("Memory of a device that runtimes hold besides models", contexts)}
 

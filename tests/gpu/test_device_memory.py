@@ -191,6 +191,77 @@ def test_a_context_is_told_apart_from_the_models(tmp_path: Path) -> None:
     assert (house.lost_units(), house.units()) == (0, {})
 
 
+def test_a_guess_of_a_context_ends_with_the_models(tmp_path: Path) -> None:
+    """A card without contexts and a model larger than predicted: with nothing there, nothing is taken out."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path, 1, 32, context_bytes=0, headroom_bytes=0), is_platform=True)
+    house.bring("m1", 16, predicted=6)
+    assert (house.context_units(), house.units()) == (10, {"m1": 6})
+    house.manager.unload("m1")
+    house.bring("m2", 31)
+    assert (house.context_units(), house.units()) == (0, {"m2": 31})
+
+
+def test_a_guess_of_a_context_is_no_more_than_what_is_in_use(tmp_path: Path) -> None:
+    """Two loads bring it side by side while another runtime's batch holds bytes; later they are back."""
+    cards = FakeCards(tmp_path, 1, 32, headroom_bytes=0)
+    house = CardHouse(tmp_path, cards, is_platform=True)
+    urls = {name: house.put(name, 2) for name in ("a", "b")}
+    gates = [house.backend.hold(name) for name in urls]
+    with others() as pool:
+        loads = [pool.submit(house.manager.load, *each) for each in urls.items()]
+        for gate in gates:
+            assert gate.reached.wait(5)
+        batch_ends = cards.take(0, 6 * UNIT)
+        for gate in gates:
+            gate.go()
+        for load in loads:
+            load.result(5)
+    assert house.context_units() == 11
+    batch_ends()
+    house.bring("c", 1)
+    assert (house.context_units(), house.units()) == (5, {"a": 2, "b": 2, "c": 1})
+    for name in ("a", "b", "c"):
+        house.manager.unload(name)
+    house.bring("d", 26)
+    assert (house.context_units(), house.units()) == (5, {"d": 26})
+
+
+def test_models_that_are_processes_leave_no_context(tmp_path: Path) -> None:
+    """It is in what they hold, and goes with them."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path, context_bytes=0))
+    house.backend.is_apart = True
+    house.bring("m1", 7, predicted=2)
+    house.bring("m2", 7, predicted=2)
+    assert (house.context_units(), house.units()) == (0, {"m1": 7, "m2": 7})
+
+
+def test_a_model_that_counts_its_bytes_keeps_them_whatever_later_loads_show(tmp_path: Path) -> None:
+    """A cache that was warm is trimmed before the second load: its growth is hidden, and the first is no context."""
+    cards = FakeCards(tmp_path)
+    house = CardHouse(tmp_path, cards, is_platform=True)
+    house.backend.is_counting = True
+    house.bring("m0", 5)
+    caches = cards.take(0, 3 * UNIT)
+    url = house.put("m1", 1)
+    gate = house.backend.hold("m1")
+    with others() as pool:
+        load = pool.submit(house.manager.load, "m1", url)
+        assert gate.reached.wait(5)
+        caches()
+        gate.go()
+        load.result(5)
+    assert (house.context_units(), house.units()) == (5, {"m0": 5, "m1": 1})
+    cards.is_kept.set()
+    cards.was_given.clear()
+    with others() as pool:
+        unloading = pool.submit(house.manager.unload, "m1")
+        assert cards.was_given.wait(5)
+        assert not unloading.done()
+        cards.let_go()
+        unloading.result(5)
+    assert (house.context_units(), house.lost_units(), house.units()) == (5, 0, {"m0": 5})
+
+
 def test_a_real_or_fake_context_stays_when_its_model_goes(tmp_path: Path, cards: Cards) -> None:
     """It is no loss: nothing is reported, and what is reserved and taken out is what is in use."""
     house = CardHouse(tmp_path, cards, give_back_s=2)
