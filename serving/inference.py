@@ -18,7 +18,7 @@ from time import monotonic, perf_counter_ns
 from typing import Any, TypeVar, cast
 
 from serving import outcomes
-from serving.backends.base import HandlerModel, LoadedModel
+from serving.backends.base import HandlerModel, LoadedModel, methods_of
 from serving.backends.compound import CompoundModel
 from serving.backends.ensemble import Member
 from serving.catalog import Catalog, spec_of
@@ -151,7 +151,7 @@ class Inference:
             outputs, spent = self._run(fitted, question, model, started, deadline)
             if isinstance(outputs, ServingError):
                 raise outputs
-            chosen = choose(outputs, question, spec, model.signature)
+            chosen = choose(outputs, question, spec, _signature_of(model, question, spec))
         except ServingError as error:
             counters.failed(perf_counter_ns() - started, spent, is_rejected=spent is None and _is_rejected(error))
             raise
@@ -237,7 +237,7 @@ class Inference:
         if question.raw is not None:
             most = spec.scheduling.max_batch_size if spec.scheduling else 0
             v2_raw.fill(question, model.signature, spec.name, has_batch=most > 0)
-        return fit(question, model.signature, spec)
+        return fit(question, _signature_of(model, question, spec), spec)
 
     def _run(
         self, fitted: Fitted, question: Question, model: LoadedModel, started: int, deadline: float
@@ -340,6 +340,19 @@ def _version_of(model: LoadedModel, spec: ModelSpec, version: str) -> Member:
     if isinstance(model, CompoundModel) and (found := model.version(version)) is not None:
         return found
     raise ModelNotFoundError(f"Request for unknown model: '{spec.name}' version {version} is not found")
+
+
+def _signature_of(model: LoadedModel, question: Question, spec: ModelSpec) -> Signature:
+    """Return the inputs and outputs of the way to call a model that a request names, the usual ones for none."""
+    name, methods = question.parameters.get("signature_name"), methods_of(model)
+    if name is None or not methods:
+        return model.signature
+    if name not in methods:
+        raise BadRequestError(
+            f"Model '{spec.name}' has no signature {str(name)[:80]!r}, but {sorted(methods)}: name one of those in the "
+            "parameter signature_name, or none."
+        )
+    return methods[str(name)].signature
 
 
 def _question(step: Step, tensors: Tensors, about: Mapping[str, Any]) -> Question:
