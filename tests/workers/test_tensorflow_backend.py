@@ -34,14 +34,6 @@ Model = WorkerModel | GroupedModel
 Load = Callable[..., Model]
 
 
-@pytest.fixture(scope="session")
-def saved_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All models of tests/saved_models.py."""
-    folder = tmp_path_factory.mktemp("saved_models")
-    subprocess.run([sys.executable, "-m", "tests.saved_models", str(folder)], check=True, capture_output=True)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorFlowBackend]:
     """One backend, with a zygote that has TensorFlow."""
