@@ -18,7 +18,7 @@ from time import monotonic, perf_counter_ns
 from typing import Any, TypeVar, cast
 
 from serving import outcomes
-from serving.backends.base import HandlerModel, LoadedModel, methods_of
+from serving.backends.base import HandlerModel, LoadedModel
 from serving.backends.compound import CompoundModel
 from serving.backends.ensemble import Member
 from serving.catalog import Catalog, spec_of
@@ -44,7 +44,7 @@ from serving.repository.ensemble_steps import Step
 from serving.repository.layouts import ModelSpec
 from serving.residents import Resident
 from serving.shared_memory import Regions
-from serving.signatures import signed
+from serving.signatures import signature_of, signed
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
 from serving.workers.handler import Reply, Request
@@ -129,17 +129,20 @@ class Inference:
         """
         deadline = monotonic() + self._timeout_s
         with self._held(name, version, is_asked=True) as (model, spec):
-            return self._answer_as(signed(model, spec.name, signature), spec, read, deadline)
+            return self._answer_as((model, spec), signature, read, deadline)
 
     def infer_held_as(self, resident: Resident, version: str, signature: str, read: Reader) -> Answer:
         """Answer such a request of a model that the caller holds ready."""
-        model, spec = _version_of(resident.model, spec_of(resident), version)
-        return self._answer_as(signed(model, spec.name, signature), spec, read, monotonic() + self._timeout_s)
+        member = _version_of(resident.model, spec_of(resident), version)
+        return self._answer_as(member, signature, read, monotonic() + self._timeout_s)
 
-    def _answer_as(self, model: LoadedModel, spec: ModelSpec, read: Reader, deadline: float) -> Answer:
+    def _answer_as(self, member: Member, name: str, read: Reader, deadline: float) -> Answer:
+        model, spec = member
         _refuse_bodies(model, spec)
+        signature, parameters = signed(model, spec.name, name)
         with self._cores.lease(1, max(0.0, deadline - monotonic()), spec.name):  # a body may decode to far more
-            question = read(model.signature)
+            question = read(signature)
+        question.parameters |= parameters
         return self._answer(question, model, spec, deadline)
 
     def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec, deadline: float) -> Answer:
@@ -151,7 +154,7 @@ class Inference:
             outputs, spent = self._run(fitted, question, model, started, deadline)
             if isinstance(outputs, ServingError):
                 raise outputs
-            chosen = choose(outputs, question, spec, _signature_of(model, question, spec))
+            chosen = choose(outputs, question, spec, signature_of(model, question, spec.name))
         except ServingError as error:
             counters.failed(perf_counter_ns() - started, spent, is_rejected=spent is None and _is_rejected(error))
             raise
@@ -237,7 +240,7 @@ class Inference:
         if question.raw is not None:
             most = spec.scheduling.max_batch_size if spec.scheduling else 0
             v2_raw.fill(question, model.signature, spec.name, has_batch=most > 0)
-        return fit(question, _signature_of(model, question, spec), spec)
+        return fit(question, signature_of(model, question, spec.name), spec)
 
     def _run(
         self, fitted: Fitted, question: Question, model: LoadedModel, started: int, deadline: float
@@ -340,19 +343,6 @@ def _version_of(model: LoadedModel, spec: ModelSpec, version: str) -> Member:
     if isinstance(model, CompoundModel) and (found := model.version(version)) is not None:
         return found
     raise ModelNotFoundError(f"Request for unknown model: '{spec.name}' version {version} is not found")
-
-
-def _signature_of(model: LoadedModel, question: Question, spec: ModelSpec) -> Signature:
-    """Return the inputs and outputs of the way to call a model that a request names, the usual ones for none."""
-    name, methods = question.parameters.get("signature_name"), methods_of(model)
-    if name is None or not methods:
-        return model.signature
-    if name not in methods:
-        raise BadRequestError(
-            f"Model '{spec.name}' has no signature {str(name)[:80]!r}, but {sorted(methods)}: name one of those in the "
-            "parameter signature_name, or none."
-        )
-    return methods[str(name)].signature
 
 
 def _question(step: Step, tensors: Tensors, about: Mapping[str, Any]) -> Question:
