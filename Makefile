@@ -61,7 +61,7 @@ check: $(STAMP)-dev ## Format, lint, types, floors, Dockerfiles, shell scripts
 
 .PHONY: test
 test: cover ## Run every test but those of the images: first `cover`, then the tests of whole servers
-	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --server wharf
+	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --ignore tests/gpu --server wharf
 
 # SERVER: triton, wharf or both. RECORD=--record with SERVER=triton writes down anew what a real tritonserver answers.
 .PHONY: test-oracle
@@ -69,8 +69,8 @@ test-oracle: $(STAMP)-dev .oracle/.stamp ## Ask a real tritonserver and ours the
 	$(BIN)/python -m pytest tests/oracle --server $(or $(SERVER),both) $(RECORD)
 
 .PHONY: cover
-cover: install-dev models .oracle/.stamp ## Run the tests of rooms, state machines and workers; hold branch coverage to its gate (pyproject.toml)
-	$(BIN)/python -m pytest tests/unit tests/state tests/workers --cov --cov-report=term-missing:skip-covered
+cover: install-dev models .oracle/.stamp ## Run the tests of rooms, state machines, workers and device memory; hold branch coverage to its gate (pyproject.toml)
+	$(BIN)/python -m pytest tests/unit tests/state tests/workers tests/gpu --cov --cov-report=term-missing:skip-covered
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios
@@ -82,8 +82,13 @@ bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real
 	$(BIN)/python benchmarks/v2.py
 
 .PHONY: bench-triton
-bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end: loads, unloads, lists, memory (as root)
+bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end, and what shared memory saves (as root)
 	$(BIN)/python benchmarks/multimodel.py
+	$(BIN)/python benchmarks/triton_memory.py
+
+.PHONY: bench-gpu
+bench-gpu: install-dev ## Fill a GPU with copies of five networks and print how many it holds (ARGS="--device cpu --budget 2GiB" for host memory)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 .PHONY: docs
 docs: $(STAMP)-serve ## Write docs/settings.md and docs/lifecycle.md from their sources
@@ -105,7 +110,12 @@ build/cpu: wheel ## Build an image (EXTRAS=onnx for one without torch, BASE_IMAG
 build/triton: dist/.stamp-wheel ## Build the image in front of NVIDIA's tritonserver (BASE_IMAGE=... for another base)
 	$(build) .
 
-build = scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) \
+.PHONY: build/graviton
+build/graviton: PLATFORM ?= linux/arm64
+build/graviton: dist/.stamp-wheel ## Build the image with TensorFlow, for arm64 (PLATFORM=linux/amd64 for x86-64; any machine builds either)
+	$(build) $(if $(BUILD_IMAGE),--build-arg BUILD_IMAGE=$(BUILD_IMAGE)) .
+
+build = scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) $(if $(PLATFORM),--platform $(PLATFORM)) \
   $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 
 .PHONY: test-image/cpu
@@ -114,10 +124,16 @@ test-image/cpu: $(STAMP)-dev ## Build an image and test it in a real Docker engi
 
 # All of them, but where they are about torch, which this image has not.
 TESTS_OF_cpu := .
+# Those of a running container with x86-64's image, at full speed; arm64's has tests of its own.
+TESTS_OF_graviton := test_image_runs.py test_image_graviton.py
 TESTS_OF_triton := test_image_contract.py test_image_runs.py test_image_triton.py
 
 .PHONY: test-image/triton
 test-image/triton: $(STAMP)-dev ## The same for the image in front of tritonserver, on a stand-in base that has the real one
+	$(test-image)
+
+.PHONY: test-image/graviton
+test-image/graviton: $(STAMP)-dev ## The same for the image with TensorFlow: x86-64's, and arm64's on three emulated CPUs
 	$(test-image)
 
 test-image = $(BIN)/python -m pytest -m image $(addprefix tests/image/,$(TESTS_OF_$(@F))) --flavour $(@F) --log-cli-level=INFO --durations=10

@@ -1,9 +1,10 @@
 """What the dynamic batcher gives: requests a second with many clients, and what it costs one client.
 
 Two sample models in ONNX Runtime, each as it is and with a config.pbtxt that asks for dynamic batching; one server on
-core 0, the load on the last core, one image or text a request, interleaved rounds. A cell is a number of requests:
-a window of time would cut through batches. Prints, for each number of clients, batched over unbatched throughput
-of the same round, and p99 of one client. Usage: python benchmarks/batching.py [models] [--rounds 5] [--requests 128]
+all cores, the load in between (`--cores 1`: the server on core 0, the load on the last core), one image or text a
+request, interleaved rounds. A cell is a number of requests: a window of time would cut through batches. Prints, for
+each number of clients, batched over unbatched throughput of the same round, and p99 of one client. Usage: python
+benchmarks/batching.py [models] [--rounds 5] [--requests 128] [--cores 2] [--only resnet50_onnx]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -47,9 +49,9 @@ class Cell:
     p99_ms: float
 
 
-def write_models(models: Path, root: Path) -> None:
+def write_models(models: Path, root: Path, names: Iterable[str]) -> None:
     """Lay each sample model into a repository twice: as it is, and batched."""
-    for name in BODIES:
+    for name in names:
         if not (models / name).is_dir():
             sys.exit(f"There is no {models / name}: run `make models`, or name another repository.")
         for folder in (root / f"{name}_off", root / f"{name}_on" / "1"):
@@ -120,17 +122,21 @@ def main() -> None:
     parser.add_argument("models", nargs="?", type=Path, default=Path("models"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=128)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--only", choices=BODIES)
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {int(LAST_CORE)})
+    bodies = {name: body for name, body in BODIES.items() if arguments.only in (None, name)}
+    if arguments.cores == 1:
+        os.sched_setaffinity(0, {int(LAST_CORE)})
     cells: dict[tuple[str, int], list[Cell]] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "models"
-        write_models(arguments.models.resolve(), root)
-        server = wharf(root, WHARF_CPU_CORES="1")
+        write_models(arguments.models.resolve(), root, bodies)
+        server = wharf(root, is_pinned=arguments.cores == 1, WHARF_CPU_CORES=str(arguments.cores))
         try:
             rows = [
                 (f"{name}_{kind}", Request(f"/models/{name}_{kind}/invoke", *body))
-                for name, body in BODIES.items()
+                for name, body in bodies.items()
                 for kind in ("off", "on")
             ]
             for _, request in rows:
@@ -142,7 +148,7 @@ def main() -> None:
                         cells.setdefault((name, clients), []).append(measure(server, request, clients, count))
         finally:
             server.stop()
-    for name in BODIES:
+    for name in bodies:
         print_cells(name, cells)
 
 

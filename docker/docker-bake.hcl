@@ -7,7 +7,7 @@ variable "REVISION" { default = "unknown" }
 variable "EXTRAS" { default = "torch" }
 
 group "default" {
-  targets = ["cpu", "triton"]
+  targets = ["cpu", "triton", "graviton"]
 }
 
 target "_common" {
@@ -25,7 +25,7 @@ target "_common" {
 target "cpu" {
   inherits   = ["_common"]
   dockerfile = "docker/cpu/Dockerfile"
-  # Arm64 has a flavour of its own: torch's arm64 wheel of this version is a CUDA build.
+  # Arm64 has a flavour of its own, graviton: torch's arm64 wheel of this version is a CUDA build.
   platforms = ["linux/amd64"]
   tags      = ["${IMAGE}:cpu", "${IMAGE}:${VERSION}-cpu"]
   args = {
@@ -39,4 +39,13 @@ target "triton" {
   platforms  = ["linux/amd64"]
   tags       = ["${IMAGE}:triton", "${IMAGE}:${VERSION}-triton"]
   args       = {}
+}
+
+target "graviton" {
+  inherits   = ["_common"]
+  dockerfile = "docker/graviton/Dockerfile"
+  # One name for both: bake pushes a manifest list. What installs runs on the machine that builds, whatever it is.
+  platforms = ["linux/arm64", "linux/amd64"]
+  tags      = ["${IMAGE}:graviton", "${IMAGE}:${VERSION}-graviton"]
+  args      = {}
 }

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from serving.errors import ServingError, UnavailableError
+from serving.errors import CancelledError, ServingError, UnavailableError
 from serving.repository.scheduling import QueuePolicy, Scheduling
 
 Item = TypeVar("Item")
@@ -34,7 +34,7 @@ class Job(Generic[Item, Answer]):
     """One request: what it is, what it wants, and what becomes of it (`answer` or `error`, set by the run)."""
 
     __slots__ = (
-        *("answer", "arrived", "batch", "deadline", "error", "event", "expires", "is_over", "item", "key"),
+        *("answer", "arrived", "batch", "deadline", "error", "event", "expires", "is_left", "is_over", "item", "key"),
         *("may_go_at", "released", "rows"),
     )
 
@@ -46,6 +46,7 @@ class Job(Generic[Item, Answer]):
         self.deadline = deadline
         self.may_go_at = 0.0
         self.expires = math.inf
+        self.is_left: Callable[[], bool] | None = None
         self.answer: Answer | None = None
         self.error: BaseException | None = None
         self.is_over = False
@@ -248,13 +249,16 @@ class Batcher(Generic[Item, Answer]):
         deadline: float = math.inf,
         priority: int = 0,
         timeout_us: int = 0,
+        is_left: Callable[[], bool] | None = None,
     ) -> Answer:
         """Have an item answered, alone or with others of the same `key`; blocks until then or until `deadline`.
 
-        Raises what `run` set or raised, `UnavailableError` (503) when the queue is full, the model is closed, or
-        the time is over.
+        `is_left` says whether who asked has gone: then it is not run when its turn comes. Raises what `run` set or
+        raised, `UnavailableError` (503) when the queue is full, the model is closed, or the time is over, and
+        `CancelledError`.
         """
         job: Job[Item, Answer] = Job(item, rows, key, self._clock(), deadline)
+        job.is_left = is_left
         with self._lock:
             if self._is_closed:
                 raise self._closed()
@@ -281,7 +285,7 @@ class Batcher(Generic[Item, Answer]):
             return
         with self._lock:
             self._settle(self._line.drop(self._clock()))
-            batch += self._line.form_more(batch)
+            batch += self._wanted(self._line.form_more(batch))
 
     def resize(self, instances: int) -> None:
         """Have as many runs at once from now on; those that are too many end by themselves."""
@@ -310,12 +314,22 @@ class Batcher(Generic[Item, Answer]):
     def _dispatch(self, now: float) -> None:
         """Start what can start; under the lock."""
         self._settle(self._line.drop(now))
-        while self._free > 0 and self._line and (batch := self._line.form(now)):
+        while self._free > 0 and self._line and (formed := self._line.form(now)):
+            if not (batch := self._wanted(formed)):
+                continue
             self._free -= 1
             leader = batch[0]
             leader.batch = batch
             if leader.event is not None:
                 leader.event.set()
+
+    def _wanted(self, batch: list[Job[Item, Answer]]) -> list[Job[Item, Answer]]:
+        """Return those of a batch that somebody still waits for, and let the others go; under the lock."""
+        left = [job for job in batch if job.is_left is not None and job.is_left()]
+        for job in left:
+            job.error = CancelledError("Request is cancelled")  # Triton's words
+        self._settle(left)
+        return [job for job in batch if job.error is None] if left else batch
 
     def _wait(self, job: Job[Item, Answer]) -> list[Job[Item, Answer]] | None:
         """Wait for the turn to lead a batch, which is returned, or for the answer."""

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from serving.errors import (
@@ -39,6 +40,7 @@ from serving.statistics import Statistics
 log = logging.getLogger("wharf.catalog")
 
 _LATEST = ("", "-1")
+_FIRST = "1"
 
 # Of a client that repeats a load before it is over, each call waits in a place that others need: a minute, as requests.
 _TURN_S = 60.0
@@ -82,11 +84,46 @@ class Catalog:
         """Say whether a request for `name` would be served: it is loaded, or (standalone) loads when asked for."""
         if self._gone_for(name) is not None:
             return False
-        resident = self._manager.peek(self._whole(name))
+        resident = self._manager.peek(self.whole(name))
         if resident is not None:
             return version in (*_LATEST, *_versions(resident))
-        may_load = not self._manager.is_platform and (self._manager.recall.knows(name) or self._is_available(name))
-        return may_load and version in (*_LATEST, "1")
+        may_load = not self._manager.is_platform and self._is_known(name)
+        return may_load and version in (*_LATEST, _FIRST)
+
+    def states(self, name: str) -> list[tuple[str, str, str]]:
+        """Return version, state and reason of what a model has or would have, states as TensorFlow Serving names them.
+
+        None for a model that is not there. What a first request would load is as good as loaded, as in `is_ready`.
+        """
+        gone = self._gone_for(name)
+        if gone is not None:
+            reason = "" if gone.reason == "unloaded" else gone.reason
+            return [(version, "END", reason) for version in gone.versions] if gone.reason else []
+        whole = self.whole(name)
+        resident = self._manager.peek(whole)
+        if resident is not None:
+            return [(version, "AVAILABLE", "") for version in _versions(resident)]
+        state = self._manager.state_of(whole)
+        if state is None and (self._manager.is_platform or not self._is_known(whole)):
+            return []
+        try:
+            versions = self._versions_unloaded(whole)
+        except ServingError as error:
+            return [(_FIRST, "END", error.message)]
+        return [(version, "AVAILABLE" if state is None else state.name, "") for version in versions]
+
+    def _is_known(self, name: str) -> bool:
+        return self._manager.recall.knows(name) or self._is_available(name)
+
+    def _versions_unloaded(self, name: str) -> tuple[str, ...]:
+        """Return the versions that a load would bring, as far as that is known without unpacking anything."""
+        if counted := self._statistics.known(name):
+            return tuple(each.version for each in counted)
+        if not self._is_available(name) or not Path(self._source.find(name)[1]).is_dir():
+            return (_FIRST,)
+        artifact = self._source.open(*self._source.find(name))
+        artifact.release()
+        return tuple(each.version for each in (*artifact.spec.versions, artifact.spec))
 
     def refuse_unloaded(self, name: str) -> None:
         """Raise `ModelNotFoundError` for a model that was unloaded here, or whose load failed, and not loaded since."""
@@ -103,7 +140,7 @@ class Catalog:
         if not name:
             everybody = {each.name for each in self._statistics.known()} | {each for each, _ in self._manager.loaded()}
             return [row for each in sorted(everybody) if self._has_counts(each) for row in self._counts(each)]
-        whole = self._whole(name)
+        whole = self.whole(name)
         if not self._has_counts(whole):
             raise BadRequestError(f"requested model '{name}' is not available")
         found = [each for each in self._counts(whole) if version in (*_LATEST, each["version"])]
@@ -144,7 +181,7 @@ class Catalog:
         found = [row for name in sorted(rows) for row in rows[name]]
         return [row for row in found if row.get("state") == "READY"] if only_ready else found
 
-    def _whole(self, name: str) -> str:
+    def whole(self, name: str) -> str:
         """Return the name that a model is known by: the repository's, with the suffix of an archive."""
         resident = self._manager.peek(name)
         if resident is not None:
@@ -164,7 +201,7 @@ class Catalog:
         """Return what became of a model that is gone; None for all others, loaded meanwhile by whichever route."""
         if not self._gone:
             return None
-        for each in (name, self._whole(name)):
+        for each in (name, self.whole(name)):
             gone = self._gone.get(each)
             if gone is not None and self._manager.recall.is_barred(each):
                 return gone
@@ -288,7 +325,7 @@ class Catalog:
 
         `with_members`: the members of an ensemble go, too.
         """
-        whole = self._whole(name)
+        whole = self.whole(name)
         steps: tuple[Step, ...] = ()
         try:
             with self._turn(whole):

@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     config = verbs.add_parser("config", help="print a config.pbtxt as JSON, or JSON (*.json) as a config.pbtxt")
     config.add_argument("path", type=Path, metavar="FILE", help="config.pbtxt, or a file of JSON that ends in .json")
     config.set_defaults(run=_config)
+    env = verbs.add_parser("env", help="print what this CPU has, what is set for it and what the libraries really use")
+    env.add_argument("--json", action="store_true", help="as one JSON document")
+    env.set_defaults(run=_env)
     for name, text in (("models", "list models"), ("load", "load a model"), ("unload", "unload a model"),
                        ("invoke", "send a request to a model")):  # fmt: skip
         verb = verbs.add_parser(name, help=text)
@@ -116,10 +119,14 @@ def _validate(arguments: argparse.Namespace) -> int:
     from serving.errors import ServingError
     from serving.repository.explained import explained
     from serving.repository.source import validate
+    from serving.repository.surroundings import Surroundings
+    from serving.settings import Settings
 
     try:
+        settings = Settings.from_env(os.environ)
         # The real folder has a name even for '.', and a parent that it lies in even behind a link.
-        spec = validate(arguments.path.resolve(), os.environ)
+        surroundings = Surroundings(os.environ, settings.device, settings.triton_backends)
+        spec = validate(arguments.path.resolve(), surroundings)
     except ServingError as error:
         return _complain(error.message)
     print(
@@ -147,6 +154,18 @@ def _config(arguments: argparse.Namespace) -> int:
         print(converted(arguments.path), end="")
     except ServingError as error:
         return _complain(error.message)
+    return 0
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    from serving.diagnosis import diagnose
+    from serving.settings import SettingError, Settings
+
+    try:
+        found = diagnose(Settings.from_env(os.environ))
+    except SettingError as error:
+        return _complain(error.message)
+    print(json.dumps(found.document(), indent=2) if arguments.json else found.text())
     return 0
 
 

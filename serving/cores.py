@@ -19,13 +19,19 @@ from types import TracebackType
 
 from serving.errors import UnavailableError
 
+NO_CORE = "No CPU core was free within {:g} s: try again or add cores."
+
 
 class CoreBudget:
-    """`cores` tokens for runs; `lease(threads, timeout_s, flow)` is a context manager."""
+    """`cores` tokens for runs; `lease(threads, timeout_s, flow)` is a context manager.
 
-    def __init__(self, cores: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    `lacking` is the message of a 503, with a place for seconds: a device's turns are tokens, too.
+    """
+
+    def __init__(self, cores: int, clock: Callable[[], float] = time.perf_counter, lacking: str = NO_CORE) -> None:
         self.cores = max(1, cores)
         self._clock = clock
+        self._lacking = lacking
         self._free = self.cores
         self._lock = threading.Lock()
         self._waiting = 0
@@ -41,11 +47,14 @@ class CoreBudget:
     def lease(self, threads: int, timeout_s: float, flow: str = "") -> _Lease:
         """Hold `min(threads, cores)` tokens for the length of a `with`, on the account of `flow`.
 
-        Raises `UnavailableError` (503) when they are not granted within `timeout_s` seconds.
+        A run of 0 threads, which computes on a device, holds none and never waits. Raises `UnavailableError` (503) when
+        they are not granted within `timeout_s` seconds.
         """
-        return _Lease(self, min(max(1, threads), self.cores), timeout_s, flow)
+        return _Lease(self, min(max(0, threads), self.cores), timeout_s, flow)
 
     def _take(self, lease: _Lease) -> None:
+        if not lease.tokens:
+            return
         with self._lock:
             if not self._waiting and self._free >= lease.tokens:
                 self._free -= lease.tokens
@@ -66,9 +75,11 @@ class CoreBudget:
             flow.waiting.remove(lease)
             self._waiting -= 1
             self._grant()
-        raise UnavailableError(f"No CPU core was free within {lease.timeout_s:g} s: try again or add cores.")
+        raise UnavailableError(self._lacking.format(lease.timeout_s))
 
     def _give(self, lease: _Lease) -> None:
+        if not lease.tokens:
+            return
         with self._lock:
             self._free += lease.tokens
             if self._waiting:

@@ -56,7 +56,7 @@ class AlreadyExistsError(BadRequestError):
 
 
 class CancelledError(BadRequestError):
-    """The model refused the request with Triton's code CANCELLED."""
+    """The caller was gone before the request's turn, or the model refused it with Triton's code CANCELLED."""
 
     grpc_code = "CANCELLED"
 
@@ -146,6 +146,14 @@ class LoadFailedError(ServingError):
     def __init__(self, message: str, said: str = "") -> None:
         super().__init__(message)
         self.said = said
+
+
+class DeviceFailedError(ServingError):
+    """A device (GPU) computes no more for this process; only another process may."""
+
+    status = 500
+    grpc_code = "INTERNAL"
+    has_run = True
 
 
 class UnavailableError(ServingError):

@@ -5,17 +5,17 @@
 asked for are chosen, classified where asked. 5. Statistics take one observation.
 
 Also says what a model is (`model_documents` writes it). Knows neither HTTP nor gRPC; `http/v2` and `grpc/service` call
-it. SageMaker's own routes go their shorter way.
+it, and `http/tfs`, which speaks TensorFlow Serving's. SageMaker's own routes go their shorter way.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from serving import outcomes
 from serving.backends.base import HandlerModel, LoadedModel
@@ -27,6 +27,7 @@ from serving.codecs.v2 import Question, Wanted
 from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
+    CancelledError,
     InvalidArtifactError,
     ModelNotFoundError,
     ServingError,
@@ -43,14 +44,19 @@ from serving.repository.ensemble_steps import Step
 from serving.repository.layouts import ModelSpec
 from serving.residents import Resident
 from serving.shared_memory import Regions
+from serving.signatures import signed
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
 from serving.workers.handler import Reply, Request
 
 log = logging.getLogger("wharf.inference")
 
+Said = TypeVar("Said")
+
 # Inputs as the model takes them, and how many rows they count: 1 where the model does not batch.
 Fitted = tuple[Tensors, int]
+Reader = Callable[[Signature], Question]
+"""Makes a question of a body, once the model's inputs are known."""
 
 
 @dataclass(slots=True)
@@ -91,7 +97,7 @@ class Inference:
         self.catalog = catalog
         self.statistics = statistics
         self.regions = regions or Regions(is_on=False)
-        self.traces = TraceSettings(self.catalog.is_ready)
+        self.traces = TraceSettings(self.catalog.is_ready, self.catalog.whole)
         self.logging = LogSettings()
 
     # ---- one request ------------------------------------------------------------------------------------------------
@@ -114,6 +120,27 @@ class Inference:
         """Answer a request of a model that the caller holds ready, under the name that it is held by."""
         spec = spec_of(resident)
         return self._answer(question, resident.model, spec, monotonic() + self._timeout_s)
+
+    def infer_as(self, name: str, version: str, signature: str, read: Reader) -> Answer:
+        """Answer a request that can be read only where the model's inputs are known: `read` makes the question of them.
+
+        `signature` names one of those that the model has, "" its default one. Raises what `infer`, `signed` and `read`
+        raise.
+        """
+        deadline = monotonic() + self._timeout_s
+        with self._held(name, version, is_asked=True) as (model, spec):
+            return self._answer_as(signed(model, spec.name, signature), spec, read, deadline)
+
+    def infer_held_as(self, resident: Resident, version: str, signature: str, read: Reader) -> Answer:
+        """Answer such a request of a model that the caller holds ready."""
+        model, spec = _version_of(resident.model, spec_of(resident), version)
+        return self._answer_as(signed(model, spec.name, signature), spec, read, monotonic() + self._timeout_s)
+
+    def _answer_as(self, model: LoadedModel, spec: ModelSpec, read: Reader, deadline: float) -> Answer:
+        _refuse_bodies(model, spec)
+        with self._cores.lease(1, max(0.0, deadline - monotonic()), spec.name):  # a body may decode to far more
+            question = read(model.signature)
+        return self._answer(question, model, spec, deadline)
 
     def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec, deadline: float) -> Answer:
         started = perf_counter_ns()
@@ -169,9 +196,9 @@ class Inference:
         """Return the answers as they come, and where the time went; a model that has not ended has no `infer_ns`."""
         deadline = monotonic() + self._timeout_s
         if not model.is_outside:
-            outputs, spent = self._run_here(fitted, model, started, deadline)
+            outputs, spent = self._run_here(fitted, question, model, started, deadline)
             return iter([Piece(outputs, is_last=True)]), spent
-        reply, spent = _invoke(fitted, model, _about(question) | {"stream": "tensors"}, started, deadline)
+        reply, spent = _invoke(fitted, question, model, started, deadline, stream="tensors")
         if reply.chunks is not None:
             spent.infer_ns = 0
         return outcomes.pieces(reply), spent
@@ -206,11 +233,7 @@ class Inference:
             return model.signature
 
     def _checked(self, question: Question, model: LoadedModel, spec: ModelSpec) -> Fitted:
-        if model.is_outside and model.takes_bodies:
-            raise UnsupportedError(
-                f"Model '{spec.name}' has code of its own that reads bodies, not tensors: call "
-                f"/models/{spec.name}/invoke or /invocations."
-            )
+        _refuse_bodies(model, spec)
         if question.raw is not None:
             most = spec.scheduling.max_batch_size if spec.scheduling else 0
             v2_raw.fill(question, model.signature, spec.name, has_batch=most > 0)
@@ -221,16 +244,20 @@ class Inference:
     ) -> tuple[Tensors | ServingError, Spent]:
         """Return what a model answers, which may be an error, and where the time went; raises where none did."""
         if not model.is_outside:
-            return self._run_here(fitted, model, started, deadline)
-        reply, spent = _invoke(fitted, model, _about(question), started, deadline)
+            return self._run_here(fitted, question, model, started, deadline)
+        reply, spent = _invoke(fitted, question, model, started, deadline)
         if reply.chunks is not None or (reply.tensors is None and reply.status < 400 and reply.body):
             outcomes.close(reply)
             raise UnsupportedError("ModelInfer RPC doesn't support models with decoupled transaction policy")
         return outcomes.failure(reply) if reply.tensors is None else reply.tensors, spent
 
-    def _run_here(self, fitted: Fitted, model: LoadedModel, started: int, deadline: float) -> tuple[Tensors, Spent]:
+    def _run_here(
+        self, fitted: Fitted, question: Question, model: LoadedModel, started: int, deadline: float
+    ) -> tuple[Tensors, Spent]:
         tensors, rows = fitted
         with self._cores.lease(model.threads, max(0.0, deadline - monotonic())):
+            if question.is_left is not None and question.is_left():
+                raise CancelledError("Request is cancelled")
             began = perf_counter_ns()
             outputs = model.run(tensors)
             return outputs, Spent(began - started, 0, perf_counter_ns() - began, 0, rows)
@@ -265,6 +292,11 @@ class Inference:
         with self._held(name, version) as (model, spec):
             return config_of(spec, model.signature)
 
+    def described(self, name: str, version: str, write: Callable[[LoadedModel, ModelSpec], Said]) -> Said:
+        """Return what `write` says of a model; loads it where that may be."""
+        with self._held(name, version) as found:
+            return write(*found)
+
 
 class _Leaving:
     """Leaves a lease that was entered by hand."""
@@ -277,6 +309,14 @@ class _Leaving:
 
     def __exit__(self, *error: Any) -> None:
         self._lease.__exit__(*error)
+
+
+def _refuse_bodies(model: LoadedModel, spec: ModelSpec) -> None:
+    if model.is_outside and model.takes_bodies:
+        raise UnsupportedError(
+            f"Model '{spec.name}' has code of its own that reads bodies, not tensors: call "
+            f"/models/{spec.name}/invoke or /invocations."
+        )
 
 
 def _is_decoupled(spec: ModelSpec) -> bool:
@@ -316,12 +356,13 @@ def _question(step: Step, tensors: Tensors, about: Mapping[str, Any]) -> Questio
 
 
 def _invoke(
-    fitted: Fitted, model: LoadedModel, about: dict[str, Any], started: int, deadline: float
+    fitted: Fitted, question: Question, model: LoadedModel, started: int, deadline: float, **more: str
 ) -> tuple[Reply, Spent]:
     """Have a model outside answer; where its line does not say how the time went, all of it was the model's."""
     tensors, rows = fitted
     began = perf_counter_ns()
-    reply = cast("HandlerModel", model).invoke(Request(tensors=tensors, about=about), deadline)
+    request = Request(tensors=tensors, about=_about(question) | more, is_left=question.is_left)
+    reply = cast("HandlerModel", model).invoke(request, deadline)
     return reply, reply.spent or Spent(began - started, 0, perf_counter_ns() - began, 0, rows)
 
 

@@ -1,12 +1,15 @@
-"""Reservations against the memory budget.
+"""Reservations against a memory budget: the host's, or that of one device.
 
-Memory is reserved before it is used, corrected to what was measured, and released after it was given back. The ledger
-decides whether a model fits; it evicts nobody, measures nothing and has no lock: `manager` calls it under its own.
+Memory is reserved before it is used, corrected to what was measured, and released after it was given back. What is no
+model's (a runtime, a CUDA context, bytes that did not come back) is taken out of the budget by name. The ledger decides
+whether a model fits; it evicts nobody, measures nothing and has no lock: `manager` calls it under its own. Several
+together are `books`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from serving.errors import InsufficientMemoryError
@@ -22,12 +25,27 @@ def format_bytes(count: int) -> str:
     return f"{count} B"
 
 
+RUNTIMES = "runtimes"
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How a ledger's errors speak of it: `place` is what its bytes are of, the others what to do when they end."""
+
+    place: str = ""
+    raise_it: str = "raise WHARF_MEMORY_BUDGET"
+    enlarge: str = "use a larger instance"
+
+
 class Ledger:
     """A budget in bytes and the reservations against it, by model name."""
 
-    def __init__(self, budget_bytes: int, *, pays_for_runtimes: bool = False) -> None:
-        self._budget_bytes = budget_bytes
+    def __init__(self, budget_bytes: int, *, pays_for_runtimes: bool = False, wording: Wording | None = None) -> None:
+        self._given_bytes = budget_bytes
+        self._budget_bytes = budget_bytes  # less what was taken out; asked at the end of each request
         self._pays_for_runtimes = pays_for_runtimes
+        self._wording = wording or Wording()
+        self._taken_out: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
         self._used_bytes = 0
 
@@ -35,6 +53,11 @@ class Ledger:
     def budget_bytes(self) -> int:
         """What all models together may hold."""
         return self._budget_bytes
+
+    @property
+    def taken_out_bytes(self) -> int:
+        """What is no model's and was taken out of the budget."""
+        return sum(self._taken_out.values())
 
     @property
     def used_bytes(self) -> int:
@@ -57,25 +80,28 @@ class Ledger:
 
     def check_possible(self, name: str, wanted_bytes: int) -> None:
         """Raise `InsufficientMemoryError` for a model that is larger than the whole budget."""
-        if wanted_bytes > self._budget_bytes:
+        if wanted_bytes > self.budget_bytes:
+            words = self._wording
             raise InsufficientMemoryError(
-                f"Model '{name}' needs {format_bytes(wanted_bytes)} while it loads and the whole budget is "
-                f"{format_bytes(self._budget_bytes)}: raise WHARF_MEMORY_BUDGET or use a larger instance."
+                f"Model '{name}' needs {format_bytes(wanted_bytes)}{words.place} while it loads and the whole budget "
+                f"is {format_bytes(self.budget_bytes)}: {words.raise_it} or {words.enlarge}."
             )
 
     def reserve(self, name: str, wanted_bytes: int) -> None:
-        """Reserve `wanted_bytes` for `name`.
+        """Reserve `wanted_bytes` for `name`; raises what `check` raises, and then nothing has changed."""
+        self.check(name, wanted_bytes)
+        self._set(name, wanted_bytes)
 
-        Raises `InsufficientMemoryError` with both figures when they do not fit; then nothing has changed.
-        """
+    def check(self, name: str, wanted_bytes: int) -> None:
+        """Raise `InsufficientMemoryError` with both figures when `wanted_bytes` do not fit now."""
         self.check_possible(name, wanted_bytes)
         if self.missing_bytes(wanted_bytes):
+            words = self._wording
             raise InsufficientMemoryError(
-                f"Model '{name}' needs {format_bytes(wanted_bytes)} while it loads and the budget of "
-                f"{format_bytes(self._budget_bytes)} has {format_bytes(max(0, self.free_bytes))} free: "
-                "unload a model or raise WHARF_MEMORY_BUDGET."
+                f"Model '{name}' needs {format_bytes(wanted_bytes)}{words.place} while it loads and the budget of "
+                f"{format_bytes(self.budget_bytes)} has {format_bytes(max(0, self.free_bytes))} free: "
+                f"unload a model or {words.raise_it}."
             )
-        self._set(name, wanted_bytes)
 
     def correct(self, name: str, measured_bytes: int) -> None:
         """Replace the reservation of `name` by what was measured, even past the budget.
@@ -95,7 +121,16 @@ class Ledger:
     def runtime_grew(self, count: int) -> None:
         """Take a runtime's own memory (torch's code and pools) out of a budget that is a share of the container."""
         if self._pays_for_runtimes:
-            self._budget_bytes = max(0, self._budget_bytes - max(0, count))
+            self.take_out(RUNTIMES, self.taken_out(RUNTIMES) + max(0, count))
+
+    def take_out(self, what: str, count: int) -> None:
+        """Set what something that is no model takes out of the budget, in bytes; 0 gives it back."""
+        self._taken_out[what] = count
+        self._budget_bytes = max(0, self._given_bytes - self.taken_out_bytes)
+
+    def taken_out(self, what: str) -> int:
+        """Return what something that is no model takes out of the budget, in bytes."""
+        return self._taken_out.get(what, 0)
 
     def _set(self, name: str, count: int) -> None:
         self._used_bytes += count - self._reserved.get(name, 0)

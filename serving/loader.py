@@ -1,4 +1,4 @@
-"""Bringing a model in: unpack, say what it is, reserve, load, measure.
+"""Bringing a model in: unpack, say what it is, reserve, load, measure, in memory and on devices.
 
 All of it is slow work and none of it holds the lock. What fits is `room`'s business, what the bytes mean a backend's;
 who may use the model then, and what a failure leaves, is the manager's. Called by `manager` alone.
@@ -12,19 +12,21 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from serving import memory
 from serving.backends.base import Backend, Footprint, LoadedModel
 from serving.backends.compound import all_of, backend_of
+from serving.books import Books, Demand
 from serving.errors import UnavailableError
-from serving.ledger import Ledger
 from serving.logs import quoted
 from serving.metrics import Metrics
 from serving.repository.layouts import ModelSpec
 from serving.repository.source import ModelSource
 from serving.residents import Resident, Residents
 from serving.room import Room
+from serving.scales import Expected, Scales
+from serving.watch import Growth, Watch
 
 log = logging.getLogger("wharf.manager")
 
@@ -36,11 +38,16 @@ _RUNTIME_BYTES = 160 << 20
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A model that is ready, the bytes it holds, and the bytes that were predicted."""
+    """A model that is ready, the bytes it holds, and the bytes that were predicted.
+
+    Of its devices: what it is expected to hold on each, and how their use grew.
+    """
 
     model: LoadedModel
     resident_bytes: int
     predicted_bytes: int
+    expected: Expected = Expected(0, 0)
+    growths: Mapping[int, Growth] = field(default_factory=dict)
 
 
 class Loader:
@@ -52,7 +59,8 @@ class Loader:
         backends: Mapping[str, Backend],
         residents: Residents,
         room: Room,
-        ledger: Ledger,
+        books: Books,
+        scales: Scales,
         metrics: Metrics,
         *,
         concurrency: int,
@@ -61,7 +69,8 @@ class Loader:
         self._backends = backends
         self._residents = residents
         self._room = room
-        self._ledger = ledger
+        self._books = books
+        self._scales = scales
         self._metrics = metrics
         self._slots = threading.BoundedSemaphore(concurrency)
         self._prepare_lock = threading.Lock()
@@ -81,15 +90,23 @@ class Loader:
                 _warn(resident.name, warning)
             backend = backend_of(self._backends, artifact.spec)
             footprint = backend.footprint(artifact.spec)
-            self._ledger.check_possible(resident.name, footprint.peak_bytes)
+            demand = Demand(footprint.peak_bytes, footprint.device_peak_bytes, footprint.devices)
+            if demand.device_bytes:
+                self._scales.look_again(self._residents.lock)
+            self._books.check_possible(resident.name, demand)
             for each in all_of(artifact.spec):
                 self.prepare(self._backends[each.format])
-            self._room.reserve(resident, footprint.peak_bytes, deadline)
+            placement = self._room.reserve(resident, demand, deadline)
+            spec = artifact.spec.placed(placement) if placement.devices else artifact.spec
+            resident.watch = self._scales.load(backend.name, placement, deadline)
             if not backend.is_outside:
-                return self._load_here(backend, artifact.spec, footprint)
+                with self._on_devices(resident) as watch:
+                    return self._weighed(self._load_here(backend, spec, footprint), footprint, watch)
         # People's code may take its time, or hang: the turn is for those who work in this process.
-        model = backend.load(artifact.spec)
-        return Brought(model, model.held_bytes() or footprint.resident_bytes, footprint.resident_bytes)
+        with self._on_devices(resident) as watch:
+            model = backend.load(spec)
+            held_bytes = model.held_bytes() or footprint.resident_bytes
+            return self._weighed(Brought(model, held_bytes, footprint.resident_bytes), footprint, watch)
 
     def _load_here(self, backend: Backend, spec: ModelSpec, footprint: Footprint) -> Brought:
         # A walk through the process' pages for a model too small to be found in them would be in vain.
@@ -100,6 +117,20 @@ class Loader:
             grown_bytes = _settled_bytes() - before_bytes if is_worth_it else 0
             is_alone = self._residents.moves.stood_still(move)
         return Brought(model, _believed(grown_bytes, footprint, is_alone=is_alone), footprint.resident_bytes)
+
+    @contextmanager
+    def _on_devices(self, resident: Resident) -> Iterator[Watch]:
+        with resident.watch as watch:
+            if not watch.has_turn:
+                raise UnavailableError(f"Model '{resident.name}' waits for an unload on its device: try again.")
+            yield watch
+
+    def _weighed(self, brought: Brought, footprint: Footprint, watch: Watch) -> Brought:
+        """Add what the load did to its devices; what a model's own allocator counted goes before the prediction."""
+        exact = brought.model.device_bytes()
+        resident_bytes = footprint.device_resident_bytes if exact is None else exact
+        expected = Expected(footprint.device_peak_bytes, resident_bytes, is_exact=exact is not None)
+        return replace(brought, expected=expected, growths=watch.growths())
 
     @contextmanager
     def _turn(self, name: str, deadline: float) -> Iterator[None]:
@@ -117,15 +148,17 @@ class Loader:
         with self._prepare_lock:
             if backend.name in self._prepared:
                 return
-            with self._residents.moves.move() as move:
+            with self._residents.moves.move() as move, self._scales.prepare(backend.name) as watch:
                 before_bytes = _settled_bytes() + backend.outside_bytes()
                 is_new = backend.prepare()
                 grown_bytes = _settled_bytes() + backend.outside_bytes() - before_bytes
                 is_alone = self._residents.moves.stood_still(move)
+                grown_on_devices = watch.grown_at_least()
             self._prepared.add(backend.name)
             if is_new:
                 with self._residents.lock:
-                    self._ledger.runtime_grew(grown_bytes if is_alone else min(grown_bytes, _RUNTIME_BYTES))
+                    self._books.host.runtime_grew(grown_bytes if is_alone else min(grown_bytes, _RUNTIME_BYTES))
+                    self._scales.note_runtime(backend.name, grown_on_devices)
 
 
 @functools.lru_cache(maxsize=4096)  # a model may be loaded a hundred times a day; it says this once

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 from serving import memory
 from serving.backends.base import Backend
+from serving.books import Books
 from serving.errors import (
     DeadlineExceededError,
     LoadFailedError,
@@ -36,6 +37,7 @@ from serving.recall import Recall
 from serving.repository.source import ModelSource
 from serving.residents import Limits, Resident, Residents
 from serving.room import OnEvict, Room
+from serving.scales import Scales
 from serving.tenant import Tenant
 from serving.unloader import Unloader
 
@@ -59,9 +61,11 @@ class ModelManager:
         limits: Limits | None = None,
         journal: Journal | None = None,
         on_evict: OnEvict | None = None,
+        scales: Scales | None = None,
     ) -> None:
         self._source = source
-        self._ledger = ledger
+        self._scales = scales or Scales()
+        self._books = Books(ledger, self._scales.ledgers)
         self._metrics = metrics
         self.is_platform = is_platform
         self._limits = limits or Limits()
@@ -69,14 +73,14 @@ class ModelManager:
         self._residents = Residents()
         self._lock = self._residents.lock
         self._by_name = self._residents.by_name
-        self._unloader = Unloader(self._residents, ledger, metrics, self._save, self._limits.drain_timeout_s)
+        accounts = (self._books, self._scales, metrics)
+        unloader = self._unloader = Unloader(self._residents, *accounts, self._save, self._limits.drain_timeout_s)
         self._room = Room(
-            self._residents, ledger, metrics, self._unloader.finish, may_evict=not is_platform, on_evict=on_evict
+            *(self._residents, self._books, metrics, unloader.finish), may_evict=not is_platform, on_evict=on_evict
         )
         self._loader = Loader(
-            source, backends, self._residents, self._room, ledger, metrics,
-            concurrency=self._limits.load_concurrency,
-        )  # fmt: skip
+            source, backends, self._residents, self._room, *accounts, concurrency=self._limits.load_concurrency
+        )
         self._journal_lock = threading.Lock()
         self.recall = Recall(self._residents)
         self._urls = self.recall.urls
@@ -152,6 +156,12 @@ class ModelManager:
         with self._lock:
             return self.recall.ready(name)
 
+    def state_of(self, name: str) -> State | None:
+        """Return where `name` is in its life at this moment, None where it is not loaded; to describe it."""
+        with self._lock:
+            resident = self.recall.named(name)
+            return None if resident is None else resident.state
+
     def url_of(self, name: str) -> str:
         """Return the url that `name` was loaded from; raise `ModelNotFoundError`."""
         with self._lock:
@@ -181,6 +191,7 @@ class ModelManager:
         deadline = time.monotonic() + timeout_s
         with self._lock:
             self._room.is_closed = True
+            self._scales.close()
             ready = [each for each in self._by_name.values() if each.state is State.READY]
             for resident in ready:
                 self._residents.move(resident, Event.UNLOAD)
@@ -195,7 +206,7 @@ class ModelManager:
 
     def gauges(self) -> Gauges:
         """Return what `/metrics` shows of the present."""
-        return self._residents.gauges(self._ledger, self._room.queue)
+        return self._residents.gauges(self._books, self._scales, self._room.queue)
 
     # ---- one request ------------------------------------------------------------------------------------------------
 
@@ -211,7 +222,7 @@ class ModelManager:
             resident.in_flight -= 1
             self._residents.touch(resident)
             self._residents.wake()
-            is_over = self._ledger.free_bytes < 0
+            is_over = self._books.is_over
         if is_over:  # a correction passed the budget while this model was busy
             self._room.settle()
 
@@ -304,18 +315,20 @@ class ModelManager:
         with self._lock:
             if resident.is_first:
                 self._urls[resident.name] = resident.url
-            self._ledger.correct(resident.name, brought.resident_bytes)
+            resident.weights = self._scales.weigh(resident.name, resident.watch, brought.expected, brought.growths)
+            self._books.host.correct(resident.name, brought.resident_bytes)
             resident.model = brought.model
             self._withdrawn.pop(resident.name, None)
             self._barred.discard(resident.name)
             self._residents.touch(resident)
             self._residents.move(resident, Event.LOADED)
-        brought.model.attach(Tenant(resident, self._residents, self._ledger, self._room.settle, self._withdraw))
+        brought.model.attach(Tenant(resident, self._residents, self._books.host, self._room.settle, self._withdraw))
         seconds = time.monotonic() - started
         self._metrics.observe("ModelLoadingTime", seconds)
         log.info(
-            "event=loaded model=%s seconds=%.3f bytes=%d predicted_bytes=%d",
+            "event=loaded model=%s seconds=%.3f bytes=%d predicted_bytes=%d%s",
             *(quoted(resident.name), seconds, brought.resident_bytes, brought.predicted_bytes),
+            "".join(f" cuda{index}_bytes={each.booked_bytes}" for index, each in resident.weights.items()),
         )
         self._room.settle(resident)
         self._save()
@@ -333,8 +346,10 @@ class ModelManager:
             resident.artifact.release()
         memory.forget_locals(cause)
         memory.give_back()
+        left = self._scales.wait_after_failure(resident.name, resident.watch)
         with self._lock:
-            self._ledger.release(resident.name)
+            self._scales.note_failure(resident.watch.runtime, left)
+            self._books.release(resident.name)
             # An evicted model whose reload failed is still known, unless what its url led to is gone.
             if resident.is_listed or isinstance(error, ModelNotFoundError):
                 self._urls.pop(resident.name, None)
@@ -353,8 +368,6 @@ class ModelManager:
                     self._load(resident, time.monotonic() + self._limits.load_timeout_s)
                 except ServingError:
                     log.error("event=not_restored model=%s url=%s", quoted(resident.name), quoted(resident.url))
-
-    # ---- unloading --------------------------------------------------------------------------------------------------
 
     def _withdraw(self, resident: Resident, reason: str) -> None:
         """Take out a model that is beyond repair; requests for it hear why."""

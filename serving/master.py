@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from serving.http.app import App
 from serving.journal import make_journal_path
 from serving.server import Server, threads_of
 from serving.settings import SettingError, Settings
+from serving.tuning import apply, read_machine, tune
 
 log = logging.getLogger("wharf.master")
 
@@ -44,6 +45,7 @@ def serve(settings: Settings) -> int:
     settings.check()
     _hold_standard_streams()
     logs.configure(settings.log_level, settings.log_format)
+    _tune(settings)
     on_ready, pid = _hangup_handling(), os.getpid()
     journal_path = make_journal_path(settings.cache_dir)
     try:
@@ -57,6 +59,16 @@ def serve(settings: Settings) -> int:
     finally:
         if journal_path is not None and os.getpid() == pid:  # gunicorn's child comes by here too, at its end
             journal_path.unlink(missing_ok=True)
+
+
+def _tune(settings: Settings, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Set the variables of the numeric libraries, before any of them is imported by a child."""
+    tuning = tune(read_machine(settings.cores), environ, is_fast=settings.fast_math)
+    apply(tuning, environ)
+    for sentence in tuning.warnings:
+        logs.announce(sentence, settings.log_format)
+    shown = " ".join(f"{each.name}={each.value}" for each in tuning.choices if each.value is not None)
+    log.info("event=tuned %s", shown)
 
 
 def _check_grpc(settings: Settings, http_port: int) -> None:

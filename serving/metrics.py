@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -28,6 +28,7 @@ COUNTERS = {
     "Refused": "Invocations answered 503: too busy",
     "LoadFailures": "Loads that failed",
     "Withdrawn": "Models taken out because their workers kept dying",
+    "DeviceGiveBackTimeouts": "Unloads that were answered before all bytes of a device were back",
 }
 HISTOGRAMS = {
     "ModelLatency": "Microseconds in the model itself",
@@ -58,11 +59,17 @@ class _Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What is true now: scalars by metric name with their help text, and bytes and requests in flight by model."""
+    """What is true now.
+
+    Scalars by metric name with their help text, bytes and requests in flight by model; by metric name, with its help
+    text, bytes by device; and the bytes of each model on each device.
+    """
 
     scalars: dict[str, tuple[str, float]]
     model_bytes: dict[str, int]
     model_in_flight: dict[str, int]
+    devices: Mapping[str, tuple[str, Mapping[str, int]]] = field(default_factory=dict)
+    model_device_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 class Metrics:
@@ -126,6 +133,7 @@ class Metrics:
             yield GaugeMetricFamily(name, text, scalar)
         yield _by_model("ModelBytes", "Bytes reserved for a model", gauges.model_bytes)
         yield _by_model("ModelInFlight", "Requests of a model in flight", gauges.model_in_flight)
+        yield from _of_devices(gauges)
         yield from self.more()
 
 
@@ -142,3 +150,20 @@ def _by_model(name: str, text: str, values: dict[str, int]) -> Metric:
     for model, value in values.items():
         family.add_metric([model], value)
     return family
+
+
+def _of_devices(gauges: Gauges) -> Iterator[Metric]:
+    """Yield what there is of devices; a machine without any has no such metrics."""
+    for name, (text, values) in gauges.devices.items():
+        if values:
+            family = GaugeMetricFamily(name, text, labels=["device"])
+            for device, value in values.items():
+                family.add_metric([device], value)
+            yield family
+    if gauges.model_device_bytes:
+        family = GaugeMetricFamily(
+            "ModelDeviceBytes", "Bytes of a device reserved for a model", labels=["model", "device"]
+        )
+        for labels, value in gauges.model_device_bytes.items():
+            family.add_metric(labels, value)
+        yield family

@@ -18,6 +18,7 @@ _PLATFORMS = {
     "torchscript": ("pytorch", "pytorch_libtorch"),
     "torch_export": ("pytorch", "torch_aoti"),
     "worker": ("python", ""),
+    "tensorflow": ("tensorflow", "tensorflow_savedmodel"),
     "fake": ("fake", ""),
 }
 

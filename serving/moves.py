@@ -1,7 +1,7 @@
 """Whether memory that grew is one's own: who else loaded or unloaded meanwhile.
 
 A growth is believed only where no other move ran beside it. `residents` has one for this process, `backends.triton` one
-for tritonserver's. Knows no model and measures nothing.
+for tritonserver's, `scales` one for each device. Knows no model and measures nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ class Moves:
         finally:
             with self._lock:
                 self._running -= 1
+
+    @property
+    def is_still(self) -> bool:
+        """Whether nobody moves at this moment."""
+        return self._running == 0
 
     def stood_still(self, number: int) -> bool:
         """Say whether no other move ran beside the one that got `number`, as long as that one runs."""

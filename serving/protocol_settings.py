@@ -47,10 +47,16 @@ _LEVELS = {logging.INFO: "log_info", logging.WARNING: "log_warning", logging.ERR
 
 
 class TraceSettings:
-    """Settings for all models, and of single models over them; `is_known` says whether a model is one."""
+    """Settings for all models, and of single models over them.
 
-    def __init__(self, is_known: Callable[[str], bool] = lambda _: True) -> None:
+    `is_known` says whether a model is one, `whole` what it is called where it may be asked for by a shorter name.
+    """
+
+    def __init__(
+        self, is_known: Callable[[str], bool] = lambda _: True, whole: Callable[[str], str] = lambda name: name
+    ) -> None:
         self._is_known = is_known
+        self._whole = whole
         self._lock = threading.Lock()
         self._settings: dict[str, dict[str, Any]] = {"": dict(_TRACE_DEFAULTS)}
         self._seen: dict[str, int] = {}
@@ -58,7 +64,7 @@ class TraceSettings:
 
     def get(self, model: str = "") -> dict[str, Any]:
         """Return the settings in force for a model, for all without one; values are texts, as Triton's."""
-        self._refuse_unknown(model)
+        model = self._known(model)
         with self._lock:
             return self._in_force(model)
 
@@ -67,7 +73,7 @@ class TraceSettings:
 
         A name that is none is no error, as with Triton; the log has it.
         """
-        self._refuse_unknown(model)
+        model = self._known(model)
         if "trace_file" in changes:
             raise UnsupportedError("trace file location can not be updated through network protocol")
         _warn_of_ignored("trace", changes, TRACE_NAMES)
@@ -89,7 +95,10 @@ class TraceSettings:
             return self._in_force(model)
 
     def take(self, model: str) -> bool:
-        """Say whether this request is one to trace; counts it. Models without settings of their own count together."""
+        """Say whether this request of a model, by its whole name, is one to trace; counts it.
+
+        Models without settings of their own count together.
+        """
         if not self.is_on:
             return False
         with self._lock:
@@ -114,9 +123,11 @@ class TraceSettings:
             own.pop(name, None)
         return own if model else _TRACE_DEFAULTS | own
 
-    def _refuse_unknown(self, model: str) -> None:
+    def _known(self, model: str) -> str:
+        """Return what its settings are kept under."""
         if model and not self._is_known(model):
             raise BadRequestError(f"Request for unknown model : {model}")
+        return model and self._whole(model)
 
 
 def _refuse_no_rate(settings: Mapping[str, dict[str, Any]], scopes: Collection[str]) -> None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serving.backends.base import LoadedModel
+from serving.books import Books
 from serving.errors import ServingError, UnavailableError
-from serving.ledger import Ledger
 from serving.lifecycle import Event, State, advance
 from serving.metrics import Gauges
 from serving.moves import Moves
 from serving.repository.source import Artifact
+from serving.scales import Scales, Weight
+from serving.watch import NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Resident:
         "name",
         "state",
         "url",
+        "watch",
+        "weights",
     )
 
     model: LoadedModel
@@ -64,6 +69,8 @@ class Resident:
         self.is_claimed = False  # a thread has taken on its load
         self.artifact: Artifact | None = None
         self.error: ServingError | None = None
+        self.watch = NOTHING  # of its load on devices
+        self.weights: Mapping[int, Weight] = {}  # what it holds on each of them
 
     @property
     def is_visible(self) -> bool:
@@ -120,8 +127,9 @@ class Residents:
         finally:
             self._waiters -= 1
 
-    def gauges(self, ledger: Ledger, queue: int) -> Gauges:
+    def gauges(self, books: Books, scales: Scales, queue: int) -> Gauges:
         """Return what `/metrics` shows of the present; `queue` is the number of loads that wait for room."""
+        ledger = books.host
         with self.lock:
             residents = list(self.by_name.values())
             scalars = {
@@ -130,4 +138,14 @@ class Residents:
                 "MemoryReservedBytes": ("Memory reserved by models", float(ledger.used_bytes)),
                 "LoadQueue": ("Loads that wait for room", float(queue)),
             }
-            return Gauges(scalars, dict(ledger.reservations), {each.name: each.in_flight for each in residents})
+            return Gauges(
+                scalars,
+                dict(ledger.reservations),
+                {each.name: each.in_flight for each in residents},
+                scales.gauges(),
+                {
+                    (name, f"cuda:{index}"): count
+                    for index, device in books.devices.items()
+                    for name, count in device.reservations.items()
+                },
+            )

@@ -1,17 +1,21 @@
-"""Making room in the budget: reserve, evict, wait.
+"""Making room in the budgets: reserve, evict, wait.
 
-Platform mode reserves or refuses at once. Standalone mode evicts the least recently used idle models, and waits, first
-come first served, while everything that could go is busy. Who goes is `eviction`'s answer, what fits is the
-`Ledger`'s; how a victim leaves is the manager's business, passed in as `finish_unload`. Called by `manager` alone.
+Platform mode reserves or refuses at once. Standalone mode evicts the least recently used idle models, on a device those
+that hold bytes there, and waits, first come first served, while everything that could go is busy. A load is behind
+those alone that wait for something it wants too. Who goes is `eviction`'s answer, what fits and on which device is that
+of `books`; how a victim leaves is the manager's business, passed in as `finish_unload`. Called by `manager` alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from serving import eviction
+from serving.books import Books, Demand
+from serving.devices import Placement
 from serving.errors import UnavailableError
 from serving.ledger import Ledger, format_bytes
 from serving.lifecycle import Event, State
@@ -25,13 +29,22 @@ log = logging.getLogger("wharf.room")
 OnEvict = Callable[[eviction.Candidate, Sequence[eviction.Candidate]], None]
 
 
+class _Waiter:
+    """A load in the queue; `short` are the ledgers that were too full for it: all, before it has looked."""
+
+    def __init__(self, resident: Resident, demand: Demand, short: Collection[Ledger]) -> None:
+        self.resident = resident
+        self.demand = demand
+        self.short = frozenset(short)
+
+
 class Room:
-    """The way into the budget."""
+    """The way into the budgets."""
 
     def __init__(  # noqa: PLR0913  the manager is the one caller
         self,
         residents: Residents,
-        ledger: Ledger,
+        books: Books,
         metrics: Metrics,
         finish_unload: Callable[[Resident], None],
         *,
@@ -39,12 +52,12 @@ class Room:
         on_evict: OnEvict | None = None,
     ) -> None:
         self._residents = residents
-        self._ledger = ledger
+        self._books = books
         self._metrics = metrics
         self._finish_unload = finish_unload
         self._may_evict = may_evict
         self._on_evict = on_evict
-        self._queue: deque[Resident] = deque()
+        self._queue: deque[_Waiter] = deque()
         self.is_closed = False
 
     @property
@@ -52,81 +65,115 @@ class Room:
         """How many loads wait for room."""
         return len(self._queue)
 
-    def reserve(self, resident: Resident, wanted_bytes: int, deadline: float) -> None:
-        """Reserve `wanted_bytes` for a load.
+    def reserve(self, resident: Resident, demand: Demand, deadline: float) -> Placement:
+        """Reserve what a load wants, all of it or nothing, and return the devices that it has room on.
 
         Raises `InsufficientMemoryError` where it cannot fit (platform: does not fit now) and `UnavailableError` when
         all that could make room stays busy until `deadline` (of the monotonic clock).
         """
         if not self._may_evict:
             with self._residents.lock:
-                self._ledger.reserve(resident.name, wanted_bytes)
-            return
+                return self._books.reserve(resident.name, demand)
+        waiter = _Waiter(resident, demand, self._books.all)
         with self._residents.lock:
-            self._queue.append(resident)
+            self._queue.append(waiter)
         try:
-            while (victims := self._try(resident, wanted_bytes, deadline)) is not None:
-                self._evict(victims)
+            while not isinstance(found := self._try(waiter, deadline), Placement):
+                self._evict(found)
+            return found
         finally:
             with self._residents.lock:
-                self._queue.remove(resident)
+                self._queue.remove(waiter)
                 self._residents.wake()
 
     def settle(self, newcomer: Resident | None = None) -> None:
-        """Get back under the budget after a correction passed it, as far as idle models suffice; the newcomer stays."""
+        """Get back under the budgets after a correction passed one, as far as idle models suffice; the newcomer stays.
+
+        Of those that hold bytes where it was passed.
+        """
         if not self._may_evict:
             return
         with self._residents.lock:
-            over_bytes = -self._ledger.free_bytes - self._leaving_bytes()
-            victims = self._choose(over_bytes, keep=newcomer, as_far_as_possible=True)
+            over = {each: -each.free_bytes - self._leaving_bytes(each) for each in self._books.all}
+            victims = self._choose(over, keep=newcomer, as_far_as_possible=True)
         self._evict(victims)
 
-    def _try(self, resident: Resident, wanted_bytes: int, deadline: float) -> list[Resident] | None:
-        """Return None once reserved, else the victims to evict before the next try.
+    def _try(self, waiter: _Waiter, deadline: float) -> Placement | list[Resident]:
+        """Return where it is reserved, else the victims to evict before the next try.
 
-        1. Not the first in the queue: wait. 2. It fits: reserve. 3. Idle models suffice: they go. 4. Else wait for a
-        change.
+        1. Where somebody before it waits for the same: not there. 2. It fits: reserve, on the device with the most
+        room. 3. Idle models suffice: they go. 4. Else wait for a change.
         """
+        name, demand = waiter.resident.name, waiter.demand
         with self._residents.lock:
             if self.is_closed:
                 raise UnavailableError("The server is shutting down: send the request to another one.")
-            self._ledger.check_possible(resident.name, wanted_bytes)
-            if self._queue[0] is resident:  # (1)
-                missing_bytes = self._ledger.missing_bytes(wanted_bytes)
-                if not missing_bytes:  # (2)
-                    self._ledger.reserve(resident.name, wanted_bytes)
-                    return None
-                if victims := self._choose(missing_bytes - self._leaving_bytes()):  # (3)
+            possible = self._books.check_possible(name, demand)
+            taken = {each: self._taken(waiter, each) for each in possible}
+            open_to_it = [each for each in possible if not taken[each]]  # (1)
+            missing = {each: self._books.missing(demand, each) for each in open_to_it}
+            for placement in open_to_it:  # (2)
+                if not missing[placement]:
+                    self._books.put(name, demand, placement)
+                    return placement
+            short = frozenset(ledger for each in (*taken.values(), *missing.values()) for ledger in each)
+            if short != waiter.short:  # somebody behind it may go on
+                waiter.short = short
+                self._residents.wake()
+            for placement in open_to_it:  # (3)
+                wanted = {each: count - self._leaving_bytes(each) for each, count in missing[placement].items()}
+                if victims := self._choose(wanted):
                     return victims
-            self._residents.wait(deadline, _no_room(resident.name, wanted_bytes))  # (4)
+            self._residents.wait(deadline, _no_room(name, demand))  # (4)
             return []
 
-    def _leaving_bytes(self) -> int:
+    def _taken(self, waiter: _Waiter, placement: Placement) -> frozenset[Ledger]:
+        """Return the ledgers that this load wants of and where one before it waits for room."""
+        wanted = self._books.wanted(waiter.demand, placement)
+        before = itertools.takewhile(lambda each: each is not waiter, self._queue)
+        return frozenset(ledger for each in before for ledger in each.short if ledger in wanted)
+
+    def _leaving_bytes(self, ledger: Ledger) -> int:
         """Bytes that unloads under way will free."""
         leaving = (each.name for each in self._residents.by_name.values() if each.state is State.UNLOADING)
-        return sum(self._ledger.reservations.get(name, 0) for name in leaving)
+        return sum(ledger.reservations.get(name, 0) for name in leaving)
 
     def _choose(
-        self, wanted_bytes: int, keep: Resident | None = None, *, as_far_as_possible: bool = False
+        self, wanted: Mapping[Ledger, int], keep: Resident | None = None, *, as_far_as_possible: bool = False
     ) -> list[Resident]:
-        """Pick the victims and mark them UNLOADING; under the lock."""
-        if wanted_bytes <= 0:
-            return []
-        idle = [
-            eviction.Candidate(each.name, self._ledger.reservations[each.name], each.last_used)
-            for each in self._residents.by_name.values()
-            if each.state is State.READY and not each.in_flight and each is not keep
-        ]
-        if as_far_as_possible:  # the memory is in use already: what can go goes, though it may not suffice
-            wanted_bytes = min(wanted_bytes, sum(each.bytes for each in idle))
-        chosen = eviction.lru(idle, wanted_bytes) or ()
-        for victim in chosen:
+        """Pick the victims for all ledgers, or none, and mark them UNLOADING; under the lock."""
+        chosen: dict[str, eviction.Candidate] = {}
+        seen: list[tuple[eviction.Candidate, list[eviction.Candidate]]] = []
+        for ledger, count in wanted.items():
+            short_bytes = count - sum(ledger.reservations.get(name, 0) for name in chosen)
+            if short_bytes <= 0:
+                continue
+            idle = [each for each in self._idle(ledger, keep) if each.name not in chosen]
+            if as_far_as_possible:  # the memory is in use already: what can go goes, though it may not suffice
+                short_bytes = min(short_bytes, sum(each.bytes for each in idle))
+            victims = eviction.lru(idle, short_bytes)
+            if victims is None:
+                return []
+            chosen |= {each.name: each for each in victims}
+            seen += [(each, idle) for each in victims]
+        for victim, idle in seen:
             if self._on_evict is not None:
                 self._on_evict(victim, idle)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("event=choosing model=%s idle=%s", quoted(victim.name), _shown(idle))
             self._residents.move(self._residents.by_name[victim.name], Event.UNLOAD)
-        return [self._residents.by_name[victim.name] for victim in chosen]
+        return [self._residents.by_name[name] for name in chosen]
+
+    def _idle(self, ledger: Ledger, keep: Resident | None) -> list[eviction.Candidate]:
+        """Return who may go of those that hold bytes in a ledger."""
+        return [
+            eviction.Candidate(each.name, ledger.reservations[each.name], each.last_used)
+            for each in self._residents.by_name.values()
+            if each.state is State.READY
+            and not each.in_flight
+            and each is not keep
+            and ledger.reservations.get(each.name)
+        ]
 
     def _evict(self, victims: list[Resident]) -> None:
         for victim in victims:
@@ -139,8 +186,10 @@ def _shown(candidates: Sequence[eviction.Candidate]) -> str:
     return ",".join(f"{each.name}:{each.last_used}" for each in candidates)
 
 
-def _no_room(name: str, wanted_bytes: int) -> UnavailableError:
+def _no_room(name: str, demand: Demand) -> UnavailableError:
+    device = f" and {format_bytes(demand.device_bytes)} of a device" if demand.device_bytes else ""
+    remedy = "lower WHARF_DEVICE_HEADROOM" if demand.device_bytes else "raise WHARF_MEMORY_BUDGET"
     return UnavailableError(
-        f"Model '{name}' needs {format_bytes(wanted_bytes)} and every model that could make room is busy: "
-        "try again or raise WHARF_MEMORY_BUDGET."
+        f"Model '{name}' needs {format_bytes(demand.host_bytes)}{device} and every model that could make room is busy: "
+        f"try again or {remedy}."
     )

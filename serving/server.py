@@ -12,24 +12,20 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from serving import logs, memory
-from serving.backends.base import Backend
-from serving.backends.batched import BatchingBackend
 from serving.backends.ensemble import EnsembleBackend
-from serving.backends.fake import FakeBackend
 from serving.backends.grouped import GroupingBackend
-from serving.backends.onnx import OnnxBackend
-from serving.backends.reshaped import ReshapedBackend
-from serving.backends.torch import TorchBackend
+from serving.backends.tensorflow import TensorFlowBackend
 from serving.backends.triton import TritonBackend
-from serving.backends.warmed import WarmedBackend
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.catalog import Catalog
 from serving.cores import CoreBudget
+from serving.devices import find_devices, say_devices
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
 from serving.http.admission import Admission, Gate
@@ -37,6 +33,7 @@ from serving.http.app import App
 from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes, check_name
+from serving.http.tfs import TfsRoutes
 from serving.http.v2 import EXTENSIONS, V2Routes
 from serving.inference import Inference
 from serving.journal import Journal
@@ -45,7 +42,10 @@ from serving.manager import ModelManager
 from serving.metrics import Gauges, Metrics
 from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
+from serving.repository.surroundings import Surroundings
 from serving.residents import Limits
+from serving.runtimes import dressed, make_runtimes, make_torch, with_device
+from serving.scales import Scales
 from serving.settings import Settings, Share
 from serving.shared_memory import Regions
 from serving.statistics import Statistics
@@ -72,7 +72,8 @@ class Server:
     """One server process: all rooms, wired."""
 
     def __init__(self, settings: Settings, journal_path: Path | None, environ: Mapping[str, str] = os.environ) -> None:
-        self.settings = settings
+        meter = find_devices(environ)
+        settings = self.settings = with_device(settings, meter)
         limits = memory.read_limits()
         self.metrics = Metrics()
         cores = CoreBudget(int(settings.cores or limits.cores))
@@ -80,12 +81,14 @@ class Server:
         admission = Admission(settings.max_in_flight, settings.max_body_bytes, body_memory_bytes)
         self._single_name, single_dir = _single(settings)
         self.source = _make_source(settings, limits, environ, single_dir)
-        self._workers = _make_workers(settings, cores.cores)
+        self._workers, self._tensorflow = _make_workers(settings, cores.cores, environ)
         self._ensembles = EnsembleBackend(settings.request_timeout_s)
-        backends = _make_backends(settings, cores)
+        self._torch = make_torch(settings, cores)
+        backends = make_runtimes(settings, cores, self._torch)
         self._triton = _make_triton(settings)
-        workers = _dressed(GroupingBackend(self._workers))
-        backends |= {"worker": workers, "ensemble": self._ensembles, "triton": self._triton}
+        backends |= {"worker": dressed(GroupingBackend(self._workers))}
+        backends |= {"tensorflow": dressed(GroupingBackend(self._tensorflow))}
+        backends |= {"ensemble": self._ensembles, "triton": self._triton}
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
@@ -95,8 +98,13 @@ class Server:
             is_platform=settings.is_platform,
             limits=_limits(settings),
             journal=Journal(journal_path),
+            scales=Scales(
+                meter,
+                lambda capacity_bytes: _share(settings.device_headroom, capacity_bytes),
+                give_back_s=settings.device_give_back_s,
+            ),
         )
-        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes)
+        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes, meter)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
@@ -110,28 +118,31 @@ class Server:
         self._ensembles.members = self.inference
         logs.add_filter(self.inference.logging)
         machine = Machine()
-        self.metrics.more = lambda: triton_families(self.statistics, pending(self.manager), machine.read())
+        self.metrics.more = lambda: triton_families(
+            self.statistics, pending(self.manager), machine.read(), meter.devices()
+        )
         routes = SageMakerRoutes(
             self.manager,
             cores,
             Bodies(admission),
             self.inference,
-            InvokeSettings(settings.request_timeout_s, settings.default_accept),
+            InvokeSettings(settings.request_timeout_s, settings.default_accept, self._own_name),
             self._default_model,
         )
         request_id = RequestIds()
         admin = make_admin(self.manager, self.metrics, guard, self._available, request_id)
         gate = Gate(MANAGEMENT_THREADS)
-        v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard, self._healthy.is_set)
+        v2_routes = V2Routes(self.inference, Bodies(admission), gate, guard, self._is_healthy)
         access_log = logs.AccessLog(settings.access_log, settings.log_format)
         self.app = App(
             *(routes, admin, gate, guard, request_id, self.metrics, access_log),
-            self._healthy.is_set,
-            v2_routes,
+            self._ailment,
+            {"/v2": v2_routes, "/v1": TfsRoutes(self.inference, Bodies(admission), gate, self._own_name)},
         )
         self._grpc = self._make_grpc(admission, guard)
         _warn(settings, limits, ledger)
         _say_started(settings, limits, ledger, cores)
+        say_devices(meter, environ, is_wanted=settings.device == "cuda")
 
     def start(self) -> None:
         """Restore what a killed process had loaded; load the one model of a single-model endpoint."""
@@ -157,6 +168,7 @@ class Server:
         is_clean = self._grpc is None or self._grpc.stop(self.settings.shutdown_timeout_s)
         is_clean = self.manager.close(max(0.0, deadline - monotonic())) and is_clean
         self._workers.close()
+        self._tensorflow.close()
         self._triton.close()
         self.source.close()
         log.info("event=stopped clean=%s", is_clean)
@@ -177,11 +189,21 @@ class Server:
             extensions=EXTENSIONS,
             authorize=lambda given: guard.check({"HTTP_AUTHORIZATION": given}),
             check_name=check_name,
-            is_ready=self._healthy.is_set,
+            is_ready=self._is_healthy,
             observe=self.metrics.invocation,
         )
         service = Service(self.inference, house)
-        return Listener(service, self._healthy.is_set, settings.host, settings.grpc_port, settings.max_body_bytes)
+        return Listener(service, self._is_healthy, settings.host, settings.grpc_port, settings.max_body_bytes)
+
+    def _ailment(self) -> str:
+        """Say why nobody should send requests here: /ping is 503 then, and the platform restarts the container."""
+        if not self._healthy.is_set():
+            return "The model of this endpoint is not loaded (yet): see the log."
+        fault = self._torch.fault
+        return f"A GPU is lost to this process ({fault}): restart the container." if fault else ""
+
+    def _is_healthy(self) -> bool:
+        return not self._ailment()
 
     def _warm(self) -> None:
         try:
@@ -201,7 +223,16 @@ class Server:
         self._healthy.set()
 
     def _outside_bytes(self) -> int:
-        return self._workers.all_bytes() + self._triton.server.held_bytes()
+        return self._workers.all_bytes() + self._tensorflow.all_bytes() + self._triton.server.held_bytes()
+
+    def _own_name(self, name: str) -> str:
+        """Return what the model of that name is called here.
+
+        In TensorFlow's container the one model of an endpoint is called as the folder in its archive.
+        """
+        folder = self.source.single_dir
+        is_folder = folder is not None and name != self._single_name and _is_folder(folder / name)
+        return self._single_name if is_folder else name
 
     def _default_model(self) -> str:
         if self.source.single_dir is not None and self.settings.default_model in (None, self._single_name):
@@ -229,6 +260,13 @@ class Server:
             with contextlib.suppress(ServingError):
                 models.append({"modelName": name, "modelUrl": self.source.find(name)[1], "loaded": name in loaded})
         return models
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _share(value: int | Share, whole_bytes: int) -> int:
@@ -308,7 +346,7 @@ def _make_source(
         allow_fake=settings.fake_backend,
         may_hint=settings.is_platform or settings.admin_token is None,
         may_take_files=settings.load_files,
-        environ=environ,
+        surroundings=Surroundings(environ, settings.device, settings.triton_backends),
     )
 
 
@@ -322,21 +360,6 @@ def _holds_something(folder: Path) -> bool:
         return False
 
 
-def _make_backends(settings: Settings, cores: CoreBudget) -> dict[str, Backend]:
-    torch_backend = BatchingBackend(_dressed(TorchBackend(settings.device, cores.cores)), cores)
-    return {
-        "torchscript": torch_backend,
-        "torch_export": torch_backend,
-        "onnx": BatchingBackend(_dressed(OnnxBackend(settings.device, cores.cores)), cores),
-        "fake": BatchingBackend(FakeBackend(), cores),
-    }
-
-
-def _dressed(backend: Backend) -> Backend:
-    """Put reshapes and warm-ups of Triton's configurations around a backend."""
-    return WarmedBackend(ReshapedBackend(backend))
-
-
 def _make_triton(settings: Settings) -> TritonBackend:
     binary = settings.tritonserver or (TRITONSERVER if TRITONSERVER.is_file() else None)
     return TritonBackend(
@@ -344,36 +367,37 @@ def _make_triton(settings: Settings) -> TritonBackend:
         settings.cache_dir / "tritonserver",
         timeout_s=settings.request_timeout_s,
         load_timeout_s=settings.load_timeout_s,
+        shared_bytes=settings.triton_shared_bytes,
     )
 
 
-def _make_workers(settings: Settings, cores: int) -> WorkerBackend:
+def _make_workers(
+    settings: Settings, cores: int, environ: Mapping[str, str]
+) -> tuple[WorkerBackend, TensorFlowBackend]:
     environments = Environments(
         settings.cache_dir / "environments",
         may_install=settings.install_requirements,
         timeout_s=settings.load_timeout_s,
     )
-    return WorkerBackend(
-        WorkerSettings(
-            cores=cores,
-            preload=settings.preload,
-            log_format=settings.log_format,
-            device=settings.device,
-            min_workers=settings.min_workers,
-            max_workers=max(settings.min_workers, settings.max_workers),
-            idle_s=settings.worker_idle_s,
-            queue_size=settings.worker_queue,
-            request_timeout_s=settings.request_timeout_s,
-            load_timeout_s=settings.load_timeout_s,
-            max_deaths=settings.worker_deaths,
-            default_accept=settings.default_accept,
-            max_reply_bytes=settings.max_reply_bytes,
-            address_space_bytes=settings.worker_memory_bytes,
-            open_files=settings.worker_files,
-            processes=settings.worker_processes,
-        ),
-        environments,
+    workers = WorkerSettings(
+        cores=cores,
+        preload=settings.preload,
+        log_format=settings.log_format,
+        device=settings.device,
+        min_workers=settings.min_workers,
+        max_workers=max(settings.min_workers, settings.max_workers),
+        idle_s=settings.worker_idle_s,
+        queue_size=settings.worker_queue,
+        request_timeout_s=settings.request_timeout_s,
+        load_timeout_s=settings.load_timeout_s,
+        max_deaths=settings.worker_deaths,
+        default_accept=settings.default_accept,
+        max_reply_bytes=settings.max_reply_bytes,
+        address_space_bytes=settings.worker_memory_bytes,
+        open_files=settings.worker_files,
+        processes=settings.worker_processes,
     )
+    return WorkerBackend(workers, environments), TensorFlowBackend(workers, environments, environ)
 
 
 def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:
@@ -385,4 +409,4 @@ def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:
 
 
 def _merge(ours: Gauges, scalars: dict[str, tuple[str, float]]) -> Gauges:
-    return Gauges(ours.scalars | scalars, ours.model_bytes, ours.model_in_flight)
+    return replace(ours, scalars=ours.scalars | scalars)

@@ -17,36 +17,11 @@ from typing import Any
 
 from serving.contract import INVOKE_BODY_MAX_BYTES
 from serving.errors import BadRequestError
+from serving.foreign_variables import instead_of
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
-
-
-# What the command's other verbs read (where the server is), and what only tells a container where it runs.
-# Read by the other verbs, by `repository` for each model, or by people's own code.
+# What only tells a container where it runs, or is read by the other verbs, `repository` or people's own code.
 _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
-
-# Variables of SageMaker's Triton container that mean something else here, and what to do instead.
-_NO_NEED = "nothing here needs it; leave it out."
-_MEMORY = "tensors travel in memory of their own size; leave it out."
-_TRITON = {
-    "ADDITIONAL_ARGS": "tritonserver is started without them; docs/settings.md lists what can be set.",
-    "ALLOW_GRPC": "set WHARF_GRPC_PORT to have gRPC.",
-    "GRPC_PORT": "set WHARF_GRPC_PORT instead.",
-    "ALLOW_METRICS": "/metrics is always there, on the HTTP port.",
-    "METRICS_PORT": "/metrics is on the HTTP port.",
-    "BUFFER_MANAGER_THREAD_COUNT": _NO_NEED,
-    "THREAD_COUNT": "set WHARF_MAX_IN_FLIGHT instead.",
-    "SHM_DEFAULT_BYTE_SIZE": _MEMORY,
-    "SHM_GROWTH_BYTE_SIZE": _MEMORY,
-    "DISABLE_MODEL_NAMESPACING": "members of an archive are always its own.",
-    "OVERRIDE_PING_MODE": "/ping is 200 while the server takes requests; leave it out.",
-    "TENSORFLOW_VERSION": _NO_NEED,
-    "MODEL_LOAD_GPU_LIMIT": "a load is reserved against WHARF_MEMORY_BUDGET.",
-    "INFERENCE_TYPE": "call /v2/models/NAME/generate, or set nothing to infer.",
-    "LOG_INFO": "set WHARF_LOG_LEVEL instead.",
-    "LOG_WARNING": "set WHARF_LOG_LEVEL instead.",
-    "LOG_ERROR": "set WHARF_LOG_LEVEL instead.",
-}
 
 
 class SettingError(BadRequestError):
@@ -86,8 +61,8 @@ def _flag(text: str) -> bool:
     return values[text.strip().lower()]
 
 
-def _mebibytes(text: str) -> int:
-    return parse_bytes(f"{int(text)}m")
+def _bytes_or_off(text: str) -> int:
+    return 0 if text.strip().lower() in ("off", "0") else parse_bytes(text)
 
 
 def _count(text: str) -> int:
@@ -102,10 +77,6 @@ def _seconds(text: str) -> float:
     if not 0 < value < 1e6:
         raise ValueError(text)
     return value
-
-
-def _cores(text: str) -> float:
-    return _seconds(text)
 
 
 def _port(text: str) -> int:
@@ -187,9 +158,14 @@ class Settings:
     """SageMaker's folder; `<base_dir>/model` holds the one model of a single-model endpoint."""
 
     default_model: str | None = _setting(
-        None, "a model's name", str, "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME", "WHARF_DEFAULT_MODEL"
+        None,
+        "a model's name",
+        str,
+        "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME",
+        "SAGEMAKER_TFS_DEFAULT_MODEL_NAME",
+        "WHARF_DEFAULT_MODEL",
     )
-    """Model of /invocations without a Target-Model header.
+    """Model of /invocations without a Target-Model header (and without tfs-model-name in its custom attributes).
 
     Else the single model, else the only one of the repository. Where a single-model endpoint's folder is a repository
     of several models, as Triton's container wants it, it names the one to serve.
@@ -205,11 +181,26 @@ class Settings:
     )
     """Memory: bytes are for models alone, percent of the cgroup limit (else of RAM) also pay for the server."""
 
-    cores: float | None = _setting(None, "a number above 0", _cores, "WHARF_CPU_CORES")
+    cores: float | None = _setting(None, "a number above 0", _seconds, "WHARF_CPU_CORES")
     """Cores shared by all models; unset: the cgroup's CPU quota, else the processors this process may use."""
 
-    device: str = _setting("cpu", "cpu or cuda", _one_of("cpu", "cuda"), "WHARF_DEVICE")
-    """Where models run unless their wharf.toml says otherwise. cuda is unverified until run on a GPU."""
+    device: str = _setting("cpu", "cpu, cuda or auto", _one_of("cpu", "cuda", "auto"), "WHARF_DEVICE")
+    """Where models run that do not say it themselves; auto: cuda where there is a GPU. docs/gpu.md says what ran."""
+
+    pinned_memory_bytes: int = _setting(64 << 20, "bytes, 64MiB", parse_bytes, "WHARF_PINNED_MEMORY")
+    """Page-locked host memory for copies to and from each GPU: buffers of 4 MiB, taken when first needed."""
+
+    device_headroom: int | Share = _setting(Share(10.0), "bytes, 2GiB or 10%", parse_budget, "WHARF_DEVICE_HEADROOM")
+    """What of each GPU models may not hold: batches take it while they run. AWS' own measurement left 10 % free, too.
+
+    CUDA contexts, and what is in use at the start, come on top.
+    """
+
+    device_give_back_s: float = _setting(5.0, "seconds", _seconds, "WHARF_DEVICE_GIVE_BACK")
+    """Longest wait of an unload for a GPU's bytes (drivers take milliseconds); what is missing then is logged."""
+
+    fast_math: bool = _setting(True, "true or false", _flag, "WHARF_FAST_MATH")
+    """Let libraries multiply fp32 in bf16 on Arm CPUs that have it (Graviton3 on): results move by up to 1e-2."""
 
     cache_dir: Path = _setting(Path("/tmp/wharf"), "a folder", Path, "WHARF_CACHE_DIR")  # noqa: S108  created 0700
     """Where archives are unpacked; content-addressed, may be deleted between runs."""
@@ -231,7 +222,7 @@ class Settings:
         "bytes, 6MiB",
         parse_bytes,
         "SAGEMAKER_MAX_REQUEST_SIZE",
-        ("SAGEMAKER_MAX_PAYLOAD_IN_MB", _mebibytes),
+        ("SAGEMAKER_MAX_PAYLOAD_IN_MB", lambda text: parse_bytes(f"{int(text)}m")),
         "MAX_CONTENT_LENGTH",
         "WHARF_MAX_BODY_BYTES",
     )
@@ -348,6 +339,12 @@ class Settings:
     )
     """Backends (python, onnxruntime, ...) whose models tritonserver runs though we could run them here."""
 
+    triton_shared_bytes: int = _setting(32 << 20, "bytes, or off", _bytes_or_off, "WHARF_TRITON_SHARED_MEMORY")
+    """What tritonserver shares with us at most, in /dev/shm, for large tensors; they go by gRPC where that is full.
+
+    Never more than a quarter of /dev/shm, which tritonserver's Python backend needs, too.
+    """
+
     fake_backend: bool = _setting(False, "true or false", _flag, "WHARF_FAKE_BACKEND")
     """Serve folders with a fake.json: a small real backend with a byte meter, for load tests."""
 
@@ -380,7 +377,7 @@ def unknown_settings(env: Mapping[str, str]) -> list[str]:
 
 
 def _instead(name: str) -> str:
-    advice = _TRITON.get(name.removeprefix("SAGEMAKER_TRITON_"))
+    advice = instead_of(name)
     return f": {advice}" if advice else " in this version."
 
 

@@ -111,3 +111,11 @@ class Signature:
     def _may_be_left_out(self) -> str:
         optional = [spec.name for spec in self.inputs if spec.is_optional]
         return f" ({optional} may be left out)" if optional else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One of several ways to call a model; `name` is TensorFlow's of what it does (tensorflow/serving/predict)."""
+
+    signature: Signature
+    name: str = ""

@@ -1,17 +1,18 @@
 """Triton's own metric names (`nv_*`) over our statistics, so that existing dashboards and alerts go on.
 
-Durations are cumulative microseconds; labels are `model` and `version`, as Triton's. What is not known here (a GPU
-without a driver, the response cache, requests cancelled) is left out or 0, not made up. Counters are untyped: of a
-counter the library would write `_total`, which no dashboard of Triton's asks for. What is true at this moment (pending
-requests, the machine) is handed in. `metrics` renders it.
+Durations are cumulative microseconds; labels are `model` and `version`, or `gpu_uuid`, as Triton's. What is not known
+here (a GPU's power where its driver does not tell, the response cache, requests cancelled) is left out or 0, not made
+up. Counters are untyped: of a counter the library would write `_total`, which no dashboard of Triton's asks for. What
+is true at this moment (pending requests, the machine, its GPUs) is handed in. `metrics` renders it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily, Metric, UnknownMetricFamily
 
+from serving.devices import Device
 from serving.statistics import ModelStatistics, Statistics
 
 _LABELS = ("model", "version")
@@ -35,8 +36,22 @@ _MACHINE = {
 }
 
 
+# By name: text, and how a device has it. Triton's energy is a counter too.
+_GPU: Mapping[str, tuple[str, Callable[[Device], float | None]]] = {
+    "nv_gpu_utilization": ("GPU utilization, 0 to 1", lambda device: device.utilization),
+    "nv_gpu_memory_total_bytes": ("GPU memory", lambda device: device.capacity_bytes),
+    "nv_gpu_memory_used_bytes": ("GPU memory that is in use", lambda device: device.used_bytes),
+    "nv_gpu_power_usage": ("GPU power in watts", lambda device: device.power_watts),
+    "nv_gpu_power_limit": ("GPU power limit in watts", lambda device: device.power_limit_watts),
+    "nv_energy_consumption": ("GPU energy in joules since the driver was loaded", lambda device: device.energy_joules),
+}
+
+
 def triton_families(
-    statistics: Statistics, pending: Mapping[tuple[str, str], int], machine: Mapping[str, float]
+    statistics: Statistics,
+    pending: Mapping[tuple[str, str], int],
+    machine: Mapping[str, float],
+    devices: Sequence[Device] = (),
 ) -> Iterator[Metric]:
     """Yield every `nv_*` family with its present values, one sample for each version of each model.
 
@@ -62,6 +77,18 @@ def triton_families(
     yield waiting
     for name, value in machine.items():
         yield GaugeMetricFamily(f"nv_cpu_{name}", _MACHINE[name], value)
+    yield from _of_devices(devices)
+
+
+def _of_devices(devices: Sequence[Device]) -> Iterator[Metric]:
+    for name, (text, read) in _GPU.items():
+        known = [(each.uuid, value) for each in devices if (value := read(each)) is not None]
+        if known:
+            kind = UnknownMetricFamily if name == "nv_energy_consumption" else GaugeMetricFamily
+            family = kind(name, text, labels=("gpu_uuid",))
+            for uuid, value in known:
+                family.add_metric([uuid], value)
+            yield family
 
 
 def _family(name: str, text: str, models: Sequence[ModelStatistics], values: Sequence[int]) -> Metric:

@@ -1,7 +1,8 @@
-"""Taking a model out: drain, let go, give the memory back, end its reservation.
+"""Taking a model out: drain, let go, give the memory back, end its reservations.
 
-The other way of `loader`, and slow work too: none of it holds the lock but the waiting for requests in flight, which
-gives it up. Who must go is decided before. Called by `manager`, and through it by `room`.
+An unload is answered when a device's bytes are back too, or past a limit, with what is missing in the log. The other
+way of `loader`, and slow work too: none of it holds the lock but the waiting for requests in flight, which gives it up.
+Who must go is decided before. Called by `manager`, and through it by `room`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import time
 from collections.abc import Callable
 
 from serving import memory
+from serving.books import Books
 from serving.errors import UnavailableError
-from serving.ledger import Ledger
 from serving.lifecycle import Event
 from serving.logs import quoted
 from serving.metrics import Metrics
 from serving.residents import Resident, Residents
+from serving.scales import Scales
 
 log = logging.getLogger("wharf.manager")
 
@@ -28,16 +30,18 @@ _FOREVER_S = 86_400.0
 class Unloader:
     """The way out of memory; `save` notes in the journal what is loaded."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the manager is the one caller
         self,
         residents: Residents,
-        ledger: Ledger,
+        books: Books,
+        scales: Scales,
         metrics: Metrics,
         save: Callable[[], None],
         drain_timeout_s: float,
     ) -> None:
         self._residents = residents
-        self._ledger = ledger
+        self._books = books
+        self._scales = scales
         self._metrics = metrics
         self._save = save
         self._drain_timeout_s = drain_timeout_s
@@ -60,13 +64,27 @@ class Unloader:
         log.info("event=unloaded model=%s seconds=%.3f", quoted(resident.name), seconds)
 
     def _let_go(self, resident: Resident) -> None:
+        lost: dict[int, int] = {}
         try:
-            with self._residents.moves.move():
-                self._close(resident)
+            with self._scales.unload(resident.name, resident.weights) as missing:
+                with self._residents.moves.move():
+                    self._close(resident)
+                lost = missing()
         finally:
             with self._residents.lock:
-                self._ledger.release(resident.name)
+                self._scales.forget(resident.name, lost)
+                self._books.release(resident.name)
                 self._residents.move(resident, Event.UNLOADED)
+        for index, count in lost.items():
+            self._report(resident.name, index, count)
+
+    def _report(self, name: str, index: int, count: int) -> None:
+        self._metrics.count("DeviceGiveBackTimeouts")
+        log.error(
+            "event=device_bytes_not_back model=%s device=cuda:%d bytes=%d hint=%r",
+            *(quoted(name), index, count),
+            "they are out of the budget until they are back: see WHARF_DEVICE_GIVE_BACK",
+        )
 
     def _close(self, resident: Resident) -> None:
         try:

@@ -1,4 +1,4 @@
-"""How much of the machine is in use: CPU, memory, disk, in SageMaker's percentages and as Triton's gauges have it.
+"""How much of the machine is in use: CPU, memory, disk and GPUs, in SageMaker's percentages and as Triton's gauges.
 
 Reads when asked, at a scrape; keeps only the last reading of CPU time. Called by `server`, which wires it to the
 metrics.
@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from serving.backends.base import LoadedModel
 from serving.backends.compound import CompoundModel
 from serving.backends.wrapping import WrappedModel
 from serving.cores import CoreBudget
+from serving.devices import Device, DeviceMeter, NoDevices
 from serving.http.admission import Admission
 from serving.manager import ModelManager
 from serving.memory import Limits, resident_bytes
@@ -27,19 +28,21 @@ from serving.repository.layouts import ModelSpec
 class Usage:
     """Readings for `/metrics`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the composition root is the one caller
         self,
         limits: Limits,
         cores: CoreBudget,
         admission: Admission,
         cache_dir: Path,
         outside_bytes: Callable[[], int] = lambda: 0,
+        meter: DeviceMeter | None = None,
     ) -> None:
         self._limits = limits
         self._cores = cores
         self._admission = admission
         self._cache_dir = cache_dir
         self._outside_bytes = outside_bytes  # the zygote's, its workers' and tritonserver's
+        self._meter = meter or NoDevices("nobody asked")
         self._lock = threading.Lock()
         self._last = (time.monotonic(), _cpu_s())
 
@@ -62,7 +65,7 @@ class Usage:
             "InFlight": ("Invocations in flight", float(self._admission.in_flight)),
             "BodyBytes": ("Bytes of request bodies in flight", float(self._admission.body_bytes)),
             "Queue": ("Runs that wait for a core", float(self._cores.waiting)),
-        }
+        } | _of_devices(self._meter.devices())
 
     def _cpu_percent(self) -> float:
         now = (time.monotonic(), _cpu_s())
@@ -74,6 +77,20 @@ class Usage:
         folder = next((each for each in (self._cache_dir, *self._cache_dir.parents) if each.is_dir()), Path("/"))
         usage = shutil.disk_usage(folder)
         return 100 * usage.used / max(1, usage.total)  # a tmpfs without a limit has a total of 0
+
+
+def _of_devices(devices: Sequence[Device]) -> dict[str, tuple[str, float]]:
+    """Return CloudWatch's two percentages, 100 for each GPU in full use; nothing where there is none to speak of.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html: 0 to 100, times the number of GPUs.
+    """
+    found = {}
+    if known := [each.utilization for each in devices if each.utilization is not None]:
+        found["GPUUtilization"] = ("Percent of a GPU's time in use (200 is two GPUs)", 100 * sum(known))
+    if devices:
+        part = sum(each.used_bytes / max(1, each.capacity_bytes) for each in devices)
+        found["GPUMemoryUtilization"] = ("Percent of a GPU's memory in use (200 is two GPUs)", 100 * part)
+    return found
 
 
 def _cpu_s() -> float:

@@ -7,21 +7,29 @@ its heavy library in `prepare`, never at module level.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from serving.repository.layouts import ModelSpec
-from serving.tensors import Signature, Tensors
+from serving.tensors import Method, Signature, Tensors
 from serving.workers.handler import Reply, Request
 from serving.workers.plan import Host
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Predicted memory of a model in bytes: while it loads (`peak_bytes`) and once it is ready (`resident_bytes`)."""
+    """Predicted memory of a model in bytes: while it loads (`peak_bytes`) and once it is ready (`resident_bytes`).
+
+    The same on a device, 0 for a model that uses none. `devices` are those it must be on, by CUDA's numbers, with as
+    many bytes on each; () leaves it to the house, which chooses one and says so in the `placement` of the spec.
+    """
 
     peak_bytes: int
     resident_bytes: int
+    device_peak_bytes: int = 0
+    device_resident_bytes: int = 0
+    devices: tuple[int, ...] = ()
 
 
 class LoadedModel(Protocol):
@@ -46,6 +54,12 @@ class LoadedModel(Protocol):
     def held_bytes(self) -> int | None:
         """Return the memory that it holds outside this process; None for a model in it."""
 
+    def device_bytes(self) -> int | None:
+        """Return the memory that it holds on each device of its placement, as its allocator knows it.
+
+        None leaves the measuring to the house, which reads the device before and after the load.
+        """
+
     def attach(self, host: Host) -> None:
         """Take whom to ask for more memory; called once, when the model is ready."""
 
@@ -56,7 +70,10 @@ class LoadedModel(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of everything; the manager gives the memory back to the system afterwards."""
+        """Let go of everything, on devices too (an allocator's cache goes back to the driver).
+
+        The manager gives the memory back to the system afterwards, and waits for a device's bytes.
+        """
 
 
 class HandlerModel(LoadedModel, Protocol):
@@ -69,6 +86,15 @@ class HandlerModel(LoadedModel, Protocol):
         """
 
 
+def methods_of(model: LoadedModel) -> Mapping[str, Method]:
+    """Return the ways in which a model can be called, by name, none for one that has only its `signature`.
+
+    A request chooses by `about["parameters"]["signature_name"]`; one that does not gets `signature`.
+    """
+    found: Mapping[str, Method] = getattr(model, "methods", {})
+    return found
+
+
 class InProcessModel:
     """What all models that run in this process have in common."""
 
@@ -77,6 +103,10 @@ class InProcessModel:
 
     def held_bytes(self) -> None:
         """Leave the measuring to the loader: this process grew."""
+
+    def device_bytes(self) -> int | None:
+        """Leave the measuring to the loader: the device's use grew."""
+        return None
 
     def attach(self, host: Host) -> None:
         """Take no notice: a model in this process never grows by itself."""
@@ -107,6 +137,8 @@ class Backend(Protocol):
     def prepare(self) -> bool:
         """Import the runtime if it is not yet; return whether this call did (its memory is not the first model's).
 
+        What it takes on devices meanwhile (a CUDA context made here) is the runtime's as well.
+
         Raises `LoadFailedError` that says what to install when the runtime is missing.
         """
 
@@ -114,7 +146,7 @@ class Backend(Protocol):
         """Predict from the artifact alone, without importing the runtime or reading the weights."""
 
     def load(self, spec: ModelSpec) -> LoadedModel:
-        """Make the model ready.
+        """Make the model ready, on the devices of `spec.placement`.
 
         Raises `InvalidArtifactError` for a file that is not what it claims, `LoadFailedError` for other failures,
         `InsufficientMemoryError` only for a typed memory error, never because of words in a message.

@@ -71,6 +71,12 @@ class CompoundModel(WrappedModel):
             return None
         return sum(each.held_bytes() for each in self.all_parts)
 
+    def device_bytes(self) -> int | None:
+        """Return what all of them hold on each device; None where one cannot say."""
+        held = [each.model.device_bytes() for each in self.all_parts]
+        known = [each for each in held if each is not None]
+        return sum(known) if len(known) == len(held) else None
+
     def attach(self, host: Host) -> None:
         """Take whom to ask for more memory, for all of them."""
         held: dict[int, int] = {id(each): each.held_bytes() for each in self.all_parts}
@@ -120,19 +126,27 @@ class CompoundBackend(WrappedBackend):
         return self.inner.is_outside or any(backend.is_outside for _, backend in self._parts)
 
     def footprint(self, spec: ModelSpec) -> Footprint:
-        """Add up what all of them hold; the peak is the highest while they load one after the other."""
-        peak = resident = 0
+        """Add up what all of them hold; the peak is the highest while they load one after the other.
+
+        They share their devices: each device is taken to hold what all of them hold on one.
+        """
+        peak = resident = device_peak = device_resident = 0
+        devices: set[int] = set()
         for each, backend in (*self._parts, (spec, self.inner)):
             one = backend.footprint(each)
             peak = max(peak, resident + one.peak_bytes)
             resident += one.resident_bytes
-        return Footprint(peak, resident)
+            device_peak = max(device_peak, device_resident + one.device_peak_bytes)
+            device_resident += one.device_resident_bytes
+            devices |= set(one.devices)
+        return Footprint(peak, resident, device_peak, device_resident, tuple(sorted(devices)))
 
     def load(self, spec: ModelSpec) -> CompoundModel:
         """Make all of them ready, or none; raises what the backend of one raises."""
+        backends = (*(backend for _, backend in self._parts), self.inner)
         with ExitStack() as stack:
             parts = []
-            for each, backend in (*self._parts, (spec, self.inner)):
+            for each, backend in zip((*spec.parts, spec), backends, strict=True):
                 # A step that is an ensemble calls those that lie beside it, too.
                 is_step = each is not spec and each.format == ENSEMBLE
                 model = backend.load(replace(each, members=spec.members) if is_step else each)

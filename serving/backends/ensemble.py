@@ -59,6 +59,10 @@ class EnsembleModel:
         """Return what an ensemble itself holds."""
         return _BYTES
 
+    def device_bytes(self) -> int:
+        """Return 0: its members hold what there is."""
+        return 0
+
     def adopt(self, members: Mapping[str, Member]) -> None:
         """Take over members by the names of their folders: steps of those names call them."""
         self._own = members

@@ -1,15 +1,18 @@
-"""Models of Triton's Python backend behind the dynamic batcher: `execute` gets those that share a run as a list.
+"""Models in workers behind the dynamic batcher: a worker gets those requests that share a run as a list.
 
 A `GroupedModel` is a `queued` one: a worker that is free takes a batch in one call, each request has its own answer or
-error, and nothing is joined; that is the model's own choice. As many batches run at once as there are workers. Requests
-wait in this line and hardly ever in the pool's. `server` wraps the worker backend; all other models of workers are left
+error, and nothing is joined here; that is the worker's choice. Triton's Python models get the list itself, TensorFlow's
+join rows. As many batches run at once as there are workers. Requests wait in this line and hardly ever in the pool's.
+
+A model of TensorFlow without a config.pbtxt is an `UnboundModel` where its worker says that rows join: nobody gave it a
+largest batch, so that a request of any size is taken. `server` wraps the backends of workers; all other models are left
 to the pool's own line. Knows neither channel nor dialect.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +20,16 @@ from serving.backends.queued import QueuedJob, QueuedModel
 from serving.backends.worker import WorkerBackend, WorkerModel
 from serving.backends.wrapping import WrappedBackend
 from serving.repository.layouts import ModelSpec
+from serving.repository.plain_files import KERAS
+from serving.repository.saved_model_layout import SAVED_MODEL
 from serving.repository.scheduling import Scheduling
 from serving.repository.triton_layout import DIALECT
 from serving.statistics import Spent
+from serving.tensors import Tensors
 from serving.workers.handler import Reply, Request
 from serving.workers.instance import Held
+
+_GROUPED = (DIALECT, SAVED_MODEL, KERAS)
 
 
 class GroupedModel(QueuedModel):
@@ -38,6 +46,10 @@ class GroupedModel(QueuedModel):
         if waiting := self.waiting:
             self._workers.admit(waiting, self._batch_size)
         return super().invoke(request, min(deadline, time.monotonic() + self._workers.timeout_s))
+
+    def _key(self, request: Request) -> Hashable:
+        """Return what is equal for requests that can share a run: of one signature, too."""
+        return super()._key(request), (request.about.get("parameters") or {}).get("signature_name")
 
     def _run_batch(self, batch: list[QueuedJob]) -> None:
         self._batcher.grow(batch)  # by who came while this thread woke up
@@ -58,8 +70,18 @@ class GroupedModel(QueuedModel):
             replies[0].chunks = Held(replies[0].chunks, self._batcher.let_go)
 
 
+class UnboundModel(GroupedModel):
+    """A model that takes any number of rows, and of small requests as many at once as its worker joins."""
+
+    def _rows(self, tensors: Tensors) -> int:
+        """Return the rows of a request; one without them, or with more than are joined, fills a batch by itself."""
+        counts = {each.shape[0] if each.ndim else None for each in tensors.values()}
+        rows = counts.pop() if len(counts) == 1 else None
+        return self._most if rows is None else max(1, min(rows, self._most))
+
+
 class GroupingBackend(WrappedBackend):
-    """The backend of workers, with a batcher before each model of Triton's Python backend that has one configured."""
+    """The backend of workers, with a batcher before each model of Triton's or TensorFlow's that has one."""
 
     def __init__(self, inner: WorkerBackend) -> None:
         super().__init__(inner)
@@ -68,8 +90,11 @@ class GroupingBackend(WrappedBackend):
     def load(self, spec: ModelSpec) -> WorkerModel | GroupedModel:
         """Make the model ready; put the batcher before it, unless wharf.toml has set a batch_size of its own."""
         model = self._workers.load(spec)
-        if spec.handler is None or spec.handler.dialect != DIALECT or spec.handler.batch_size > 1:
+        if spec.handler is None or spec.handler.dialect not in _GROUPED or spec.handler.batch_size > 1:
             return model
+        if spec.triton is None and spec.handler.dialect != DIALECT:
+            scheduling = _completed(Scheduling(), model.batching)
+            return UnboundModel(spec.name, model, scheduling) if scheduling.is_dynamic else model
         scheduling = _completed(spec.scheduling or Scheduling(), model.batching)
         if not scheduling.is_dynamic and (spec.triton or {}).get("dynamic_batching") is None:
             return model  # first come, first served, one at a time: the pool's own line, and 25 us less a request

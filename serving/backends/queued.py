@@ -52,10 +52,11 @@ class QueuedModel(WrappedModel, ABC):
             return self._batcher.submit(
                 request,
                 self._rows(tensors),
-                self._key(tensors) if self._is_merging else None,
+                self._key(request) if self._is_merging else None,
                 deadline=deadline,
                 priority=_whole(about.get("priority")),
                 timeout_us=_whole(about.get("timeout_us")),
+                is_left=request.is_left,
             )
         except QueueFullError as error:  # as Triton says it
             raise UnavailableError(f"[request id: {about.get('id') or '<id_unknown>'}] {error}") from None
@@ -69,10 +70,11 @@ class QueuedModel(WrappedModel, ABC):
     def _run_batch(self, batch: list[QueuedJob]) -> None:
         """Set each job's answer or error, or raise what fails all of them."""
 
-    def _key(self, tensors: Tensors) -> Hashable:
+    def _key(self, request: Request) -> Hashable:
         """Return what is equal for requests that can share a run: names, types, and shapes but for the rows."""
         return frozenset(
-            (name, None if name in self._ragged else each.shape[1:], each.dtype) for name, each in tensors.items()
+            (name, None if name in self._ragged else each.shape[1:], each.dtype)
+            for name, each in (request.tensors or {}).items()
         )
 
     def _rows(self, tensors: Tensors) -> int:

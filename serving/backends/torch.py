@@ -1,8 +1,8 @@
-"""The torch backend: TorchScript and exported programs, run in this process.
+"""The torch backend: TorchScript and exported programs, run in this process, on the CPU or on a GPU.
 
-Knows how numpy meets torch without a copy, which torch errors are about memory, and what a model of this brand weighs.
-What is in the files is the business of `torchscript` and `torch_export`, who runs where that of `threads`. The manager
-calls it. On `cuda` the same code moves weights and inputs to the device; that path is unverified: no GPU was at hand.
+Knows how numpy meets torch without a copy, and which models go to a device. What is in the files is the business of
+`torchscript` and `torch_export`, what they weigh that of `torch_footprint`, what errors mean that of `torch_errors`;
+who runs where is said by `threads` on the CPU and by `torch_device` on a GPU. The manager calls it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import re
 import sys
 import threading
 import warnings
@@ -21,63 +20,38 @@ import numpy as np
 
 from serving.backends.base import Footprint, InProcessBackend, InProcessModel, LoadedModel
 from serving.backends.threads import TorchThreads, threads_for
+from serving.backends.torch_cuda import open_cuda
+from serving.backends.torch_device import DeviceSettings, TorchDevice, TorchDevices, plain
+from serving.backends.torch_errors import is_out_of_memory, run_error, summary
 from serving.backends.torch_export import load_exported
+from serving.backends.torch_footprint import on_device, on_host
 from serving.backends.torch_program import Program
-from serving.backends.torchscript import has_convolutions, load_torchscript
+from serving.backends.torchscript import load_torchscript
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
     InvalidArtifactError,
     LoadFailedError,
-    ModelFailedError,
     ServingError,
     UnavailableError,
 )
 from serving.repository.layouts import ModelSpec
 from serving.tensors import Array, Signature, Tensors
+from serving.workers.handler import Reply, Request
 
-# MiB measured by benchmarks/footprint.py (torch 2.13, one thread, one sample of batch 1, weights of float32):
-#
-#                           file   resident   peak
-#   linear, TorchScript      1.0        1.3    1.4
-#   linear, TorchScript     19.1       19.4   19.5
-#   BERT-base, TorchScript 418.0      451.6  469.3
-#   ResNet-50, TorchScript  98.1      155.2  267.2   packed for inference
-#   ResNet-50, TorchScript  98.1      145.2  170.7   kept plain
-#   linear, export           1.0        1.4    1.4
-#   linear, export          19.1       19.5   19.5
-#   BERT-base, export      419.0      433.3  448.8
-#   ResNet-50, export       99.8      119.8  149.2
-#
-# So: peak and resident bytes for each byte of the file, and a fixed part for the graph. A convolution adds scratch
-# memory and, packed, a second copy while it loads; TorchScript files tell whether they have any, exported ones do not.
-_LINEAR = (1.15, 1.08)
-_PLAIN_CONVOLUTIONS = (1.70, 1.45)
-_PACKED_CONVOLUTIONS = (2.70, 1.55)
-_EXPORTED = (1.45, 1.12)
-_GRAPH_BYTES = {"torchscript": 1 << 20, "torch_export": 4 << 20}
-
-# The CPU allocator has no error type of its own: this is its whole message, the last line of a plain RuntimeError. What
-# a model raises itself arrives as torch.jit.Error and is never taken for it.
-_CPU_ALLOCATOR = re.compile(
-    r"(RuntimeError: )?\[enforce fail at alloc_cpu\.cpp:\d+\] err == 0\. DefaultCPUAllocator: can't allocate memory: "
-    r"you tried to allocate \d+ bytes\. Error code \d+ \(Cannot allocate memory\)"
-)
 # What torch's readers raise about the bytes of a file.
 _BAD_FILE = (RuntimeError, ValueError, KeyError, AssertionError)
-
 
 _READ_AHEAD_BYTES = 1 << 20
 
 
 class TorchModel(InProcessModel):
-    """A torch program that is ready."""
+    """A torch program that is ready to run on the CPU."""
 
-    def __init__(self, spec: ModelSpec, program: Program, device: str, threads: int, pool: TorchThreads) -> None:
+    def __init__(self, spec: ModelSpec, program: Program, threads: int, pool: TorchThreads) -> None:
         self._name = spec.name
         self._bytes = spec.bytes
         self._program: Program | None = program
-        self._device = device
         self._threads = threads
         self._pool = pool
         self._signature = program.signature
@@ -98,9 +72,7 @@ class TorchModel(InProcessModel):
         Arrays of the caller are read in place: a model that writes to its inputs writes to them. Raises
         `BadRequestError` for a type that torch has not; `ModelFailedError`, `InsufficientMemoryError` as `base` says.
         """
-        program = self._program
-        if program is None:
-            raise UnavailableError(f"Model '{self._name}' is closed: load it again.")
+        program = _open(self._name, self._program)
         return self._pool.run(self._threads, self._bytes, lambda: self._compute(program, inputs))
 
     def close(self) -> None:
@@ -117,35 +89,78 @@ class TorchModel(InProcessModel):
         except ServingError:
             raise
         except Exception as error:
-            if is_out_of_memory(error):
-                raise InsufficientMemoryError(
-                    f"Model '{self._name}' found no memory for this request: {_summary(error)}: send a smaller batch "
-                    "or unload a model."
-                ) from error
-            raise ModelFailedError(f"Model '{self._name}' failed on this input: {_summary(error)}") from error
+            raise run_error(self._name, error) from error
 
     def _to_torch(self, name: str, array: Array) -> Any:
         import torch
 
         try:
-            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            return torch.from_numpy(np.ascontiguousarray(array))
         except TypeError as error:
             raise BadRequestError(
                 f"Input '{name}' of model '{self._name}' is of type {array.dtype} and torch has no such type: "
                 "send numbers."
             ) from error
-        return tensor if self._device == "cpu" else tensor.to(self._device)
+
+
+class DeviceModel(InProcessModel):
+    """A torch program that is ready to run on a device.
+
+    It is called like a model outside: its requests wait for their turn on the device, and hold no core meanwhile.
+    """
+
+    is_outside = True
+    threads = 0
+
+    def __init__(self, name: str, program: Program, device: TorchDevice, device_bytes: int) -> None:
+        self._name = name
+        self._program: Program | None = program
+        self._device = device
+        self._device_bytes = device_bytes
+        self.signature = program.signature
+
+    def device_bytes(self) -> int:
+        """Return what its load took on the device."""
+        return self._device_bytes
+
+    def run(self, inputs: Tensors, deadline: float | None = None) -> Tensors:
+        """Compute the outputs by name; errors as `base` says, `DeviceFailedError` where the device is lost."""
+        try:
+            return self._device.run(self._name, _open(self._name, self._program), inputs, deadline)
+        except ServingError:
+            raise
+        except Exception as error:
+            raise run_error(self._name, error) from error
+
+    def invoke(self, request: Request, deadline: float) -> Reply:
+        """Answer a request's tensors before `deadline` (of the monotonic clock)."""
+        return Reply(tensors=self.run(request.tensors or {}, deadline))
+
+    def close(self) -> None:
+        """Let go of the program and give what it held back to the driver."""
+        if self._program is not None:
+            self._program = None
+            self._device.release()
 
 
 class TorchBackend(InProcessBackend):
-    """TorchScript and exported programs on `device` ("cpu" or "cuda"), within `cores` CPU cores."""
+    """TorchScript and exported programs on `device` ("cpu", "cuda", "cuda:1"), within `cores` CPU cores.
+
+    A model's own configuration goes before `device`, and the house's placement before a device without a number.
+    """
 
     name = "torch"
 
-    def __init__(self, device: str, cores: int) -> None:
+    def __init__(self, device: str, cores: int, devices: TorchDevices | None = None) -> None:
         self._device = device
         self._cores = cores
         self._pool = TorchThreads(cores)
+        self._devices = devices or TorchDevices(open_cuda, DeviceSettings())
+
+    @property
+    def fault(self) -> str:
+        """Why a device computes no more; empty while all do."""
+        return self._devices.fault
 
     def prepare(self) -> bool:
         """Import torch; return whether this call did."""
@@ -157,47 +172,49 @@ class TorchBackend(InProcessBackend):
             # before.
             gc.collect()
             gc.freeze()
+        if self._device != "cpu":
+            # Its context is the server's, not the first model's; where there is no GPU, the load says so.
+            with contextlib.suppress(LoadFailedError):
+                self._devices.device(int(self._device.partition(":")[2] or 0))
         return is_new
 
     def footprint(self, spec: ModelSpec) -> Footprint:
         """Predict from the size of the file and, for TorchScript, whether its code speaks of convolutions."""
-        (peak, resident), graph_bytes = _weight(spec), _GRAPH_BYTES[spec.format]
-        return Footprint(int(spec.bytes * peak) + graph_bytes, int(spec.bytes * resident) + graph_bytes)
+        index = self._index(spec)
+        if index is None:
+            return on_host(spec)
+        has_number = ":" in (spec.device or self._device)
+        return on_device(spec, (index,) if has_number else ())
 
     def load(self, spec: ModelSpec) -> LoadedModel:
         """Make the model ready; errors as `base` says."""
-        device = spec.device or self._device
         _prepare()
-        _check_device(spec.name, device)
-        load = {"torchscript": load_torchscript, "torch_export": load_exported}[spec.format]
-        threads = threads_for(spec, self._cores)
+        index = self._index(spec)
         try:
             _read_ahead(spec.file)
-            program = self._pool.load(lambda: load(spec, device))
+            if index is not None:
+                return self._load_on_device(spec, index)
+            program = self._pool.load(lambda: _make(spec, "cpu"))
         except ServingError:
             raise
         except Exception as error:
             raise _load_error(spec, error) from error
-        return TorchModel(spec, program, device, threads, self._pool)
+        return TorchModel(spec, program, threads_for(spec, self._cores), self._pool)
 
+    def _load_on_device(self, spec: ModelSpec, index: int) -> DeviceModel:
+        try:
+            device = self._devices.device(index)
+        except LoadFailedError as error:
+            raise LoadFailedError(f"Model '{spec.name}' is to run on cuda: {error}") from error
+        program, device_bytes = self._pool.load(lambda: device.load(spec.name, lambda name: _make(spec, name)))
+        return DeviceModel(spec.name, program, device, device_bytes)
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Say whether `error` is an allocator's: by type, or by the whole of the CPU allocator's own message."""
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    lines = str(error).strip().splitlines()
-    return type(error) is RuntimeError and bool(lines) and bool(_CPU_ALLOCATOR.fullmatch(lines[-1].strip()))
-
-
-def _weight(spec: ModelSpec) -> tuple[float, float]:
-    """Return peak and resident bytes for each byte of the file."""
-    if spec.format == "torch_export":
-        return _EXPORTED
-    if not has_convolutions(spec.file):
-        return _LINEAR
-    return _PACKED_CONVOLUTIONS if spec.optimize and spec.inputs else _PLAIN_CONVOLUTIONS
+    def _index(self, spec: ModelSpec) -> int | None:
+        """Return the number of the device that a model goes to, None for the CPU."""
+        kind, _, number = (spec.device or self._device).partition(":")
+        if kind == "cpu":
+            return None
+        return spec.placement.device if spec.placement.device is not None else int(number or 0)
 
 
 def _read_ahead(file: Path) -> None:
@@ -209,6 +226,16 @@ def _read_ahead(file: Path) -> None:
     with file.open("rb", buffering=0) as stream:
         while stream.readinto(buffer):
             pass
+
+
+def _make(spec: ModelSpec, device: str) -> Program:
+    return {"torchscript": load_torchscript, "torch_export": load_exported}[spec.format](spec, device)
+
+
+def _open(model: str, program: Program | None) -> Program:
+    if program is None:
+        raise UnavailableError(f"Model '{model}' is closed: load it again.")
+    return program
 
 
 _prepared = threading.Lock()
@@ -232,39 +259,17 @@ def _prepare() -> None:
                 torch.set_num_interop_threads(1)
 
 
-def _check_device(name: str, device: str) -> None:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LoadFailedError(
-            f"Model '{name}' is to run on cuda and torch {torch.__version__} finds no such device: set "
-            "WHARF_DEVICE=cpu, or give the container a GPU and a CUDA build of torch."
-        )
-
-
 def _load_error(spec: ModelSpec, error: Exception) -> ServingError:
     """Tell a full memory and a fault of ours from a file that is not what its name claims."""
     if is_out_of_memory(error):
-        return InsufficientMemoryError(f"Model '{spec.name}' found no memory to load: {_summary(error)}")
+        return InsufficientMemoryError(f"Model '{spec.name}' found no memory to load: {summary(error)}")
     if isinstance(error, _BAD_FILE):
         return InvalidArtifactError(
-            f"Model '{spec.name}': {spec.file.name} is not a {spec.format} file that torch can load: {_summary(error)}"
+            f"Model '{spec.name}': {spec.file.name} is not a {spec.format} file that torch can load: {summary(error)}"
         )
-    return LoadFailedError(f"Model '{spec.name}': {spec.file.name} could not be loaded: {_summary(error)}")
-
-
-def _summary(error: Exception) -> str:
-    """Return the line of a torch error that says what happened: the last of a TorchScript traceback, else the first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if "TorchScript interpreter" in lines[0] else 0][:300]
+    return LoadFailedError(f"Model '{spec.name}': {spec.file.name} could not be loaded: {summary(error)}")
 
 
 def _to_numpy(tensor: Any) -> Array:
-    import torch
-
-    if tensor.layout is not torch.strided:
-        tensor = tensor.to_dense()
-    if tensor.dtype is torch.bfloat16:
-        tensor = tensor.float()
-    array: Array = tensor.detach().cpu().contiguous().numpy()
+    array: Array = plain(tensor).cpu().contiguous().numpy()
     return array

@@ -1,8 +1,9 @@
 """Models that a tritonserver runs: what we cannot run ourselves (TensorRT, FIL, DALI ...), with our life cycle.
 
 Each is laid into the server's repository under a name of its own, so that two archives that both hold a `resnet` live
-side by side; texts that come back bear the name that people know. Tensors travel over gRPC on loopback. When the server
-died and was started again, what was loaded is loaded again; until then requests are 503.
+side by side; texts that come back bear the name that people know. Requests travel over gRPC on loopback, their large
+tensors by shared memory (`triton_call`). When the server died and was started again, what was loaded is loaded again;
+until then requests are 503.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 from weakref import WeakSet
 
 from serving.backends.base import Footprint
+from serving.backends.triton_call import Caller
+from serving.backends.triton_devices import device_footprint, kept_to
 from serving.backends.triton_messages import (
     AGAIN,
     call_error,
@@ -67,7 +70,7 @@ class TritonModel:
 
     def __init__(self, spec: ModelSpec, key: str, backend: TritonBackend, held_bytes: int) -> None:
         self.key = key
-        self._name = spec.name
+        self.name = spec.name
         self._backend = backend
         self._held_bytes = held_bytes
         self._timeout_s = backend.timeout_s
@@ -76,11 +79,16 @@ class TritonModel:
         self.interrupted = 0  # loads after a death that another death cut off
         metadata = backend.metadata(key)
         self.signature = Signature(specs_of(metadata.inputs), specs_of(metadata.outputs))
-        self._is_decoupled = bool((spec.triton or {}).get("model_transaction_policy", {}).get("decoupled"))
+        config = spec.triton or {}
+        self._is_decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled"))
+        self._caller = Caller(key, self.signature.outputs, is_batching=int(config.get("max_batch_size", 0)) > 0)
 
     def held_bytes(self) -> int:
         """Return what its load added to the server's memory."""
         return self._held_bytes
+
+    def device_bytes(self) -> None:
+        """Leave the measuring to the loader: the device's use grew."""
 
     def attach(self, host: Host) -> None:
         """Take whom to tell that the model is beyond repair."""
@@ -90,7 +98,7 @@ class TritonModel:
 
     def withdraw(self, reason: str) -> None:
         """Say that the model did not come back after the server's death."""
-        self._withdrawn = f"Model '{self._name}' was not loaded again after tritonserver died: {reason}"
+        self._withdrawn = f"Model '{self.name}' was not loaded again after tritonserver died: {reason}"
         self._host.withdraw(self._withdrawn)
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -102,26 +110,26 @@ class TritonModel:
 
         Raises `ModelFailedError` with the server's words, `UnavailableError` while it is started again.
         """
-        message = message_of(self.key, request)
-        timeout_s = max(0.001, deadline - time.monotonic())
-        with self._backend.errors(self._name, self.key):
-            stub = self._backend.server.stub()
+        with self._backend.errors(self.name, self.key):
+            link = self._backend.server.link()
             if self._is_decoupled:
                 if request.about.get("stream") != "tensors":
                     raise UnsupportedError(
-                        f"Model '{self._name}' answers as often as it likes: call /v2/models/{self._name}/"
+                        f"Model '{self.name}' answers as often as it likes: call /v2/models/{self.name}/"
                         "generate_stream, or stream over gRPC."
                     )
-                return Reply(chunks=self._stream(stub, message, timeout_s))
-            return Reply(tensors=tensors_of(stub.ModelInfer(message, timeout=timeout_s)))
+                # By gRPC: a region is free when the answer is there, and what is the last of these is not known.
+                timeout_s = max(0.001, deadline - time.monotonic())
+                return Reply(chunks=self._stream(link.stub, message_of(self.key, request), timeout_s))
+            return Reply(tensors=self._caller.call(link.stub, link.regions, request, deadline))
 
     def _stream(self, stub: Any, message: Any, timeout_s: float) -> Iterator[bytes]:
         call = stub.ModelStreamInfer(iter((message,)), timeout=timeout_s)
         try:
-            with self._backend.errors(self._name, self.key):
+            with self._backend.errors(self.name, self.key):
                 for each in call:
                     if each.error_message:
-                        yield answer_frames.write_error(each.error_message.replace(self.key, self._name))
+                        yield answer_frames.write_error(each.error_message.replace(self.key, self.name))
                     elif each.infer_response.outputs:
                         is_last = each.infer_response.parameters["triton_final_response"].bool_param
                         yield answer_frames.write(tensors_of(each.infer_response), {}, is_last=is_last)
@@ -139,9 +147,11 @@ class TritonBackend:
     name = "triton"
     is_outside = True
 
-    def __init__(self, binary: Path | None, folder: Path, *, timeout_s: float, load_timeout_s: float) -> None:
+    def __init__(
+        self, binary: Path | None, folder: Path, *, timeout_s: float, load_timeout_s: float, shared_bytes: int = 0
+    ) -> None:
         self.timeout_s = timeout_s
-        self.server = TritonServer(binary or Path("tritonserver"), folder)
+        self.server = TritonServer(binary or Path("tritonserver"), folder, shared_bytes)
         self.server.on_restart = self._load_again
         self._has_server = binary is not None
         self._load_timeout_s = load_timeout_s
@@ -156,10 +166,10 @@ class TritonBackend:
         return self.server.start()
 
     def outside_bytes(self) -> int:
-        """Return what the server holds besides models, in bytes."""
+        """Return what the server holds besides models, in bytes, and what it may come to share with us."""
         with self._lock:
             models = sum(each.held_bytes() for each in self._models)
-        return max(0, self.server.held_bytes() - models)
+        return max(0, self.server.held_bytes() - models) + self.server.shared_bytes()
 
     def footprint(self, spec: ModelSpec) -> Footprint:
         """Predict from the size of the files; raises `InvalidArtifactError` where there is no tritonserver."""
@@ -169,7 +179,10 @@ class TritonBackend:
                 f"Model '{spec.name}' wants Triton's backend '{wanted}', which tritonserver alone runs, and there is "
                 "none here: use the triton image, or set WHARF_TRITONSERVER to one."
             )
-        return Footprint(2 * spec.bytes + _MODEL_BYTES, spec.bytes + _MODEL_BYTES)
+        device_bytes, devices = device_footprint(spec)
+        return Footprint(
+            *(2 * spec.bytes + _MODEL_BYTES, spec.bytes + _MODEL_BYTES, device_bytes, device_bytes), devices
+        )
 
     def load(self, spec: ModelSpec) -> TritonModel:
         """Lay the model into the repository, have it loaded, measure.
@@ -182,9 +195,11 @@ class TritonBackend:
             try:
                 self._lay(spec, key)
                 with self.errors(spec.name, key):
-                    self._load(spec.name, key, self.server.stub(self._load_timeout_s))
+                    link = self.server.link(self._load_timeout_s)
+                    made = link.regions.made
+                    self._load(spec.name, key, link.stub)
                     grown_bytes = self.server.held_bytes() - before_bytes
-                    is_alone = self._moves.stood_still(move) and grown_bytes > 0
+                    is_alone = self._moves.stood_still(move) and link.regions.made == made and grown_bytes > 0
                     held_bytes = grown_bytes if is_alone else self.footprint(spec).resident_bytes
                     model = TritonModel(spec, key, self, held_bytes)
             except (LoadFailedError, InsufficientMemoryError):  # it said no: nothing is there
@@ -235,7 +250,9 @@ class TritonBackend:
             yield
         except grpc.RpcError as error:
             raise call_error(error, name, key) from None
-        except ValueError:  # "Cannot invoke RPC on closed channel!"
+        except ValueError as error:
+            if "closed channel" not in str(error):  # "Cannot invoke RPC on closed channel!"
+                raise
             raise UnavailableError(AGAIN) from None
 
     def _lay(self, spec: ModelSpec, key: str) -> None:
@@ -247,7 +264,7 @@ class TritonBackend:
                 (folder / entry.name).symlink_to(entry)
         text = spec.file.read_text()
         # The field's name is the folder's by default, and must be the folder's.
-        (folder / spec.file.name).write_text(without_name(text))
+        (folder / spec.file.name).write_text(kept_to(without_name(text), spec))
 
     def _load(self, name: str, key: str, stub: Any) -> None:
         from tritonclient.grpc import service_pb2 as pb
@@ -274,7 +291,7 @@ class TritonBackend:
                 if model not in self._models:  # unloaded meanwhile
                     continue
             try:
-                self._load(model.key, model.key, stub)
+                self._load(model.name, model.key, stub)
                 log.info("event=loaded_again model=%s", model.key)
             except UnavailableError as error:
                 model.interrupted += 1

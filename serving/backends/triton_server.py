@@ -8,6 +8,7 @@ off: one model that failed would keep the strict one red for ever. Knows no mode
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import secrets
 import shutil
@@ -18,10 +19,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from serving import memory
+from serving.backends import triton_memory
+from serving.backends.triton_memory import Regions
 from serving.errors import LoadFailedError, UnavailableError
 from serving.workers.process_tree import families, kill_families
 
@@ -41,22 +45,29 @@ _SETTLED_S = 30.0
 _START_TIMEOUT_S = 60.0
 _PROBE_S = 0.02
 _STOP_TIMEOUT_S = 5.0
-# Where the regions of shm_open(3) are.
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  no file of ours
 _REGION_PREFIX = "wharf_triton_"
 
 
-class TritonServer:
-    """One tritonserver; `repository` is where models are laid for it."""
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How one that lives is spoken to: its client, and the memory that we share with it."""
 
-    def __init__(self, binary: Path, folder: Path) -> None:
+    stub: Any
+    regions: Regions
+
+
+class TritonServer:
+    """One tritonserver; `repository` is where models are laid for it, `shared_bytes` what we share with it at most."""
+
+    def __init__(self, binary: Path, folder: Path, shared_bytes: int = 0) -> None:
         self.binary = binary
         self.repository = folder / "repository"
         self.on_restart: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._process: subprocess.Popen[bytes] | None = None
-        self._stub: Any = None
+        self._shared_bytes = shared_bytes
+        self._link: Link | None = None
         self._channel: Any = None
         self._is_closed = False
         self._watcher: threading.Thread | None = None
@@ -89,13 +100,17 @@ class TritonServer:
         return True
 
     def stub(self, timeout_s: float = 0.0) -> Any:
-        """Return the client of the server that lives now; wait up to `timeout_s` for one.
+        """Return the client of the server that lives now; waits and raises as `link` does."""
+        return self.link(timeout_s).stub
+
+    def link(self, timeout_s: float = 0.0) -> Link:
+        """Return how the server that lives now is spoken to; wait up to `timeout_s` for one.
 
         Raises `LoadFailedError` where a wait was in vain, `UnavailableError` without one.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            while self._stub is None:
+            while self._link is None:
                 left_s = deadline - time.monotonic()
                 if self._is_closed or timeout_s == 0:
                     raise UnavailableError("tritonserver is being started again: try again.")
@@ -105,12 +120,17 @@ class TritonServer:
                         f"tritonserver ({self.binary}) {how}: the log has its own words (room=wharf.tritonserver)."
                     )
                 self._changed.wait(left_s)
-            return self._stub
+            return self._link
 
     def held_bytes(self) -> int:
         """Return what it and its children hold, in bytes: private pages and their shares of common ones."""
         leader = self.pid
         return sum(map(memory.share_bytes, families([leader])[leader])) if leader else 0
+
+    def shared_bytes(self) -> int:
+        """Return what it may share with us at most, in bytes; 0 while it does not live."""
+        link = self._link
+        return link.regions.max_bytes if link is not None else 0
 
     def close(self) -> None:
         """End it; returns when it is gone."""
@@ -176,7 +196,7 @@ class TritonServer:
         note.write_text(self._region_prefix)
 
     def _remove_regions(self, prefix: str) -> None:
-        for region in _SHARED_MEMORY.glob(f"{prefix}*"):
+        for region in triton_memory.FOLDER.glob(f"{prefix}*"):
             region.unlink(missing_ok=True)
 
     def _clear_up(self, leader: int) -> None:
@@ -213,6 +233,7 @@ class TritonServer:
             "--allow-grpc=true",
             "--grpc-address=127.0.0.1",
             f"--grpc-port={port}",
+            *(["--allow-client-shm=true"] if _has_option(self.binary, "allow-client-shm") else []),
             f"--exit-timeout-secs={int(_STOP_TIMEOUT_S) - 1}",
             "--log-verbose=0",
             f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
@@ -234,9 +255,10 @@ class TritonServer:
             except grpc.RpcError:
                 is_live = False
             if is_live:
+                link = Link(stub, Regions(stub, self._region_prefix, self._shared_bytes))
                 log.info("event=tritonserver_live pid=%d port=%d", process.pid, port)
                 with self._lock:
-                    self._channel, self._stub, self._stillborn = channel, stub, ""
+                    self._channel, self._link, self._stillborn = channel, link, ""
                     self._changed.notify_all()
                 return True
             time.sleep(_PROBE_S)
@@ -247,9 +269,11 @@ class TritonServer:
 
     def _disconnect(self, stillborn: str) -> None:
         with self._lock:
-            channel, self._channel, self._stub = self._channel, None, None
+            channel, link, self._channel, self._link = self._channel, self._link, None, None
             self._stillborn = stillborn
             self._changed.notify_all()
+        if link is not None:
+            link.regions.close()
         if channel is not None:
             channel.close()
 
@@ -269,6 +293,15 @@ def _relay(process: subprocess.Popen[bytes]) -> None:
             level = {"E": logging.ERROR, "W": logging.WARNING}.get(text[:1], logging.DEBUG)
             if text:
                 log.log(level, "event=tritonserver text=%r", text[:2000])
+
+
+def _has_option(binary: Path, name: str) -> bool:
+    """Say whether a server knows an option: one that it does not know ends it, and those that it knows are in it."""
+    try:
+        with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return text.find(name.encode()) >= 0
+    except (OSError, ValueError):  # no file, an empty one: its start says so
+        return False
 
 
 def _free_port() -> int:

@@ -17,10 +17,11 @@ from typing import Any
 from weakref import WeakSet
 
 from serving.backends.base import Footprint
+from serving.devices import PROCESS_BYTES, named_devices
 from serving.errors import InsufficientMemoryError, InvalidArtifactError, ModelFailedError
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.layouts import ModelSpec
-from serving.tensors import DTYPES, Signature, Tensors, TensorSpec
+from serving.tensors import DTYPES, Method, Signature, Tensors, TensorSpec
 from serving.workers.device_slices import visible_devices
 from serving.workers.environments import Environment, Environments
 from serving.workers.group_sizes import GroupSizes, group_sizes
@@ -80,6 +81,7 @@ class WorkerModel:
         self.workers_max = pool.plan.max_workers
         self.takes_bodies = not ready.get("takes_tensors")
         self.batching = ready.get("batching")  # what a model says of it that completes its own configuration
+        self.methods = _methods(ready.get("signatures"))
         self.signature = Signature(
             spec.inputs or _specs(ready.get("inputs")) or (_ANY,), spec.outputs or _specs(ready.get("outputs")) or ()
         )
@@ -132,6 +134,9 @@ class WorkerModel:
         """Return what its workers added to the machine's memory, in bytes."""
         return self._pool.held_bytes()
 
+    def device_bytes(self) -> None:
+        """Leave the measuring to the loader: the device's use grew."""
+
     def attach(self, host: Host) -> None:
         """Take the owner of the memory, who grants more workers theirs and hears when the model is beyond repair."""
         self._pool.adopt(host)
@@ -153,10 +158,12 @@ class WorkerBackend:
     name = "worker"
     is_outside = True
 
-    def __init__(self, settings: WorkerSettings, environments: Environments) -> None:
+    def __init__(
+        self, settings: WorkerSettings, environments: Environments, environ: Mapping[str, str] | None = None
+    ) -> None:
         self._settings = settings
         self._environments = environments
-        self._supervisor = Supervisor(settings.preload, settings.log_format)
+        self._supervisor = Supervisor(settings.preload, settings.log_format, environ)
         self._models: WeakSet[WorkerModel] = WeakSet()
         self._janitor_lock = threading.Lock()
         self._janitor: threading.Thread | None = None
@@ -177,7 +184,8 @@ class WorkerBackend:
     def footprint(self, spec: ModelSpec) -> Footprint:
         """Predict from the size of the files: their bytes once more in memory, for each of the first workers.
 
-        A group's is the sum over its ranks.
+        A group's is the sum over its ranks. On a device with a context each, and for all workers that there may be:
+        they ask for no more room there later. A group has devices of its own, which the books do not know.
         """
         handler = _handler(spec)
         sizes = self._sizes(spec, handler)
@@ -188,7 +196,12 @@ class WorkerBackend:
             each = (own_bytes + _SPLIT_BYTES) * sizes.ranks + spec.bytes
         else:
             each = (own_bytes + spec.bytes) * max(1, sizes.ranks)
-        return Footprint(each * sizes.least, each * sizes.least)
+        held_bytes = each * sizes.least
+        devices = named_devices(spec.device or self._settings.device)
+        if devices is None or sizes.ranks:
+            return Footprint(held_bytes, held_bytes)
+        device_bytes = (PROCESS_BYTES + spec.bytes) * sizes.most
+        return Footprint(held_bytes, held_bytes, device_bytes, device_bytes, devices)
 
     def load(self, spec: ModelSpec) -> WorkerModel:
         """Start the workers and wait until they are ready.
@@ -235,7 +248,7 @@ class WorkerBackend:
             config=dict(handler.config),
             paths=[str(each) for each in (*handler.paths, *environment.paths)],
             environ={**environment.environ, **handler.environ},
-            device=spec.device or ours.device,
+            device=self._device(spec),
             ranks=sizes.ranks,
             threads=spec.threads or max(1, ours.cores // (sizes.most * max(1, sizes.ranks))),
             batch_size=handler.batch_size,
@@ -267,13 +280,20 @@ class WorkerBackend:
         )
 
     def _sizes(self, spec: ModelSpec, handler: HandlerSpec) -> GroupSizes:
+        """Return how many workers or groups a model has; on a device only those that its own configuration wants."""
         ours = self._settings
+        is_cpu = named_devices(spec.device or ours.device) is None
         if handler.tensor_parallel is None:
             least = handler.min_workers or ours.min_workers
-            return GroupSizes(0, least, max(least, handler.max_workers or ours.max_workers))
-        is_cpu = (spec.device or ours.device) == "cpu"
+            most = handler.max_workers or (ours.max_workers if is_cpu else least)
+            return GroupSizes(0, least, max(least, most))
         devices = None if is_cpu else visible_devices(os.environ)
         return group_sizes(spec.name, handler.tensor_parallel, handler.min_workers, handler.max_workers, devices)
+
+    def _device(self, spec: ModelSpec) -> str:
+        """Return where its code is to run: what was said, with the number of the device that it has room on."""
+        device, index = spec.device or self._settings.device, spec.placement.device
+        return device if index is None or named_devices(device) is None else f"cuda:{index}"
 
     def _loaded(self) -> list[WorkerModel]:
         with self._janitor_lock:
@@ -300,6 +320,18 @@ def _handler(spec: ModelSpec) -> HandlerSpec:
     if spec.handler is None:
         raise InvalidArtifactError(f"Model '{spec.name}' names no handler for its workers.")
     return spec.handler
+
+
+def _methods(described: Any) -> dict[str, Method]:
+    """Read what a worker says of the ways to call it."""
+    given = described if isinstance(described, Mapping) else {}
+    return {
+        str(name): Method(
+            Signature(_specs(each.get("inputs")), _specs(each.get("outputs"))), str(each.get("method") or "")
+        )
+        for name, each in given.items()
+        if isinstance(each, Mapping)
+    }
 
 
 def _specs(described: Any) -> tuple[TensorSpec, ...]:

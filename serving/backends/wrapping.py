@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
-from serving.backends.base import Backend, Footprint, HandlerModel, LoadedModel
+from serving.backends.base import Backend, Footprint, HandlerModel, LoadedModel, methods_of
 from serving.repository.layouts import ModelSpec
-from serving.tensors import Signature, Tensors
+from serving.tensors import Method, Signature, Tensors
 from serving.workers.handler import Reply, Request
 from serving.workers.plan import Host
 
@@ -55,6 +56,11 @@ class WrappedModel:
         return self.inner.signature
 
     @property
+    def methods(self) -> Mapping[str, Method]:
+        """The ways in which it can be called, by name."""
+        return methods_of(self.inner)
+
+    @property
     def threads(self) -> int:
         """CPU threads that one run uses."""
         return self.inner.threads
@@ -72,6 +78,10 @@ class WrappedModel:
     def held_bytes(self) -> int | None:
         """Return the memory that it holds outside this process."""
         return self.inner.held_bytes()
+
+    def device_bytes(self) -> int | None:
+        """Return the memory that it holds on each of its devices."""
+        return self.inner.device_bytes()
 
     def attach(self, host: Host) -> None:
         """Take whom to ask for more memory."""

@@ -11,7 +11,7 @@ clients know them. Called by the HTTP rooms, gRPC's and `inference`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,6 +65,8 @@ class Question:
     priority: int = 0
     timeout_us: int = 0
     raw: bytes | None = None
+    is_left: Callable[[], bool] | None = None
+    """Whether its caller has gone, where the transport can tell."""
 
     @property
     def about(self) -> str:

@@ -28,6 +28,8 @@ log = logging.getLogger("wharf.grpc")
 # it is open, asking or not.
 CALLS_MAX = 96
 STREAMS_MAX = 48
+# Loads and unloads hold theirs for minutes, and what describes a model may load it: never one that requests need.
+MANAGEMENT_MAX = 32
 
 
 class Door(Protocol):
@@ -58,6 +60,7 @@ class Calls:
     def __init__(self, house: House) -> None:
         self._house = house
         self.running = Places(CALLS_MAX, "calls")
+        self.managing = Places(MANAGEMENT_MAX, "management calls")
         self.streams = Places(STREAMS_MAX, "streams")
         self.streamed = Places(STREAMS_MAX, "requests of streams")
         self._count = itertools.count(1)
@@ -65,9 +68,10 @@ class Calls:
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Wait for the end of all requests; streams that ask nothing do not count."""
-        started = perf_counter()
-        is_over = self.running.wait_until_empty(timeout_s)
-        return self.streamed.wait_until_empty(timeout_s - (perf_counter() - started)) and is_over
+        deadline = perf_counter() + timeout_s
+        kinds = (self.running, self.managing, self.streamed)
+        are_over = [each.wait_until_empty(deadline - perf_counter()) for each in kinds]
+        return all(are_over)
 
     def answered(
         self, context: Any, work: Callable[[], Any], places: AbstractContextManager[None] | None = None

@@ -17,16 +17,16 @@ from google.protobuf.message_factory import GetMessageClass
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.errors import BadRequestError
-from serving.grpc.calls import CALLS_MAX, STREAMS_MAX
+from serving.grpc.calls import CALLS_MAX, MANAGEMENT_MAX, STREAMS_MAX
 from serving.grpc.health import health_handler
 from serving.grpc.infer_request import InferRequest
 from serving.grpc.service import Service
 
 log = logging.getLogger("wharf.grpc")
 
-# All calls and streams that may be under way, and some that neither takes: they answer health, metadata and refusals.
+# All calls and streams that may be under way, and some that none of them takes: they answer health and refusals.
 # Threads are made when needed.
-THREADS = CALLS_MAX + STREAMS_MAX + 16
+THREADS = CALLS_MAX + MANAGEMENT_MAX + STREAMS_MAX + 16
 # What is in a message besides tensors.
 _ENVELOPE_BYTES = 64 << 10
 _NAME = "inference.GRPCInferenceService"

@@ -113,7 +113,7 @@ class Service:
             found = find(self._house.check_name(request.name), request.version)
             return json_format.ParseDict(found, kind(), ignore_unknown_fields=True)
 
-        return self.calls.answered(context, describe, self.calls.running)
+        return self.calls.answered(context, describe, self.calls.managing)
 
     # ---- the repository ---------------------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class Service:
             self._inference.catalog.load(name, messages.read_load(request.parameters))
             return pb.RepositoryModelLoadResponse()
 
-        return self.calls.answered(context, load, self.calls.running)
+        return self.calls.answered(context, load, self.calls.managing)
 
     def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
         """Unload a model."""
@@ -148,7 +148,7 @@ class Service:
             self._inference.catalog.unload(name, with_members=messages.read_unload(request.parameters))
             return pb.RepositoryModelUnloadResponse()
 
-        return self.calls.answered(context, unload, self.calls.running)
+        return self.calls.answered(context, unload, self.calls.managing)
 
     def _authorize(self, context: Any) -> None:
         given = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
@@ -158,11 +158,12 @@ class Service:
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         """Answer one request."""
-        return self.calls.answered(context, lambda: self._infer(request), self.calls.running)
+        return self.calls.answered(context, lambda: self._infer(request, context), self.calls.running)
 
-    def _infer(self, request: Any) -> Any:
+    def _infer(self, request: Any, context: Any) -> Any:
         with self.calls.observed() as done:
             question, length = messages.read(request, self._inference.regions)
+            question.is_left = lambda: not context.is_active()
             name = self._house.check_name(request.model_name)
             with self.calls.admitted(length):
                 started = perf_counter()
@@ -199,6 +200,7 @@ class Service:
         """
         wants_last = messages.WANTS_FINAL in request.parameters and request.parameters[messages.WANTS_FINAL].bool_param
         question, length = messages.read(request, self._inference.regions)
+        question.is_left = lambda: not context.is_active()
         name, version = self._house.check_name(request.model_name), request.model_version
         with self.calls.admitted(length):
             answers, is_over = self._inference.stream(name, version, question), False

@@ -7,8 +7,9 @@ that succeed) and, for an invocation, its observation. Runs unchanged under Gran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
+from typing import Protocol
 
 from serving.contract import REQUEST_ID
 from serving.errors import BadRequestError, MethodNotAllowedError, UnavailableError
@@ -17,7 +18,6 @@ from serving.http.admission import Gate
 from serving.http.handed import Stream
 from serving.http.replies import Environ, Headers, Reply, RequestIds, StartResponse, error_reply, send
 from serving.http.sagemaker import Call, SageMakerRoutes, check_name
-from serving.http.v2 import V2Routes
 from serving.logs import AccessLog, about
 from serving.metrics import Metrics
 
@@ -25,8 +25,19 @@ _INVOKE = "/invoke"
 _MODELS = "/models/"
 
 
+class Language(Protocol):
+    """Another protocol's routes, all below one path."""
+
+    def answer(self, call: Call) -> Reply:
+        """Answer one request, errors included."""
+
+
 class App:
-    """A WSGI callable."""
+    """A WSGI callable.
+
+    `spoken` has the other languages by the path that they live below; `ailment` says why /ping is 503, and nothing
+    while all is well.
+    """
 
     def __init__(  # noqa: PLR0913  the composition root is the one caller
         self,
@@ -37,8 +48,8 @@ class App:
         request_id: RequestIds,
         metrics: Metrics,
         access_log: AccessLog,
-        is_healthy: Callable[[], bool] = lambda: True,
-        v2: V2Routes | None = None,
+        ailment: Callable[[], str] = lambda: "",
+        spoken: Mapping[str, Language] | None = None,
     ) -> None:
         self._routes = routes
         self._cold = cold
@@ -47,8 +58,8 @@ class App:
         self._request_id = request_id
         self._metrics = metrics
         self._access_log = access_log
-        self._is_healthy = is_healthy
-        self._v2 = v2
+        self._ailment = ailment
+        self._spoken = spoken or {}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -60,8 +71,9 @@ class App:
             return self._invoke(environ, path, start_response)
         if path == "/models" and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._list(environ, start_response)
-        if path[:3] == "/v2" and path[3:4] in ("", "/") and self._v2 is not None:
-            return self._open_inference(self._v2, environ, start_response)
+        language = self._spoken.get(path[:3])
+        if language is not None and path[3:4] in ("", "/"):
+            return self._speak(language, environ, start_response)
         return self._manage(environ, start_response)
 
     def flush(self) -> None:
@@ -71,10 +83,10 @@ class App:
     def _ping(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             reply = error_reply(_wrong_method(environ, "GET, HEAD"), "")
-        elif self._is_healthy():
-            reply = (200, [], b"")
+        elif ailment := self._ailment():
+            reply = error_reply(UnavailableError(ailment), "")
         else:
-            reply = error_reply(UnavailableError("The model of this endpoint is not loaded (yet): see the log."), "")
+            reply = (200, [], b"")
         return send(reply, start_response)
 
     def _list(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -104,11 +116,11 @@ class App:
         finally:
             about.reset(token)
 
-    def _open_inference(self, routes: V2Routes, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _speak(self, language: Language, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         call = Call(environ, self._request_id(environ))
         token = about.set((call.request_id, ""))
         try:
-            reply = routes.answer(call)
+            reply = language.answer(call)
         finally:
             about.reset(token)
         return self._finish(call, reply, start_response)

@@ -31,10 +31,11 @@ from serving.contract import (
 from serving.cores import CoreBudget
 from serving.errors import BadRequestError, ModelNotFoundError, ServingError, UnavailableError
 from serving.fitting import rows_of
+from serving.http import tfs_container
 from serving.http.bodies import Bodies, Place
 from serving.http.handed import Stream, headers_of, request_of
 from serving.http.replies import JSON, Environ, Headers, Reply
-from serving.inference import Answer, Inference
+from serving.inference import Answer, Inference, Reader
 from serving.lease import Lease
 from serving.logs import about
 from serving.manager import ModelManager
@@ -63,6 +64,8 @@ class InvokeSettings:
 
     request_timeout_s: float
     default_accept: str
+    own_name: Callable[[str], str] = lambda name: name
+    """Returns what a model is called here: the one of an endpoint has its own name in TensorFlow's container."""
 
 
 def check_name(name: str) -> str:
@@ -117,10 +120,13 @@ class SageMakerRoutes:
         return 200, [JSON], orjson.dumps(answer)
 
     def invocations(self, call: Call) -> Reply:
-        """`POST /invocations`: the Target-Model header chooses, else the default model."""
+        """`POST /invocations`: the Target-Model header chooses, else a custom attribute, else the default model."""
         target = call.environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL")
         # Granian hands over a header that is not ASCII as an empty one: never the default model's.
-        return self.invoke(call, self._default_model() if target is None else check_name(_utf8(target)))
+        if target is not None:
+            return self.invoke(call, check_name(_utf8(target)))
+        named = tfs_container.attributes_of(call.environ).name
+        return self.invoke(call, self._settings.own_name(check_name(_utf8(named))) if named else self._default_model())
 
     def invoke(self, call: Call, name: str) -> Reply:
         """`POST /models/{name}/invoke`: body to tensors, run, tensors to body."""
@@ -141,6 +147,8 @@ class SageMakerRoutes:
         model = resident.model
         if (call.environ.get("CONTENT_TYPE") or "").startswith(v2.VENDOR) and _reads_tensors(model):
             return self._vendor(call, body, resident)
+        if (attributes := self._as_container(call, body, resident)) is not None:
+            return self._tensorflow(call, body, resident, attributes)
         began = perf_counter_ns()
         try:
             if model.is_outside:
@@ -176,6 +184,30 @@ class SageMakerRoutes:
         """Answer a body of SageMaker's vendor type for Triton."""
         header = v2_requests.vendor_header_length(call.environ["CONTENT_TYPE"], len(body))
         return self._open(call, resident, v2_requests.read(body, header, call.model))
+
+    @staticmethod
+    def _as_container(call: Call, body: bytes, resident: Resident) -> tfs_container.Attributes | None:
+        """Return what a request says to SageMaker's TensorFlow container, where it is to be answered as that does."""
+        attributes, spec = tfs_container.attributes_of(call.environ), cast("Artifact", resident.artifact).spec
+        if not (attributes.is_there or tfs_container.is_tensorflow(spec)) or not _reads_tensors(resident.model):
+            return None
+        return attributes if tfs_container.is_spoken(call.environ, attributes, spec, body) else None
+
+    def _tensorflow(self, call: Call, body: bytes, resident: Resident, attributes: tfs_container.Attributes) -> Reply:
+        """Answer as SageMaker's TensorFlow container does; counts itself, as V2's way."""
+        version, method = tfs_container.checked(attributes)
+
+        def ask(signature: str, read: Reader) -> Answer:
+            started = perf_counter()
+            try:
+                return self._inference.infer_held_as(resident, version, signature, read)
+            finally:
+                call.model_s = perf_counter() - started
+
+        accept, content_type = self._accept(call.environ), call.environ.get("CONTENT_TYPE")
+        asked = tfs_container.Exchange(call.model, body, content_type, accept)
+        content, content_type = tfs_container.answer(asked, method, ask)
+        return 200, _headers(call.environ, content_type), content
 
     def _open(self, call: Call, resident: Resident, question: v2.Question) -> Reply:
         """Answer in V2's form: in the vendor type where an output is binary, else in JSON."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from serving.errors import InvalidArtifactError
 from serving.repository.model_config import ModelConfig
+from serving.repository.saved_model_layout import SAVED_MODEL
 from serving.repository.triton_parameters import idle_parameters, optimize_of, threads_of
 from serving.repository.triton_scheduling import device_of, idle_of_scheduling, read_scheduling
 from serving.repository.triton_schema import as_json, read, set_fields
@@ -37,12 +38,11 @@ _FORMATS = {
     "torch_aoti": "torch_export",
     "python": PYTHON,
     "ensemble": ENSEMBLE,
+    **dict.fromkeys(("tensorflow_savedmodel", "tensorflow"), SAVED_MODEL),
     **dict.fromkeys(
         (
             "tensorrt",
             "tensorrt_plan",
-            "tensorflow",
-            "tensorflow_savedmodel",
             "tensorflow_graphdef",
             "openvino",
             "fil",

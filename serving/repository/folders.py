@@ -18,6 +18,9 @@ from serving.repository.plain_files import SUFFIXES, hugging_face_weights, plain
 MODEL_SUFFIXES = (".onnx", ".pt", ".pt2")
 """Files that are served in process; the name decides only who is asked, the content what it is."""
 
+SAVED_MODEL_FILE = "saved_model.pb"
+"""What TensorFlow calls the file that makes a folder a SavedModel."""
+
 FILE_SUFFIXES = (*MODEL_SUFFIXES, *SUFFIXES)
 """Files that are models by themselves, in process or in a worker."""
 
@@ -82,6 +85,12 @@ def model_file(entry: Path) -> Path | None:
     return entry
 
 
+def saved_model_file(entry: Path) -> Path | None:
+    """Return the graph of the SavedModel that `entry` is, None for what is none."""
+    graph = entry / SAVED_MODEL_FILE
+    return graph if os.path.isfile(graph) else None  # noqa: PTH113  false for what cannot be looked at
+
+
 def model_files(folder: Path) -> list[Path]:
     """List the model files directly in `folder`."""
     return [found for entry in visible(folder) if (found := model_file(entry))]
@@ -106,7 +115,7 @@ def holds_model(folder: Path) -> bool:
     """Say from names alone whether `folder` is laid out as a model."""
     found = descend(folder)
     names = {entry.name for entry in visible(found)}
-    if names.intersection((*CONFIG_FILES, *HANDLER_FILES)) or hugging_face_weights(names):
+    if names.intersection((*CONFIG_FILES, *HANDLER_FILES, SAVED_MODEL_FILE)) or hugging_face_weights(names):
         return True
     has_code = (found / CODE / HANDLER_FILES[0]).is_file()
     return bool(has_code or model_files(found) or plain_files(found) or latest_version(found))

@@ -7,7 +7,7 @@ The steps of `layouts` that concern handlers, with its numbers:
 4. DJL: serving.properties, or a model.py with handle(inputs).
 5. SageMaker: code/inference.py or inference.py, or what SAGEMAKER_PROGRAM names; beside a model.pt too, as people ship
    them.
-6. Plain files of scikit-learn, XGBoost, LightGBM and Hugging Face.
+6. TensorFlow's SavedModel, then plain files of scikit-learn, XGBoost, LightGBM, Keras and Hugging Face.
 
 Nothing of a model is imported or unpickled. Called by `layouts` alone.
 """
@@ -17,11 +17,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving.repository.djl_layout import find_djl, is_djl_script
+from serving.repository.folders import SAVED_MODEL_FILE
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.plain_files import plain_dialect
 from serving.repository.plain_layout import find_plain, plain
 from serving.repository.python_files import look
 from serving.repository.sagemaker_layout import find_sagemaker
+from serving.repository.saved_model_layout import SAVED_MODEL, find_saved_model
 from serving.repository.triton_layout import find_triton
 from serving.repository.wharf_toml import DIALECTS
 
@@ -38,7 +40,8 @@ def find_handler(folder: ModelFolder) -> Found | None:
         return None
     if file is not None:
         return _by_file(folder, file)
-    return find_triton(folder) or find_djl(folder) or find_sagemaker(folder) or find_plain(folder)  # 3, 4, 5, 6
+    found = find_triton(folder) or find_djl(folder) or find_sagemaker(folder)  # 3, 4, 5
+    return found or find_saved_model(folder) or find_plain(folder)  # 6
 
 
 def _configured(folder: ModelFolder, dialect: str, file: Path | None) -> Found | None:
@@ -48,12 +51,16 @@ def _configured(folder: ModelFolder, dialect: str, file: Path | None) -> Found |
         return find_djl(folder, file, is_named=True)
     if dialect in ("sagemaker", "tensorflow"):
         return find_sagemaker(folder, file, dialect)
+    if dialect == SAVED_MODEL:
+        return find_saved_model(folder, is_named=True)
     return find_plain(folder, dialect) if file is None else plain(folder, file, dialect)
 
 
 def _by_file(folder: ModelFolder, file: Path) -> Found | None:
     if plain_dialect(file.name):
         return plain(folder, file)
+    if file.name == SAVED_MODEL_FILE:
+        return find_saved_model(folder)
     if file.suffix != ".py":
         return None
     if look(file).defines("TritonPythonModel"):

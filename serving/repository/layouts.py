@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from serving.devices import NOWHERE, Placement
 from serving.errors import InvalidArtifactError
 from serving.repository.bundle import Bundle, find_bundle
 from serving.repository.config_pbtxt import ENSEMBLE, PYTHON, TRITON, read_config_pbtxt, warnings_of
@@ -42,8 +42,11 @@ from serving.repository.handlers import find_handler
 from serving.repository.model_config import ModelConfig
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.onnx_files import external_files
-from serving.repository.plain_files import plain_dialect
+from serving.repository.plain_files import KERAS, plain_dialect
+from serving.repository.sagemaker_layout import holds_tensorflow
+from serving.repository.saved_model_layout import SAVED_MODEL
 from serving.repository.scheduling import Scheduling
+from serving.repository.surroundings import Surroundings
 from serving.repository.unserved import advice_for, python_among
 from serving.repository.versions import UNVERSIONED, VersionPolicy, other_versions
 from serving.repository.warmup import WarmupSample
@@ -54,7 +57,10 @@ from serving.tensors import TensorSpec
 WORKER = "worker"
 """The format of every model that has a handler: the key of the backend that runs workers."""
 
-NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
+TENSORFLOW = "tensorflow"
+"""The same for workers that run TensorFlow, which are forked from a zygote that has it."""
+
+NO_SURROUNDINGS = Surroundings()
 
 _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
 
@@ -63,13 +69,15 @@ _SUFFIXES = {"torchscript": ".pt", "torch_export": ".pt2", "onnx": ".onnx"}
 class ModelSpec:
     """What a folder (or a single file) is served as.
 
-    `format` names the backend's key: "torchscript", "torch_export", "onnx", "fake", or "worker" for a model with a
-    `handler`. `inputs` and `outputs` are None where the configuration leaves them to the model. `bytes` is the size of
-    the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are sentences
-    about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
+    `format` names the backend's key: "torchscript", "torch_export", "onnx", "fake", or "worker" or "tensorflow" for a
+    model with a `handler`. `inputs` and `outputs` are None where the configuration leaves them to the model. `bytes` is
+    the size of the model's files (weights; all files of the folder where it has a handler), in bytes. `warnings` are
+    sentences about what somebody set and nobody acts on. `version` is the name of the version's folder. A model with a
     config.pbtxt has that whole, as JSON, in `triton`, what it says of queues and batches in `scheduling`, and what
     is to be run before it is ready in `warmup`. `versions` are the others that are served beside it, ascending;
-    `members` are an ensemble's own. `folder` is that of a model of tritonserver's, whose `file` is its config.pbtxt.
+    `members` are an ensemble's own, `labels` names of versions. `folder` is that of a model of tritonserver's, whose
+    `file` is its config.pbtxt.
+    `placement` are the devices that it was given room on, which the loader writes in.
     """
 
     name: str
@@ -91,11 +99,22 @@ class ModelSpec:
     versions: tuple[ModelSpec, ...] = ()
     members: tuple[ModelSpec, ...] = ()
     folder: Path | None = None
+    placement: Placement = NOWHERE
+    labels: Mapping[str, str] | None = None
 
     @property
     def parts(self) -> tuple[ModelSpec, ...]:
         """What is loaded with it and goes with it."""
         return (*self.versions, *self.members)
+
+    def placed(self, placement: Placement) -> ModelSpec:
+        """Return this spec, its parts too, on the devices of `placement`."""
+        return replace(
+            self,
+            placement=placement,
+            versions=tuple(each.placed(placement) for each in self.versions),
+            members=tuple(each.placed(placement) for each in self.members),
+        )
 
 
 def describe(  # noqa: PLR0913  the last four by name alone
@@ -104,14 +123,13 @@ def describe(  # noqa: PLR0913  the last four by name alone
     *,
     allow_fake: bool = False,
     within: Path = Path("/"),
-    environ: Mapping[str, str] = NO_ENVIRON,
+    surroundings: Surroundings = NO_SURROUNDINGS,
     config_file: Path | None = None,
 ) -> ModelSpec:
     """Say what `path` is served as.
 
-    Only files that lie, links followed, inside `within` are looked at. `environ` is the server's environment, as far as
-    SageMaker's and DJL's variables in it steer every model. `config_file` is one that is used instead of the folder's
-    config.pbtxt, wherever it lies.
+    Only files that lie, links followed, inside `within` are looked at. `config_file` is one that is used instead of the
+    folder's config.pbtxt, wherever it lies.
     Raises `InvalidArtifactError` that lists what was found and what was wanted.
     """
     check_readable(path, within)
@@ -126,18 +144,32 @@ def describe(  # noqa: PLR0913  the last four by name alone
         return _fake(name, folder / "fake.json", allow_fake)
     if bundle := find_bundle(name, folder, within):
         _refuse_config(name, "an ensemble with its members", config_file)
-        return _bundle(name, bundle, within, environ)
-    config, workers, sources = _config(name, folder, within, environ, config_file)
-    place = ModelFolder(name, folder, within, config, workers, environ)
+        return _bundle(name, bundle, within, surroundings)
+    config, workers, sources = _config(name, folder, within, surroundings, config_file)
+    place = ModelFolder(name, folder, within, config, workers, surroundings.environ)
     if config.format == ENSEMBLE:
         return _ensemble(place, config, config_file or folder / "config.pbtxt")
     if config.format == TRITON:
         return _tritons(place, config, config_file or folder / "config.pbtxt")
     spec = _describe_folder(place, sources)
     if place.version is None or not spec.file.is_relative_to(place.version):
-        return spec
+        return _labelled(spec, config)
     others = (replace(config, versions=VersionPolicy(0, (each,))) for each in other_versions(folder, config.versions))
-    return replace(spec, versions=tuple(_describe_folder(replace(place, config=each), sources) for each in others))
+    spec = replace(spec, versions=tuple(_describe_folder(replace(place, config=each), sources) for each in others))
+    return _labelled(spec, config)
+
+
+def _labelled(spec: ModelSpec, config: ModelConfig) -> ModelSpec:
+    """Add the names of versions; raises `InvalidArtifactError` for one of a version that is not served."""
+    labels = {name: str(version) for name, version in (config.labels or {}).items()}
+    served = [each.version for each in (*spec.versions, spec)]
+    for name, version in labels.items():
+        if version not in served:
+            raise InvalidArtifactError(
+                f"wharf.toml of '{spec.name}' has the label {name} = {version}, and the versions that are served are "
+                f"{', '.join(served)}: name one of those, or serve it (version_policy in config.pbtxt)."
+            )
+    return replace(spec, labels=labels)
 
 
 def _tritons(place: ModelFolder, config: ModelConfig, file: Path) -> ModelSpec:
@@ -162,10 +194,10 @@ def _served_bytes(place: ModelFolder, *others: int) -> int:
     return total_bytes(place.path) - sum(idle)
 
 
-def _bundle(name: str, bundle: Bundle, within: Path, environ: Mapping[str, str]) -> ModelSpec:
+def _bundle(name: str, bundle: Bundle, within: Path, surroundings: Surroundings) -> ModelSpec:
     """Return the ensemble of an archive, its members named below it: they are nobody else's."""
     entry, *members = (
-        describe(each.name, each, within=within, environ=environ) for each in (bundle.entry, *bundle.members)
+        describe(each.name, each, within=within, surroundings=surroundings) for each in (bundle.entry, *bundle.members)
     )
     idle = tuple(
         f"The folder '{each}' of '{name}' is no step of its ensemble: it is not loaded." for each in bundle.idle
@@ -237,7 +269,7 @@ def _fake(name: str, file: Path, is_allowed: bool) -> ModelSpec:
 
 
 def _config(
-    name: str, folder: Path, within: Path, environ: Mapping[str, str], config_file: Path | None
+    name: str, folder: Path, within: Path, surroundings: Surroundings, config_file: Path | None
 ) -> tuple[ModelConfig, WorkerConfig, tuple[str, ...]]:
     config, workers, sources = ModelConfig(), WorkerConfig(), []
     if (file := folder / "wharf.toml").exists():
@@ -247,16 +279,10 @@ def _config(
     if (file := config_file or folder / "config.pbtxt").exists():
         if config_file is None:
             check_readable(file, within)
-        config = config.over(_read_config_pbtxt(name, file, config.device, environ, folder))
+        device, given_away = config.device or surroundings.device, surroundings.triton_backends
+        config = config.over(read_config_pbtxt(name, file, device, given_away, folder))
         sources.append(file.name)
     return config, workers, tuple(sources)
-
-
-def _read_config_pbtxt(
-    name: str, file: Path, device: str | None, environ: Mapping[str, str], folder: Path
-) -> ModelConfig:
-    given_away = [each.strip() for each in environ.get("WHARF_TRITON_BACKENDS", "").split(",") if each.strip()]
-    return read_config_pbtxt(name, file, device or environ.get("WHARF_DEVICE", "cpu"), given_away, folder)
 
 
 def _model_file(folder: ModelFolder, config: ModelConfig) -> Path:
@@ -292,8 +318,9 @@ def _refuse_python(folder: ModelFolder) -> None:
 
 def _nothing(name: str, folder: Path) -> InvalidArtifactError:
     wanted = (
-        "model.onnx, model.pt (TorchScript), model.pt2 (torch.export), code/inference.py (SageMaker), a model.py (DJL, "
-        "Triton), .joblib (scikit-learn), XGBoost's or LightGBM's file, or config.json and .safetensors (Hugging Face)"
+        "model.onnx, model.pt (TorchScript), model.pt2 (torch.export), saved_model.pb (TensorFlow), code/inference.py "
+        "(SageMaker), a model.py (DJL, Triton), .joblib (scikit-learn), XGBoost's, LightGBM's or Keras' file, or "
+        "config.json and .safetensors (Hugging Face)"
     )
     if advice := advice_for(_relative_names(folder)):
         return InvalidArtifactError(f"Model '{name}' cannot be served: {advice}. Served are {wanted}.")
@@ -307,7 +334,7 @@ def _relative_names(folder: Path) -> list[str]:
 def _worker_spec(name: str, file: Path, size_bytes: int, found: Found, sources: tuple[str, ...]) -> ModelSpec:
     return ModelSpec(
         name,
-        WORKER,
+        TENSORFLOW if _runs_tensorflow(found.handler) else WORKER,
         file,
         size_bytes,
         found.config.inputs,
@@ -319,6 +346,14 @@ def _worker_spec(name: str, file: Path, size_bytes: int, found: Found, sources: 
         found.handler,
         found.warnings,
     )
+
+
+def _runs_tensorflow(handler: HandlerSpec | None) -> bool:
+    """Say whether a handler wants TensorFlow imported, by its dialect or for the model beside a script."""
+    if handler is None or handler.python is not None:  # an interpreter of its own imports for itself
+        return False
+    is_script = handler.dialect == "tensorflow" and holds_tensorflow(handler.folder)
+    return is_script or handler.dialect in (SAVED_MODEL, KERAS)
 
 
 def _idle(workers: WorkerConfig) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class ModelConfig:
     warmup: tuple[WarmupSample, ...] | None = None
     idle: tuple[str, ...] | None = None
     idle_in_python: tuple[str, ...] | None = None
+    labels: Mapping[str, int] | None = None
 
     def over(self, other: ModelConfig) -> ModelConfig:
         """Return this configuration, filled from `other` where it leaves something open."""

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from serving.errors import InvalidArtifactError
-from serving.repository.folders import check_readable, listing, model_file
+from serving.repository.folders import check_readable, listing, model_file, saved_model_file
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.limits import quoted
 from serving.repository.model_config import ModelConfig
@@ -81,7 +81,8 @@ class ModelFolder:
                 raise InvalidArtifactError(
                     f"Model '{self.name}' names the file {quoted(wanted)}, outside its folder: name one inside."
                 )
-            found = model_file(found) or found  # Triton's folder x.onnx/model.onnx
+            # Triton's folder x.onnx/model.onnx, or a SavedModel.
+            found = model_file(found) or saved_model_file(found) or found
             if os.path.isfile(found):  # noqa: PTH113  false, not an error, for a name that is too long
                 check_readable(found, self.within)
                 return found

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from serving.errors import InvalidArtifactError
 from serving.repository.limits import quoted
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+from serving.repository.wire_format import fields
 
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
@@ -83,48 +81,12 @@ def _locations(file: Path) -> list[str]:
 
 def _inner(data: mmap.mmap, kind: str, start: int, end: int) -> list[_Span]:
     steps = _STEPS[kind]
-    return [(steps[number], at, stop) for number, at, stop in _fields(data, start, end) if number in steps]
+    return [(steps[number], at, stop) for number, at, stop in fields(data, start, end) if number in steps]
 
 
 def _location(data: mmap.mmap, start: int, end: int) -> list[str]:
-    texts = {number: data[at:stop] for number, at, stop in _fields(data, start, end)}
+    texts = {number: data[at:stop] for number, at, stop in fields(data, start, end)}
     return [texts.get(_ENTRY_VALUE, b"").decode()] if texts.get(_ENTRY_KEY) == b"location" else []
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (number, start, end) of the fields that have a length; step over the others."""
-    at = start
-    while at < end:
-        tag, at = _varint(data, at, end)
-        wire = tag & 7
-        if wire == _BYTES:
-            size, at = _varint(data, at, end)
-            if at + size > end:
-                raise ValueError(f"a field at byte {at} has {size} bytes, and {end - at} are left")
-            yield tag >> 3, at, at + size
-            at += size
-        elif wire == _VARINT:
-            _, at = _varint(data, at, end)
-        elif wire in (_FIXED32, _FIXED64):
-            at += 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"no field starts at byte {at}")
-    if at != end:
-        raise ValueError(f"a field ends at byte {at}, past {end}")
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        if at >= end:
-            raise ValueError(f"it ends inside a number at byte {at}")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ValueError(f"a number at byte {at} does not end")
 
 
 def _checked(file: Path, location: str) -> Path:

@@ -1,8 +1,8 @@
 """Model files that need a Python library to load: which name is whose, by names alone.
 
-scikit-learn's pickles, XGBoost's and LightGBM's own files, and folders in the manner of Hugging Face. Nothing is opened
-here, least of all unpickled: that is for the model's worker. `folders` asks what counts as a model, `handlers` which
-dialect of `workers` runs it.
+scikit-learn's pickles, XGBoost's, LightGBM's and Keras' own files, and folders in the manner of Hugging Face. Nothing
+is opened here, least of all unpickled: that is for the model's worker. `folders` asks what counts as a model,
+`handlers` which dialect of `workers` runs it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable
 
-SKLEARN, TREES, HUGGING_FACE = "sklearn", "trees", "huggingface"
+SKLEARN, TREES, KERAS, HUGGING_FACE = "sklearn", "trees", "keras", "huggingface"
 
 _SKLEARN_SUFFIXES = (".joblib", ".pkl", ".pickle", ".skops")
 _TREES_SUFFIXES = (".ubj", ".xgb", ".bst", ".lgb")
 
-SUFFIXES = (*_SKLEARN_SUFFIXES, *_TREES_SUFFIXES)
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+SUFFIXES = (*_SKLEARN_SUFFIXES, *_TREES_SUFFIXES, *KERAS_SUFFIXES)
 """Endings of files that are models by themselves."""
 
 # What SageMaker's, Triton's and the libraries' own examples call them; `.json` and `.txt` alone tell nothing.
@@ -28,9 +30,11 @@ _HUGGING_FACE_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def plain_dialect(name: str) -> str | None:
-    """Return the dialect that loads a file of this name: "sklearn", "trees", or None for any other."""
+    """Return the dialect that loads a file of this name: "sklearn", "trees", "keras", or None for any other."""
     if name.endswith(_SKLEARN_SUFFIXES):
         return SKLEARN
+    if name.endswith(KERAS_SUFFIXES):
+        return KERAS
     return TREES if name in _TREES_NAMES or name.endswith(_TREES_SUFFIXES) else None
 
 

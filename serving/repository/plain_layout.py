@@ -1,4 +1,4 @@
-"""Finds the model file that a built-in handler loads: Hugging Face's, scikit-learn's, XGBoost's or LightGBM's.
+"""Finds the model file that a built-in handler loads: Hugging Face's, scikit-learn's, XGBoost's or Keras'.
 
 1. config.json beside weights is a Hugging Face folder.
 2. Else the only plain file, or the one with a model's name among several; in the folder, else in its highest version.

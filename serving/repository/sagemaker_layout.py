@@ -57,11 +57,12 @@ def _submit_directory(folder: ModelFolder) -> str:
 
 
 def _dialect(folder: ModelFolder, script: Script) -> str:
-    is_served = script.defines(*TENSORFLOW) and (not script.defines(*TOOLKIT) or _holds_tensorflow(folder.path))
+    is_served = script.defines(*TENSORFLOW) and (not script.defines(*TOOLKIT) or holds_tensorflow(folder.path))
     return "tensorflow" if is_served else "sagemaker"
 
 
-def _holds_tensorflow(folder: Path) -> bool:
+def holds_tensorflow(folder: Path) -> bool:
+    """Say from names alone whether a SavedModel or a Keras file lies below `folder`."""
     return any(each.name == "saved_model.pb" or each.suffix in (".h5", ".keras") for each in files_below(folder))
 
 

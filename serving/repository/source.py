@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.errors import InvalidArtifactError, ModelNotFoundError, ServingError, UnsupportedError
 from serving.repository import artifact
-from serving.repository.layouts import NO_ENVIRON, ModelSpec, describe
+from serving.repository.layouts import NO_SURROUNDINGS, ModelSpec, describe
 from serving.repository.overrides import Hold, Override, Overrides
 from serving.repository.store import Opened, Store
+from serving.repository.surroundings import Surroundings
 
 # `wharf validate` unpacks one archive of the user's own; the server's budget does not apply.
 _VALIDATE_DISK_BYTES = 100 << 30
@@ -50,14 +50,14 @@ class ModelSource:
         allow_fake: bool = False,
         may_hint: bool = True,
         may_take_files: bool = False,
-        environ: Mapping[str, str] = NO_ENVIRON,
+        surroundings: Surroundings = NO_SURROUNDINGS,
     ) -> None:
         self._root = root
         self._store = store
         self._allow_fake = allow_fake
         self._may_hint = may_hint  # near names in a 404: not where the list itself wants a token
         self._may_take_files = may_take_files  # code of whoever may load
-        self._environ = environ  # SageMaker's and DJL's variables that steer every model
+        self._surroundings = surroundings
         self.single_dir = single_dir
         self.overrides = Overrides(store)
 
@@ -144,7 +144,7 @@ class ModelSource:
                 opened.path,
                 allow_fake=self._allow_fake,
                 within=within,
-                environ=self._environ,
+                surroundings=self._surroundings,
                 config_file=config_file,
             )
             is_named_here = opened.path == Path(os.path.realpath(self._root / name)) and opened.path.is_dir()
@@ -169,15 +169,16 @@ def _check_own_name(spec: ModelSpec) -> None:
         )
 
 
-def validate(path: Path, environ: Mapping[str, str] = NO_ENVIRON) -> ModelSpec:
+def validate(path: Path, surroundings: Surroundings = NO_SURROUNDINGS) -> ModelSpec:
     """Say what `path` (a folder, a model file or an archive) would be served as; raise what a load would raise.
 
-    `environ` is the server's environment. Files of an archive are gone when this returns; their paths still tell.
+    `surroundings` are the server's. Files of an archive are gone when this returns; their paths still tell.
     """
     if not path.exists():
         raise ModelNotFoundError(f"There is nothing at '{path}': give a model's folder, file or archive.")
     with tempfile.TemporaryDirectory(prefix="wharf-validate-") as folder:
-        source = ModelSource(path.parent, Store(Path(folder), _VALIDATE_DISK_BYTES), allow_fake=True, environ=environ)
+        store = Store(Path(folder), _VALIDATE_DISK_BYTES)
+        source = ModelSource(path.parent, store, allow_fake=True, surroundings=surroundings)
         opened = source.open(path.name, str(path.resolve()))
         opened.release()
         return opened.spec

@@ -10,7 +10,9 @@ from typing import Any
 
 from serving.errors import InvalidArtifactError
 
-_THREADS = ("intra_op_thread_count", "INTRA_OP_THREAD_COUNT", "NUM_THREADS")
+_THREADS = ("intra_op_thread_count", "INTRA_OP_THREAD_COUNT", "NUM_THREADS", "TF_NUM_INTRA_THREADS")
+# The worker of a SavedModel reads them itself.
+_OF_TENSORFLOW = ("TF_SIGNATURE_DEF", "TF_GRAPH_TAG")
 _PLAIN = "DISABLE_OPTIMIZED_EXECUTION"
 # What is so here anyway, by the value that asks for it.
 _ALWAYS = {
@@ -56,7 +58,7 @@ def idle_parameters(config: Any) -> list[str]:
 def _is_used(name: str, config: Any) -> bool:
     if name in _ALWAYS:
         return _boolean(config.parameters[name].string_value) is _ALWAYS[name]
-    return name in (*_THREADS, _PLAIN)
+    return name in (*_THREADS, _PLAIN, *_OF_TENSORFLOW)
 
 
 def _boolean(text: str) -> bool | None:

@@ -58,17 +58,30 @@ def idle_of_scheduling(config: Any, *, is_cpu: bool) -> list[str]:
     if not batching.priority_levels:
         names = [name for name in ("default_priority_level", "priority_queue_policy") if getattr(batching, name)]
         idle += [f"dynamic_batching.{name}" for name in names]
+    used = _USED_OF_GROUP if is_cpu or len(_gpus(config)) != 1 else _USED_OF_GROUP | {"gpus"}
     for group in config.instance_group:
-        idle += [f"instance_group.{name}" for name in set_fields(group) if name not in _USED_OF_GROUP]
+        idle += [f"instance_group.{name}" for name in set_fields(group) if name not in used]
         if is_cpu and enum_name(group, "kind") not in _CPU_KINDS:
             idle.append("instance_group.kind")
     return idle
 
 
 def device_of(config: Any) -> str | None:
-    """Return "cpu" for a model whose instances are all to run there; None leaves it to the server."""
+    """Return where a model's instances are to run: "cpu", "cuda" or, of one GPU alone, "cuda:1".
+
+    None (KIND_AUTO, KIND_MODEL, no groups) leaves it to the server, and several GPUs to the house: a model is on one.
+    """
     kinds = {enum_name(group, "kind") for group in config.instance_group}
-    return "cpu" if kinds == {"KIND_CPU"} else None
+    if kinds == {"KIND_CPU"}:
+        return "cpu"
+    gpus = _gpus(config)
+    if len(gpus) == 1:
+        return f"cuda:{gpus[0]}"
+    return "cuda" if gpus or "KIND_GPU" in kinds else None
+
+
+def _gpus(config: Any) -> list[int]:
+    return sorted({int(gpu) for group in config.instance_group for gpu in group.gpus})
 
 
 def _count(model: str, group: Any) -> int:

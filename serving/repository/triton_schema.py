@@ -75,6 +75,11 @@ def as_json(message: Any) -> dict[str, Any]:
     }
 
 
+def as_text(message: Any) -> str:
+    """Return a `ModelConfig` message as the text of a config.pbtxt."""
+    return str(load_schema()[1].MessageToString(message, as_utf8=True))
+
+
 def enum_name(message: Any, name: str) -> str:
     """Return the name of an enum's value in the field `name`; the number for one that the schema does not know."""
     return _enum_name(message.DESCRIPTOR.fields_by_name[name], getattr(message, name))

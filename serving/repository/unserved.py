@@ -36,11 +36,11 @@ _TABLE = (
     _HANDLERS,
     _Unserved("only configures a model: give the folder that it lies in", ("serving.properties",)),
     _Unserved(
-        "is a TensorFlow SavedModel: export it to ONNX with tf2onnx for now; a later release serves it as it is",
-        ("saved_model.pb",),
-        (".graphdef",),
+        "is a frozen graph of TensorFlow 1, which does not say its inputs: save it as a SavedModel with "
+        "tf.compat.v1.saved_model.simple_save",
+        ("model.graphdef",),
+        (".graphdef", ".pb"),
     ),
-    _Unserved("is a Keras model: export it to ONNX with tf2onnx for now", suffixes=(".h5", ".hdf5", ".keras")),
     _Unserved("is a TensorFlow Lite model: export it to ONNX with tf2onnx", suffixes=(".tflite",)),
     _Unserved("is a TensorRT engine: Triton's image of a later release serves it", suffixes=(".plan", ".engine")),
     _Unserved("is an OpenVINO model: bring the ONNX that it was made from", ("model.xml",)),

@@ -4,7 +4,7 @@
     file = "weights/net.bin"   # below this folder: the model, or the handler's Python
     threads = 2
     optimize = false           # keep TorchScript plain
-    device = "cpu"             # or "cuda"
+    device = "cpu"             # or "cuda", "cuda:1"
     min_workers = 1            # from here on for models that run in workers
     max_workers = 4
     batch_size = 8
@@ -15,6 +15,7 @@
     task = "fill-mask"         # Hugging Face's name of what the model does
     environ = { LOG = "1" }
     options = { outputs = "predictions,probabilities" }  # the dialect's own
+    labels = { stable = 1 }    # names of versions, for TensorFlow Serving's routes
     [[inputs]]
     name = "x"
     dtype = "FP32"             # Triton's names, or numpy's
@@ -25,6 +26,7 @@ Every key is optional. An unknown key or a wrong type is an error that names it.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,9 +39,12 @@ from serving.settings import parse_bytes
 from serving.tensors import DTYPES, TensorSpec
 
 IN_PROCESS = ("torchscript", "torch_export", "onnx")
-DIALECTS = ("sagemaker", "tensorflow", "djl", "triton_python", "sklearn", "trees", "huggingface")
+DIALECTS = (
+    *("sagemaker", "tensorflow", "djl", "triton_python", "savedmodel"),
+    *("sklearn", "trees", "keras", "huggingface"),
+)
 FORMATS = (*IN_PROCESS, *DIALECTS)
-DEVICES = ("cpu", "cuda")
+DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 _Rule = tuple[str, Callable[[Any], bool]]  # what is wanted, and whether a value is that
 
@@ -84,12 +89,19 @@ def _is_bytes(value: object) -> bool:
         return False
 
 
+def _is_labels(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        name != "" and not {"/", ":"} & set(name) and _is_int(version) and version >= 0
+        for name, version in value.items()
+    )
+
+
 _KEYS: Mapping[str, _Rule] = {
     "format": ("one of " + ", ".join(FORMATS), lambda value: value in FORMATS),
     "file": ("a path below this folder", lambda value: isinstance(value, str) and value != ""),
     "threads": ("a whole number above 0", _is_count),
     "optimize": ("true or false", lambda value: isinstance(value, bool)),
-    "device": ("one of " + ", ".join(DEVICES), lambda value: value in DEVICES),
+    "device": ("cpu, cuda or cuda:N", lambda value: isinstance(value, str) and bool(DEVICE.fullmatch(value))),
     "min_workers": ("a whole number, 0 or more", lambda value: _is_int(value) and 0 <= value < 1 << 16),
     "max_workers": ("a whole number above 0", _is_count),
     "batch_size": ("a whole number above 0", _is_count),
@@ -100,11 +112,12 @@ _KEYS: Mapping[str, _Rule] = {
     "task": ("a task's name", _is_text),
     "environ": ("a table of texts", _is_texts),
     "options": ("a table of texts", _is_texts),
+    "labels": ("a table of versions by name, such as { stable = 1 }", _is_labels),
     "inputs": ("tables [[inputs]]", _is_tables),
     "outputs": ("tables [[outputs]]", _is_tables),
 }
 
-_MODEL_KEYS = ("format", "file", "threads", "optimize", "device", "inputs", "outputs")
+_MODEL_KEYS = ("format", "file", "threads", "optimize", "device", "labels", "inputs", "outputs")
 _WORKER_KEYS = ("min_workers", "max_workers", "batch_size", "predict_timeout_s", "python", "environ", "options")
 
 _TENSOR_KEYS: Mapping[str, _Rule] = {

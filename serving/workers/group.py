@@ -51,7 +51,6 @@ class Group:
         self.number = launch.instance
         self.ready: dict[str, Any] = {}
         self.idle_since = 0.0
-        self.touched_bytes = 0
         self.is_stopped = False
         self._on_exit = on_exit
         self._slices = slices
@@ -163,13 +162,13 @@ class Group:
         for rank in self._ranks:
             rank.let_go()
 
-    def touched_now(self) -> int:
-        """Return what all ranks have in memory, shared or not, in bytes."""
-        return sum(each.touched_now() for each in self._ranks)
-
-    def held_bytes(self) -> int:
+    def measured_bytes(self) -> int:
         """Return what all ranks together added to the machine's memory, in bytes."""
-        return sum(each.held_bytes() for each in self._ranks)
+        return sum(each.measured_bytes() for each in self._ranks)
+
+    def has_changed(self) -> bool:
+        """Say whether one rank holds noteworthily more or less than at the last measurement."""
+        return any(each.has_changed() for each in self._ranks)
 
     # ---- death ------------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Request:
     `body` may be a view of shared memory (bodies from 64 KiB on): it stays valid as long as it is referenced, and what
     is written to it stays here. `tensors` maps names to numpy arrays, views likewise. `about` is what a client of the
     Open Inference protocol said besides: id, parameters, outputs, priority, timeout_us, sequence_id, flags; `stream` is
-    "tensors" where chunks are to be `answer_frames`.
+    "tensors" where chunks are to be `answer_frames`. `is_left` never travels: it says whether the caller has gone.
     """
 
     body: Body = b""
@@ -62,6 +62,7 @@ class Request:
     tensors: dict[str, Any] | None = None
     query: str = ""
     about: dict[str, Any] = field(default_factory=dict)
+    is_left: Any = None
 
     def header(self, name: str, default: str = "") -> str:
         """Return a header by its Title-Case name."""
@@ -107,7 +108,9 @@ class Handler(Protocol):
 
     outputs: list[dict[str, Any]] | None
 
-    # One that completes its own configuration has `batching` besides: {"max_batch_size", "is_dynamic"}.
+    # One that completes its own configuration has `batching` besides: {"max_batch_size", "is_dynamic"}. One that can be
+    # called in several ways has `signatures`, by name: {"inputs", "outputs", "method"}; a request chooses one by its
+    # parameter `signature_name`.
 
     def call(self, requests: list[Request]) -> list[Reply]:
         """Answer each request, in order.

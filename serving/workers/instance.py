@@ -41,6 +41,8 @@ FAREWELL_S = 3.0
 _KILLED_S = 5.0
 # What a worker says of where its model failed to start, at most.
 _PLACES_MAX, _PLACE_MAX_CHARS = 16, 500
+# What a request needs comes and goes; what stays and is larger is the ledger's business.
+_NOTEWORTHY_BYTES = 8 << 20
 # After a client has left, for the handler's generator to come to its next yield.
 CANCEL_S = 2.0
 _BY_STATUS: dict[int, type[ServingError]] = {
@@ -68,7 +70,7 @@ class Instance:
         self.number = launch.instance
         self.ready: dict[str, Any] = {}
         self.idle_since = 0.0
-        self.touched_bytes = 0  # at the last measurement
+        self._touched_bytes = 0  # at the last measurement
         self.is_stopped = False  # by us: its end is no death
         self._who = f"Model '{launch.name}'" + f" (rank {launch.rank})" * (launch.ranks > 0)
         self._supervisor = supervisor
@@ -94,14 +96,6 @@ class Instance:
     def end(self) -> str:
         """How it ended: "was killed by signal 9 (Killed)"."""
         return describe_end(self.process.status, self.process.reason)
-
-    def touched_now(self) -> int:
-        """Return what it has in memory, shared or not, in bytes."""
-        return self.process.touched_bytes()
-
-    def held_bytes(self) -> int:
-        """Return what it added to the machine's memory, in bytes."""
-        return self.process.held_bytes()
 
     def let_go(self) -> None:
         """Close our end of its channel; it has ended."""
@@ -137,6 +131,15 @@ class Instance:
             raise InsufficientMemoryError(f"{self._who} ran out of memory while it loaded: {said}")
         at = "\n\nAt:\n" + "".join(f"  {each}\n" for each in places) if places else ""
         raise LoadFailedError(f"{self._who} failed to load: {said}", said + at)
+
+    def measured_bytes(self) -> int:
+        """Return what it added to the machine's memory, in bytes."""
+        self._touched_bytes = self.process.touched_bytes()
+        return self.process.held_bytes()
+
+    def has_changed(self) -> bool:
+        """Say whether it holds noteworthily more or less than at the last measurement, as far as that is cheap."""
+        return abs(self.process.touched_bytes() - self._touched_bytes) > _NOTEWORTHY_BYTES
 
     def call(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
         """Have requests answered; a reply's `chunks` must be read to the end or closed before the next call.

@@ -17,12 +17,11 @@ from typing import Any, NoReturn
 
 from serving.workers import tensor_frames
 from serving.workers.channel import Channel, ChannelError, Kind, Message
+from serving.workers.frames import places
 from serving.workers.handler import Body, Handler, HandlerError, Launch, Reply, Request
 from serving.workers.process_setup import flush_output, reseed, set_up
 
 _MESSAGE_MAX_CHARS = 500
-_PLACES_MAX = 16
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120  as frames have it, in text
 # People's code may change these under us.
 _print_exception, _exit, _dumps = traceback.print_exception, os._exit, json.dumps
 
@@ -56,14 +55,14 @@ def _work(channel: Channel) -> None:
         _tell_failure(channel, error)
         raise SystemExit(1) from None
     ready = {"takes_tensors": handler.takes_tensors, "inputs": handler.inputs, "outputs": handler.outputs}
-    ready["batching"] = getattr(handler, "batching", None)
+    ready |= {name: getattr(handler, name, None) for name in ("batching", "signatures")}
     channel.send(Kind.READY, 0, ready)
     _Loop(channel, handler, launch).run()
 
 
 def _tell_failure(channel: Channel, error: BaseException) -> None:
     _print_exception(type(error), error, error.__traceback__)
-    meta = {"status": _status(error, 500), "message": _said(error), "places": _places(error)}
+    meta = {"status": _status(error, 500), "message": _said(error), "places": places(error)}
     channel.send(Kind.FAILED, 0, meta)
 
 
@@ -220,13 +219,6 @@ def _said(error: BaseException) -> str:
     except Exception:  # an exception whose own __str__ fails
         lines = [type(error).__name__]
     return lines[-1][:_MESSAGE_MAX_CHARS]
-
-
-def _places(error: BaseException) -> list[str]:
-    """Return where people's code raised it, the innermost first, as Triton's Python backend says it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [each for each in reversed(frames) if not each.filename.startswith(_HERE)]
-    return [f"{each.filename}({each.lineno}): {each.name}"[:_MESSAGE_MAX_CHARS] for each in theirs[:_PLACES_MAX]]
 
 
 def _run_quietly(function: Any) -> None:

@@ -19,8 +19,6 @@ class Member(Protocol):
     ready: dict[str, Any]
     """What the model said of itself when it was ready."""
     idle_since: float
-    touched_bytes: int
-    """What `touched_now` said at the last measurement."""
     is_stopped: bool
     """Whether it was ended by us: that is no death."""
 
@@ -51,8 +49,8 @@ class Member(Protocol):
     def let_go(self) -> None:
         """Close our ends of its channels; it has ended."""
 
-    def touched_now(self) -> int:
-        """Return what it has in memory, shared or not, in bytes: a cheap figure that tells whether it grew."""
+    def measured_bytes(self) -> int:
+        """Return what it added to the machine's memory, in bytes, and note what it has touched."""
 
-    def held_bytes(self) -> int:
-        """Return what it added to the machine's memory, in bytes."""
+    def has_changed(self) -> bool:
+        """Whether it has grown or shrunk noticeably since it was measured; cheap."""

@@ -4,12 +4,11 @@
 2. A worker that comes free takes the first in line; with batches it takes more, and waits a little for them.
 3. The line is twice as long as a batch and there may be more workers: one more is started, if the memory is granted.
 4. A worker beyond the least number that was idle for a while ends.
-5. A worker that dies is replaced: the first time at once, then after 0.5, 1, 2 ... 30 s. While none lives and none is
-   starting, requests get 503 at once. A model that dies again and again without an answer is given up, with the reason.
+5. A worker that dies is replaced, at once or later (`deaths`). While none lives and none is starting, requests get 503
+   at once. A model that dies again and again without an answer is given up, with the reason.
 
 Where somebody else keeps the line and forms the batches (`backends.grouped`), it only lends workers: `watch`, `admit`,
-`submit_all`. Knows no HTTP and no ledger: both come as `Host`. Called by the worker backend; `instance` is one worker.
-Longer than others, as one lock guards all of it.
+`submit_all`. Knows no HTTP and no ledger: both come as `Host`. Called by the worker backend; `line` is who waits.
 """
 
 from __future__ import annotations
@@ -17,38 +16,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from serving.errors import ServingError, UnavailableError
 from serving.workers import refusals
+from serving.workers.deaths import Deaths
 from serving.workers.group import Group
 from serving.workers.handler import Reply, Request
 from serving.workers.instance import Held, Instance
+from serving.workers.line import Job, Line
 from serving.workers.member import Member
 from serving.workers.plan import Alone, Host, Plan
 from serving.workers.supervisor import Supervisor
 
 log = logging.getLogger("wharf.workers")
-
-# What a request needs comes and goes; what stays and is larger is the ledger's business.
-_NOTEWORTHY_BYTES = 8 << 20
-_BACK_OFF_S = 0.5
-_BACK_OFF_MAX_S = 30.0
-
-
-class _Job:
-    """A request in line: becomes an answer, an error, or the turn to lead a batch on `instance`."""
-
-    __slots__ = ("error", "instance", "is_done", "reply", "request")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.instance: Member | None = None
-        self.reply: Reply | None = None
-        self.error: ServingError | None = None
-        self.is_done = threading.Event()
 
 
 class Pool:
@@ -62,7 +44,7 @@ class Pool:
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)  # for a leader who waits for the rest of its batch
         self._leaders = 0
-        self._line: deque[_Job] = deque()
+        self._line = Line(self._name, plan.queue_size)
         self._live: set[Member] = set()
         self._idle: list[Member] = []
         self._starting = 0
@@ -70,8 +52,7 @@ class Pool:
         self._granted = 0  # workers that memory was asked for
         self._ready: dict[str, object] = {}
         self._numbers = iter(range(1 << 30))
-        self._deaths = 0
-        self._last_death = ""
+        self._deaths = Deaths(plan.max_deaths)
         self._gone = ""  # why no request is taken any more
         self._given_up = ""  # the same, where it was our own decision
         self._timers: set[threading.Timer] = set()
@@ -108,9 +89,7 @@ class Pool:
         """Return what all workers added to the machine's memory, in bytes."""
         with self._lock:
             live = list(self._live)
-        for each in live:
-            each.touched_bytes = each.touched_now()
-        return sum(each.held_bytes() for each in live)
+        return sum(each.measured_bytes() for each in live)
 
     def measure(self, *, is_due: bool = False) -> None:
         """Tell the host what the workers hold: when it is due, or one has grown or shrunk since it was last told.
@@ -120,8 +99,7 @@ class Pool:
         with self._lock:
             live = list(self._live)
             coming_bytes = min(self._starting, self._granted) * self._bytes_each  # granted, and not there yet
-        grown = (abs(each.touched_now() - each.touched_bytes) for each in live)
-        if live and (is_due or any(count > _NOTEWORTHY_BYTES for count in grown)):
+        if live and (is_due or any(each.has_changed() for each in live)):
             self.host.correct(self.held_bytes() + coming_bytes)
 
     def adopt(self, host: Host) -> None:
@@ -146,13 +124,13 @@ class Pool:
     def _submit(self, requests: Sequence[Request], deadline: float, *, may_gather: bool) -> list[Reply]:
         # As long in line at most, and as long with a worker: one that gets a late request is not slow for that.
         wait_s = min(deadline - time.monotonic(), self.plan.predict_timeout_s)
-        job: _Job | None = None
+        job: Job | None = None
         with self._lock:
             if wait_s <= 0:
                 raise refusals.busy(self._name)
             instance = self._idle.pop() if self._idle and not self._leaders else None
             if instance is None:
-                job = self._queue(requests[0])
+                job = self._queue(requests)
         if job is not None:
             if not job.is_done.wait(wait_s) and self._leave(job):
                 raise refusals.busy(self._name)
@@ -164,7 +142,7 @@ class Pool:
         assert instance is not None
         if not may_gather:
             return self._call(instance, requests, time.monotonic() + wait_s)
-        batch = [job or _Job(requests[0]), *self._gather()]
+        batch = [job or Job(requests[0]), *self._gather()]
         return self._lead(instance, batch, time.monotonic() + wait_s)
 
     def watch(self, heard: Callable[[int], None]) -> None:
@@ -198,7 +176,7 @@ class Pool:
     def close(self) -> None:
         """End every worker; return when their memory is back."""
         with self._lock:
-            self._fail_line(self._go("it is being unloaded"))
+            self._line.fail(self._go("it is being unloaded"))
             self._heard = lambda _count: None
             live, self._live, self._idle = list(self._live), set(), []
             timers, loading = list(self._timers), list(self._loading)
@@ -217,27 +195,23 @@ class Pool:
 
     # ---- the line ---------------------------------------------------------------------------------------------------
 
-    def _queue(self, request: Request) -> _Job:
+    def _queue(self, requests: Sequence[Request]) -> Job:
         """Stand in line; under the lock."""
         if self._gone:
             raise UnavailableError(self._gone)
         if not self._live and not self._starting:
-            raise refusals.resting(self._name, self._last_death)
-        if len(self._line) >= self.plan.queue_size:
-            raise refusals.full(self._name, len(self._line))
-        job = _Job(request)
-        self._line.append(job)
+            raise refusals.resting(self._name, self._deaths.last)
+        job = self._line.join(*requests)
         if self._leaders:
             self._came.notify()
         elif len(self._line) > 2 * self.plan.launch.batch_size or not self._live:
             self._scale_up()
         return job
 
-    def _leave(self, job: _Job) -> bool:
+    def _leave(self, job: Job) -> bool:
         """Give up waiting; return False when the turn came at the last moment."""
         with self._lock:
-            if job in self._line:
-                self._line.remove(job)
+            if self._line.leave(job):
                 return True
         job.is_done.wait()
         return False
@@ -257,16 +231,8 @@ class Pool:
 
     def _serve_line(self) -> None:
         """Give idle workers to who waits, unless a leader gathers them; under the lock."""
-        while self._line and self._idle and not self._leaders:
-            job = self._line.popleft()
-            job.instance = self._idle.pop()
-            job.is_done.set()
-
-    def _fail_line(self, error: UnavailableError) -> None:
-        while self._line:
-            job = self._line.popleft()
-            job.error = error
-            job.is_done.set()
+        while self._idle and not self._leaders and (job := self._line.take()) is not None:
+            job.lead(self._idle.pop())
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
@@ -275,44 +241,42 @@ class Pool:
         is_held = False
         try:
             replies = instance.call(requests, deadline)
-            self._deaths = 0
+            self._deaths.forget()
             if replies[0].chunks is not None:
                 is_held = True
                 replies[0].chunks = Held(replies[0].chunks, lambda: self._release(instance))
             return replies
         except ServingError:
             if not instance.is_ended:  # an answer too, if no good one
-                self._deaths = 0
+                self._deaths.forget()
             raise
         finally:
             if not is_held:
                 self._release(instance)
 
-    def _lead(self, instance: Member, batch: list[_Job], deadline: float) -> list[Reply]:
+    def _lead(self, instance: Member, batch: list[Job], deadline: float) -> list[Reply]:
         """Have a batch answered, and hand out the answers to who follows."""
         error: ServingError = UnavailableError(f"Model '{self._name}' failed on another request of a batch.")
+        replies: Sequence[Reply | None] = [None] * len(batch)
         try:
-            replies = self._call(instance, [each.request for each in batch], deadline)
-            for each, reply in zip(batch, replies, strict=True):
-                each.reply = reply
-            return replies
+            replies = found = self._call(instance, [each.request for each in batch], deadline)
+            return found
         except ServingError as failure:
             error = failure
             raise
         finally:
-            for each in batch[1:]:
-                each.error = error if each.reply is None else None
-                each.is_done.set()
+            for each, reply in zip(batch[1:], replies[1:], strict=True):
+                each.end(reply or error)
 
-    def _gather(self) -> list[_Job]:
+    def _gather(self) -> list[Job]:
         until = time.monotonic() + self.plan.max_batch_delay_s
-        batch: list[_Job] = []
+        batch: list[Job] = []
         with self._lock:
             self._leaders += 1
             try:
                 while len(batch) < self.plan.launch.batch_size - 1:
-                    if self._line:
-                        batch.append(self._line.popleft())
+                    if (job := self._line.take()) is not None:
+                        batch.append(job)
                     elif (left_s := until - time.monotonic()) <= 0 or not self._came.wait(left_s):
                         break
             finally:
@@ -404,24 +368,23 @@ class Pool:
 
     def _after_death(self, reason: str) -> None:
         """Replace what died, now or later, or give the model up; under the lock."""
-        self._deaths += 1
-        self._last_death = reason
+        self._deaths.note(reason)
         if self._gone:
             return
         self._give_back_grants()
-        if self._deaths >= self.plan.max_deaths:
-            error = self._go(f"its workers died {self._deaths} times without one answer, the last time: {reason}")
-            self._fail_line(error)
+        if self._deaths.are_too_many:
+            error = self._go(self._deaths.told())
+            self._line.fail(error)
             self._given_up = error.message
             threading.Thread(target=self.host.withdraw, args=(error.message,), daemon=True).start()
             return
         missing = self.plan.min_workers - len(self._live) - self._starting
-        if missing > 0 and self._deaths == 1:
+        if missing > 0 and not self._deaths.pause_s:
             self._start_in_background()
         elif missing > 0 and not self._timers:
-            self._later(min(_BACK_OFF_MAX_S, _BACK_OFF_S * 2 ** (self._deaths - 2)))
+            self._later(self._deaths.pause_s)
         if not self._live and not self._starting:
-            self._fail_line(refusals.resting(self._name, self._last_death))
+            self._line.fail(refusals.resting(self._name, self._deaths.last))
 
     def _later(self, delay_s: float) -> None:
         def start() -> None:

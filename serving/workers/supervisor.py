@@ -25,8 +25,9 @@ from serving.workers.process_tree import kill_families
 
 log = logging.getLogger("wharf.workers")
 
-# torch's import takes 1-2 s on an idle machine, ten times that on a loaded one.
-_START_TIMEOUT_S = 60.0
+# torch's import takes 1-2 s on an idle machine, ten times that on a loaded one; TensorFlow's on an emulated CPU of a
+# loaded machine took 73 s.
+_START_TIMEOUT_S = 180.0
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from serving.workers.zygote import main; main()"
 _ROOT = str(Path(__file__).resolve().parents[2])
 # Not for people's code: what opens our management routes.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.cli import main
+from serving.http.tfs_methods import METHODS
 from serving.repository.wharf_toml import _KEYS as KEYS
 from serving.repository.wharf_toml import DIALECTS
 from serving.settings import Settings
@@ -24,6 +25,7 @@ FLASK_ROUTES = re.findall(r'@app\.(get|post|delete)\("([^"]+)"\)', (ROOT / "serv
 HOT_ROUTES = [("get", "/ping"), ("get", "/models"), ("post", "/invocations"), ("post", "/models/{name}/invoke")]
 # Flask knows some of the hot ones too.
 ROUTES = sorted({*HOT_ROUTES, *FLASK_ROUTES})
+V1_ROUTES = re.findall(r"`(GET|POST) (/v1[^`]*)`", README.read_text())
 V2_ROUTES = re.findall(r"`(GET|POST) (/v2[^`]*)`", README.read_text())
 ROOMS = sorted(path.stem for path in (ROOT / "serving").rglob("*.py") if path.stem != "__init__")
 WORKERS = "".join(
@@ -43,7 +45,7 @@ def test_every_route_is_in_the_contract_table(method: str, path: str) -> None:
 
 def test_there_are_as_many_routes_in_the_table_as_in_the_code() -> None:
     """A row without a route would be a promise."""
-    rows = re.findall(r"^\| `(?:GET|POST|DELETE) /(?!v2)", ALL_TEXT[README], re.MULTILINE)
+    rows = re.findall(r"^\| `(?:GET|POST|DELETE) /(?!v[12])", ALL_TEXT[README], re.MULTILINE)
 
     assert len(rows) == len(ROUTES)
 
@@ -78,6 +80,20 @@ def test_the_v2_table_has_every_last_word_of_the_room() -> None:
         "setting",
         "versions",
     }
+
+
+@pytest.mark.parametrize(("method", "path"), V1_ROUTES)
+def test_every_v1_route_is_in_the_table_and_is_there(method: str, path: str, tmp_path: Path) -> None:
+    """A path or a method that is not there is a malformed request."""
+    front, shown = Front(tmp_path), path.replace("{name}", "quick")
+
+    assert "Malformed request" in front.ask("DELETE", shown).error
+    assert "Malformed request" not in front.ask(method, shown).body.decode()
+
+
+def test_the_v1_table_has_every_method_and_what_a_model_is_asked() -> None:
+    """All three, the status and the metadata."""
+    assert {path.rpartition("{name}")[2] for _, path in V1_ROUTES} == {"", "/metadata", *(f":{m}" for m in METHODS)}
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +57,9 @@ def base_image(engine: str, flavour: str) -> str:
 @pytest.fixture(scope="session")
 def image(base_image: str, flavour: str) -> str:
     """The name of the image of the flavour under test, built from this working tree."""
-    run("make", f"build/{flavour}", f"BASE_IMAGE={base_image}", "IMAGE=wharf-test")
+    native = {"aarch64": "arm64"}.get(platform.machine(), "amd64")  # graviton's default is arm64
+    build = ("BUILD_IMAGE=" + base_image, f"PLATFORM=linux/{native}") if flavour == "graviton" else ()
+    run("make", f"build/{flavour}", f"BASE_IMAGE={base_image}", "IMAGE=wharf-test", *build)
     return f"wharf-test:{flavour}"
 
 

@@ -55,6 +55,17 @@ def test_the_bake_file_builds_the_dockerfiles_with_arguments_that_they_have(bake
         assert set(target["args"]) | set(bake["_common"]["args"]) <= declared
 
 
+def test_the_flavour_for_arm_is_a_manifest_of_both_platforms(bake: dict[str, Any]) -> None:
+    """And what make builds by itself is the first of them; the tests build the other one, too."""
+    default = re.search(r"^build/graviton: PLATFORM \?= (\S+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert default is not None
+    assert bake["graviton"]["platforms"] == [default[1], "linux/amd64"]
+    locks = {
+        f"linux/{path.stem.removeprefix('tensorflow-')}" for path in (ROOT / "requirements").glob("tensorflow-*.txt")
+    }
+    assert locks == set(bake["graviton"]["platforms"])
+
+
 def test_makefile_and_bake_file_have_the_same_defaults() -> None:
     """The two ways to build give one image."""
     in_bake = dict(re.findall(r'variable "(\w+)" { default = "(.*)" }', (ROOT / "docker/docker-bake.hcl").read_text()))
@@ -95,6 +106,8 @@ def test_the_locks_agree_with_each_other() -> None:
     dev = locked("dev")
     for name in ("serve", "samples", "torch-deps"):
         assert locked(name).items() <= dev.items()
+    for name in ("tensorflow-arm64", "tensorflow-amd64"):
+        assert locked("serve").items() <= locked(name).items()
 
 
 def test_every_locked_package_has_a_hash_and_no_lock_names_an_index() -> None:
@@ -110,7 +123,7 @@ def test_every_locked_package_has_a_hash_and_no_lock_names_an_index() -> None:
 def test_ci_calls_make_targets_that_exist() -> None:
     """CI runs nothing that a person could not."""
     steps = re.findall(r"^step (\S+)$", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
-    assert steps == ["check", "test", "test-image/cpu", "test-image/triton"]
+    assert steps == ["check", "test", "test-image/cpu", "test-image/triton", "test-image/graviton"]
     assert all(re.search(rf"^{step}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE) for step in steps)
 
 

@@ -9,6 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
+from serving.repository.layouts import ModelSpec, describe
+from serving.repository.surroundings import Surroundings
 from tests.oracle import tritonserver
 
 MODEL = """
@@ -45,6 +47,11 @@ def write_model(folder: Path, factor: int = 2, config: str = CONFIG, initialize:
     (folder / "1/model.py").write_text(MODEL.format(factor=factor, initialize=initialize or "pass"))
     (folder / "config.pbtxt").write_text(config)
     return folder
+
+
+def spec_of(folder: Path, name: str = "m") -> ModelSpec:
+    """What a folder is described as where Python is tritonserver's."""
+    return describe(name, folder, surroundings=Surroundings(triton_backends=("python", "fil")))
 
 
 def triton_environ(folder: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ from serving.repository.scheduling import Scheduling
 from serving.repository.source import ModelSource
 from serving.repository.store import Store
 from serving.residents import Limits
+from serving.scales import Scales
 from serving.statistics import Statistics
 from serving.tensors import Array, Signature, Tensors
 from serving.workers.handler import Reply, Request
@@ -161,6 +162,8 @@ class House:
         budget_bytes: int = 1 << 30,
         limits: Limits = PATIENT,
         pays_for_runtimes: bool = False,
+        backend: TestBackend | None = None,
+        scales: Scales | None = None,
     ) -> None:
         # What earlier tests left to the collector would go while a load is measured, and hide its growth.
         memory.tune_allocator()  # as in a server: blocks of 16 MiB come from the system and go back to it
@@ -168,7 +171,7 @@ class House:
         self.root = folder / "models"
         self.root.mkdir(exist_ok=True)
         self._tensors: dict[str, tuple[str, str]] = {}
-        self.backend = TestBackend()
+        self.backend = backend or TestBackend()
         self.ledger = Ledger(budget_bytes, pays_for_runtimes=pays_for_runtimes)
         self.metrics = Metrics()
         self.journal_path = folder / "journal.json"
@@ -187,6 +190,7 @@ class House:
             limits=limits,
             journal=self.journal,
             on_evict=lambda victim, _: self.evicted.append(victim),
+            scales=scales,
         )
         self.catalog = Catalog(self.manager, self.source, self.statistics)
 

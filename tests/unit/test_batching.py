@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from serving.batching import Batcher, Job, Line, QueueFullError
-from serving.errors import ModelFailedError, ServingError, UnavailableError
+from serving.errors import CancelledError, ModelFailedError, ServingError, UnavailableError
 from serving.repository.scheduling import QueuePolicy, Scheduling
 from tests.waiting import until
 
@@ -364,14 +364,14 @@ class Place:
         self.gates[name] = threading.Event()
         return self.gates[name].set
 
-    def put(self, name: str, **said: float) -> Future[str]:
+    def put(self, name: str, **said: object) -> Future[str]:
         """A request on a thread of its own; returns when it runs or waits."""
         waiting, ran = self.batcher.waiting, len(self.batches)
         future = self._pool.submit(self._submit, name, said)
         until(lambda: self.batcher.waiting > waiting or len(self.batches) > ran or future.done())
         return future
 
-    def _submit(self, name: str, said: dict[str, float]) -> str:
+    def _submit(self, name: str, said: dict[str, object]) -> str:
         answer = self.batcher.submit(name, **said)  # type: ignore[arg-type]
         self.answered.append(name)
         return answer
@@ -428,6 +428,24 @@ def test_those_who_came_while_the_instance_was_busy_share_the_next_run() -> None
 
         assert [each.result(10) for each in futures] == ["A", "B", "C", "D"]
     assert place.batches == ["a", "bcd"]
+
+
+@pytest.mark.parametrize("scheduling", [{}, {"is_dynamic": False}])
+def test_a_request_whose_caller_has_left_is_not_run_when_its_turn_comes(scheduling: dict[str, object]) -> None:
+    """Those around it are, also where its batch would have been empty."""
+    with ThreadPoolExecutor(5) as pool:
+        place = Place(pool, **scheduling)
+        go, left = place.hold("a"), threading.Event()
+        a, b, c = place.put("a"), place.put("b", is_left=left.is_set), place.put("c", is_left=left.is_set)
+        d = place.put("d", is_left=lambda: False)
+        left.set()
+        go()
+
+        assert [a.result(10), d.result(10)] == ["A", "D"]
+        for each in (b, c):
+            with pytest.raises(CancelledError, match="Request is cancelled"):
+                each.result(10)
+    assert place.batches == ["a", "d"]
 
 
 def test_as_many_runs_at_once_as_there_are_instances() -> None:

@@ -338,3 +338,38 @@ def test_a_bad_setting_is_one_sentence_and_status_1(
     assert sentence in complaint
     assert "did you mean WHARF_MODEL_ROOT?" in complaint
     assert "Traceback" not in complaint
+
+
+def test_validate_knows_what_is_handed_to_tritonserver(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same settings as the server; one that cannot be read is said."""
+    (tmp_path / "config.pbtxt").write_text('backend: "python"')
+    monkeypatch.setenv("WHARF_TRITON_BACKENDS", "fil, python")
+    assert main(["validate", str(tmp_path)]) == 0
+    assert "served as triton" in capsys.readouterr().out
+    monkeypatch.setenv("WHARF_PORT", "many")
+    assert main(["validate", str(tmp_path)]) == 1
+    assert "WHARF_PORT" in capsys.readouterr().err
+
+
+def test_env_prints_what_is_set_and_what_is_used(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON; the libraries of this environment really run."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1000")
+    assert main(["env", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+
+    assert document["cores"] >= 1
+    assert {"name": "OMP_NUM_THREADS", "value": "1000", "reason": "set by the user", "origin": "user"} in document[
+        "variables"
+    ]
+    assert {each["name"] for each in document["libraries"]} >= {"onnxruntime"}
+    assert "OMP_NUM_THREADS is 1000" in document["warnings"][0]
+
+
+def test_env_complains_of_a_setting_that_cannot_be_read(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the server would at its start."""
+    monkeypatch.setenv("WHARF_FAST_MATH", "perhaps")
+
+    assert main(["env"]) == 1
+    assert "Setting WHARF_FAST_MATH has value 'perhaps'" in capsys.readouterr().err

@@ -46,6 +46,15 @@ def test_a_run_wider_than_the_budget_takes_all_of_it() -> None:
         assert budget.waiting == 0
 
 
+def test_a_run_of_no_threads_holds_nothing_and_never_waits() -> None:
+    """It computes on a device: a core that is taken, and a line before it, are nothing to it."""
+    budget = CoreBudget(1)
+    with budget.lease(0, 0), budget.lease(1, 1), budget.lease(0, 0):
+        assert budget.waiting == 0
+    with budget.lease(1, 0):
+        pass
+
+
 def test_a_wait_past_its_limit_is_a_503_and_leaves_the_queue() -> None:
     """Nothing hangs, nothing is lost."""
     budget = CoreBudget(1)

@@ -30,6 +30,7 @@ from serving.statistics import Spent
 from serving.workers import answer_frames
 from serving.workers.handler import Reply, Request
 from tests.unit.house import House
+from tests.unit.repository.packs import zip_of
 
 
 class Engine:
@@ -392,3 +393,19 @@ def test_an_unloaded_model_is_not_loaded_by_a_mere_request(engine: Engine) -> No
     assert engine.refusal(ModelNotFoundError, "m") == "Request for unknown model: 'm' has no available versions"
     engine.catalog.load("m")
     assert engine.infer().version == "1"
+
+
+def test_an_archive_is_traced_by_its_short_name_too(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """Settings made for either name are those of both."""
+    (engine.house.root / "packed.tar.gz").write_bytes(zip_of({"fake.json": b"{}"}))
+    on = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"}
+    for set_as, asked_as in (("packed", "packed.tar.gz"), ("packed.tar.gz", "packed")):
+        engine.inference.traces.update(on, set_as)
+        assert engine.inference.traces.get(asked_as)["trace_level"] == ["TIMESTAMPS"]
+        with caplog.at_level("INFO"):
+            engine.infer(asked_as)
+        assert "event=trace model=packed.tar.gz" in caplog.text
+        caplog.clear()
+        engine.inference.traces.update({"trace_level": None, "trace_rate": None}, asked_as)
+        engine.infer(set_as)
+        assert "event=trace" not in caplog.text

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from serving.errors import BadRequestError
-from serving.master import _check_grpc, _exit_code, _hangup_handling, _hold_port, _shown
+from serving.master import _check_grpc, _exit_code, _hangup_handling, _hold_port, _shown, _tune
 from serving.settings import SettingError, Settings
 
 
@@ -171,3 +171,13 @@ class _Late(multiprocessing.process.BaseProcess):
 def test_an_exit_status_that_another_thread_reaped_is_waited_for() -> None:
     """Two threads wait for Granian's child; in one of 150 ends it had no status yet, which read as a failure."""
     assert _exit_code(_Late()) == -9
+
+
+def test_the_libraries_variables_are_set_and_wrong_ones_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any child is started, which then has them."""
+    environ = {"OMP_PROC_BIND": "true"}
+    _tune(Settings.from_env({"WHARF_CPU_CORES": "3"}), environ)
+
+    assert environ["OMP_NUM_THREADS"] == "3"
+    assert environ["OMP_PROC_BIND"] == "true"
+    assert "wharf: OMP_PROC_BIND is true" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.books import Books, Demand
+from serving.devices import Placement
 from serving.errors import InsufficientMemoryError, UnavailableError
 from serving.ledger import Ledger
 from serving.lifecycle import Event
@@ -21,33 +23,34 @@ from tests.waiting import until
 class Hall:
     """A room over a table of residents; victims leave at once and in order."""
 
-    def __init__(self, budget_bytes: int, *, may_evict: bool = True) -> None:
+    def __init__(self, budget_bytes: int, *devices: int, may_evict: bool = True) -> None:
         self.residents = Residents()
         self.ledger = Ledger(budget_bytes)
+        self.books = Books(self.ledger, {index: Ledger(count) for index, count in enumerate(devices)})
         self.metrics = Metrics()
         self.gone: list[str] = []
-        self.room = Room(self.residents, self.ledger, self.metrics, self.leave, may_evict=may_evict)
+        self.room = Room(*(self.residents, self.books, self.metrics, self.leave), may_evict=may_evict)
 
-    def resident(self, name: str, count: int = 0, *, in_flight: int = 0) -> Resident:
-        """Add a READY resident of `count` bytes, or a LOADING one without any."""
+    def resident(self, name: str, count: int = 0, *on: int, in_flight: int = 0) -> Resident:
+        """Add a READY resident of `count` bytes, and as many on each device of `on`, or a LOADING one without any."""
         resident = Resident(name, f"/{name}")
         with self.residents.lock:
             self.residents.by_name[name] = resident
             if count:
-                self.ledger.reserve(name, count)
+                self.books.put(name, Demand(count, count if on else 0, on), Placement(on))
                 self.residents.touch(resident)
                 self.residents.move(resident, Event.LOADED)
                 resident.in_flight = in_flight
         return resident
 
-    def reserve(self, resident: Resident, count: int, timeout_s: float) -> None:
+    def reserve(self, resident: Resident, count: int, timeout_s: float, device_bytes: int = 0) -> Placement:
         """Ask for room, for so long."""
-        self.room.reserve(resident, count, time.monotonic() + timeout_s)
+        return self.room.reserve(resident, Demand(count, device_bytes), time.monotonic() + timeout_s)
 
     def leave(self, resident: Resident) -> None:
         """What the manager does with a victim, without the slow part."""
         with self.residents.lock:
-            self.ledger.release(resident.name)
+            self.books.release(resident.name)
             self.residents.move(resident, Event.UNLOADED)
         self.gone.append(resident.name)
 
@@ -259,3 +262,62 @@ def test_many_loads_at_once_never_pass_the_budget(tmp_path: Path) -> None:
     assert highest <= 100
     assert hall.ledger.used_bytes <= 100
     assert time.monotonic() - started < 10
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_who_holds_bytes_on_the_device_goes_for_it() -> None:
+    """The least recently used of those; older ones stay."""
+    hall = Hall(1000, 100, 50)
+    hall.resident("plain", 40)
+    hall.resident("small", 40, 1)
+    hall.resident("old", 40, 0)
+    hall.resident("new", 40, 0)
+    assert hall.reserve(hall.resident("x"), 10, 1, 55) == Placement((0,))
+    assert hall.gone == ["old"]
+
+
+def test_the_next_device_is_tried_where_the_roomiest_is_busy() -> None:
+    """It needs more to go there, but there it can."""
+    hall = Hall(1000, 100, 100)
+    hall.resident("busy", 50, 0, in_flight=1)
+    hall.resident("idle", 60, 1)
+    assert hall.reserve(hall.resident("x"), 10, 1, 90) == Placement((1,))
+    assert hall.gone == ["idle"]
+
+
+def test_who_cannot_have_a_device_evicts_nobody_for_its_memory() -> None:
+    """All or nothing: a victim for half of a load would go in vain."""
+    hall = Hall(100, 100)
+    hall.resident("busy", 60, 0, in_flight=1)
+    hall.resident("idle", 40)
+    with pytest.raises(UnavailableError, match="needs 50 B and 80 B of a device and .* lower WHARF_DEVICE"):
+        hall.reserve(hall.resident("x"), 50, 0.01, 80)
+    assert hall.gone == []
+
+
+def test_a_line_for_a_device_does_not_hold_up_those_who_want_none() -> None:
+    """Not even behind two that wait there; who wants the device stands in line."""
+    hall = Hall(1000, 100)
+    busy = hall.resident("busy", 80, 0, in_flight=1)
+    with others() as pool:
+        large = pool.submit(hall.reserve, hall.resident("large"), 10, 5, 90)
+        until(lambda: hall.room.queue == 1)
+        small = pool.submit(hall.reserve, hall.resident("small"), 10, 5, 10)
+        until(lambda: hall.room.queue == 2)
+        assert pool.submit(hall.reserve, hall.resident("plain"), 10, 5).result(5) == Placement()
+        assert not small.done()
+        hall.release(busy)
+        assert (large.result(5), small.result(5)) == (Placement((0,)), Placement((0,)))
+
+
+def test_a_correction_on_a_device_makes_those_go_who_hold_bytes_there() -> None:
+    """As far as needed; the newcomer stays."""
+    hall = Hall(1000, 100)
+    hall.resident("plain", 10)
+    hall.resident("old", 40, 0)
+    newcomer = hall.resident("newcomer", 50, 0)
+    hall.books.devices[0].correct("newcomer", 70)
+    hall.room.settle(newcomer)
+    assert hall.gone == ["old"]

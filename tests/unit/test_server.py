@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from serving import memory
+from serving.errors import InvalidArtifactError
 from serving.journal import Journal
 from serving.server import (
     MANAGEMENT_THREADS,
@@ -366,3 +367,14 @@ def test_requests_for_one_slow_load_leave_places_for_others(site: Site) -> None:
         until(lambda: server.manager.gauges().model_in_flight.get("slow", 0) == 2)
         assert post(server, "/models/quick/invoke").status == 200
         assert sorted(statuses) == [200, 200, 503]
+
+
+def test_what_is_handed_to_tritonserver_is_the_settings_word(site: Site) -> None:
+    """Whatever the process has in its environment."""
+    folder = site.root / "m"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1/model.py").write_text("class TritonPythonModel: ...")
+    (folder / "config.pbtxt").write_text('backend: "python"')
+    server = site.serve(WHARF_TRITON_BACKENDS="fil, python")
+    with pytest.raises(InvalidArtifactError, match="WHARF_TRITONSERVER"):
+        server.manager.load("m", str(folder))

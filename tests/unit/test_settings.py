@@ -90,8 +90,15 @@ def test_a_misspelt_setting_is_warned_about_with_the_nearest_name() -> None:
 def test_a_variable_of_another_container_is_named_as_without_effect() -> None:
     """What people set for the Triton or TensorFlow containers does nothing here, and we say so."""
     assert unknown_settings({"SAGEMAKER_TFS_INSTANCE_COUNT": "2", "SAGEMAKER_MULTI_MODEL": "true"}) == [
-        "Variable SAGEMAKER_TFS_INSTANCE_COUNT has no effect in this version."
+        "Variable SAGEMAKER_TFS_INSTANCE_COUNT has no effect: set min_workers in a model's wharf.toml instead."
     ]
+    assert unknown_settings({"SAGEMAKER_NO_SUCH": "2"}) == ["Variable SAGEMAKER_NO_SUCH has no effect in this version."]
+
+
+def test_the_default_model_of_tensorflows_container_is_ours() -> None:
+    """Under its variable."""
+    env = {"SAGEMAKER_TFS_DEFAULT_MODEL_NAME": "resnet"}
+    assert (Settings.from_env(env).default_model, unknown_settings(env)) == ("resnet", [])
 
 
 def test_variables_of_sagemakers_triton_container_say_what_to_do_instead() -> None:

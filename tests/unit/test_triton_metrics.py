@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.devices import Device
 from serving.metrics import Metrics
 from serving.statistics import Spent, Statistics
 from serving.triton_metrics import triton_families
@@ -70,3 +71,26 @@ def test_the_machine_has_gauges_without_labels() -> None:
         ("gauge", 8.0, {}),
         ("gauge", 2.0, {}),
     ]
+
+
+def test_gpus_have_tritons_names_by_uuid() -> None:
+    """What perf_analyzer reads; what a driver does not tell is left out."""
+    metrics = Metrics()
+    whole = Device(0, "T4", "GPU-0", 1000, 250, 0.5, 30.0, 70.0, 12.5)
+    slice_ = Device(1, "MIG 1g", "MIG-1", 100, 25)
+    metrics.more = lambda: triton_families(Statistics(), {}, {}, (whole, slice_))
+    text = metrics.render().decode()
+    assert 'nv_gpu_utilization{gpu_uuid="GPU-0"} 0.5' in text
+    assert 'nv_gpu_memory_total_bytes{gpu_uuid="GPU-0"} 1000.0' in text
+    assert 'nv_gpu_memory_used_bytes{gpu_uuid="MIG-1"} 25.0' in text
+    assert 'nv_gpu_power_usage{gpu_uuid="GPU-0"} 30.0' in text
+    assert 'nv_gpu_power_limit{gpu_uuid="GPU-0"} 70.0' in text
+    assert 'nv_energy_consumption{gpu_uuid="GPU-0"} 12.5' in text
+    assert 'nv_gpu_utilization{gpu_uuid="MIG-1"}' not in text
+
+
+def test_a_machine_without_gpus_has_none_of_their_names() -> None:
+    """Nor zeros."""
+    metrics = Metrics()
+    metrics.more = lambda: triton_families(Statistics(), {}, {})
+    assert b"nv_gpu" not in metrics.render()

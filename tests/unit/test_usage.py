@@ -15,11 +15,13 @@ from serving.backends.base import HandlerModel
 from serving.backends.compound import CompoundModel, Part
 from serving.backends.wrapping import WrappedModel
 from serving.cores import CoreBudget
+from serving.devices import Nvml
 from serving.http.admission import Admission
 from serving.memory import Limits, resident_bytes
 from serving.repository.scheduling import Scheduling
 from serving.usage import Machine, Usage, pending
 from serving.workers.handler import Request
+from tests.gpu.nvml.pynvml import Library, make_cards, take
 from tests.unit.house import House, others
 from tests.waiting import until
 
@@ -73,6 +75,28 @@ def test_requests_bodies_and_the_queue_for_cores_are_shown(tmp_path: Path) -> No
     values = _values(_usage(tmp_path, admission))
 
     assert (values["InFlight"], values["BodyBytes"], values["Queue"]) == (2, 160, 0)
+
+
+def _with_cards(folder: Path, cards: Nvml) -> dict[str, float]:
+    limits = Limits(2 * resident_bytes(), "cgroup", 2.0, "processors")
+    usage = Usage(limits, CoreBudget(2), Admission(10, 100, 1000), folder, meter=cards)
+    return {name: value for name, value in _values(usage).items() if name.startswith("GPU")}
+
+
+def test_gpus_have_cloudwatchs_percentages(tmp_path: Path) -> None:
+    """A hundred for each that is in full use: two cards a quarter busy, and half full and empty."""
+    make_cards(tmp_path / "cards", [1000, 1000])
+    take(tmp_path / "cards", 1, 500)
+    assert _with_cards(tmp_path, Nvml(Library(tmp_path / "cards"), {})) == {
+        "GPUUtilization": 50,
+        "GPUMemoryUtilization": 50,
+    }
+
+
+def test_without_gpus_there_are_no_percentages_of_them(tmp_path: Path) -> None:
+    """An autoscaler must not take a machine without GPUs for an idle one."""
+    make_cards(tmp_path / "cards", [])
+    assert _with_cards(tmp_path, Nvml(Library(tmp_path / "cards"), {})) == {}
 
 
 STAT = "cpu  {user} 0 0 {idle} {wait} 0 0 0 9 9\ncpu0 1 1 1 1\n"

@@ -56,6 +56,29 @@ backend: "python"
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
 output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
 """
+# Counts its calls; each ends when the file GO is there.
+WAITING = """
+import os, time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    calls = 0
+
+    def execute(self, requests):
+        self.calls += 1
+        go = pb_utils.get_input_tensor_by_name(requests[0], "GO").as_numpy()[0].decode()
+        open(go + ".began", "w").close()
+        while not os.path.exists(go):
+            time.sleep(0.002)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("CALLS", np.array([self.calls]))]) for _ in requests]
+"""
+WAITING_CONFIG = """
+backend: "python"
+input [ { name: "GO" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "CALLS" data_type: TYPE_INT64 dims: [ 1 ] } ]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +91,8 @@ def grpc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
         shutil.copytree(TEMPLATES / name, models / name)
     make_python(models / "odd", ODD, ODD_CONFIG)
     make_python(models / "failing", FAILING, FAILING_CONFIG)
+    make_python(models / "waiting", WAITING, WAITING_CONFIG)
+    make_python(models / "waiting_in_line", WAITING, WAITING_CONFIG + "dynamic_batching { }")
     make_onnx(models / "image", "Relu", 1, ["n", 3, 224, 224])
     make_onnx(models / "text", "Identity", 8, ["n"])
     make_onnx(models / "int8", "Identity", 3, ["n", 3])

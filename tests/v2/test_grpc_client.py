@@ -6,9 +6,11 @@ import asyncio
 import queue
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -285,6 +287,38 @@ def test_a_client_that_leaves_stops_the_model(client: Any, address: str) -> None
     with triton.InferenceServerClient(address) as other:
         answers = stream(other, 1, endless | {"inputs": [tensor("UP_TO", np.array([2]))]})
     assert int(answers[0][0].as_numpy("PRIME")[0]) == 2
+
+
+@pytest.mark.parametrize("model", ["waiting", "waiting_in_line"])
+def test_a_call_that_is_cancelled_while_it_waits_never_runs(
+    grpc_server: RunningServer, client: Any, tmp_path: Path, model: str
+) -> None:
+    """The model is called for those before and after it; nothing counts as a failure of its own."""
+    go = tmp_path / model
+    asked = {"model_name": model, "inputs": [tensor("GO", np.array([str(go).encode()], object), "BYTES")]}
+    found: queue.Queue[tuple[Any, Any]] = queue.Queue()
+
+    def ask() -> Any:
+        return client.async_infer(**asked, callback=lambda result, error: found.put((result, error)))
+
+    def are_pending(count: int) -> Callable[[], bool]:
+        line = f'nv_inference_pending_request_count{{model="{model}",version="1"}} {count:.1f}\n'
+        return lambda: line in httpx.get(grpc_server.url + "/metrics").text
+
+    ask()
+    until(lambda: go.with_suffix(".began").exists())
+    call = ask()
+    until(are_pending(1))
+    call.cancel()
+    assert found.get(timeout=30)[1] is not None
+    ask()
+    until(are_pending(2))
+    go.touch()
+    calls = sorted(int(found.get(timeout=30)[0].as_numpy("CALLS")[0]) for _ in range(2))
+
+    assert calls == [1, 2]
+    stats = client.get_inference_statistics(model).model_stats[0].inference_stats
+    assert (stats.success.count, stats.fail.count) == (2, 0)
 
 
 def test_the_asyncio_client_infers_and_streams(address: str) -> None:

@@ -99,6 +99,19 @@ def test_a_failure_to_load_says_where_people_s_code_raised_it(supervisor: Superv
     assert caught.value.said.startswith("The handler called sys.exit(3).")
 
 
+def test_a_failure_of_an_import_says_where_it_is(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Without the frames of the import system."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/neighbour.py").write_text("1 / 0")
+    with pytest.raises(LoadFailedError) as caught:
+        load(supervisor, tmp_path, "import importlib\nimportlib.import_module('neighbour')")
+    places = caught.value.said.partition("\n\nAt:\n")[2]
+    assert [line.rpartition("/")[2] for line in places.splitlines()] == [
+        "neighbour.py(1): <module>",
+        "inference.py(3): <module>",
+    ]
+
+
 def test_a_load_past_its_deadline_is_ended(supervisor: Supervisor, tmp_path: Path) -> None:
     """With the setting to raise; whatever the handler waits for."""
     began = time.monotonic()

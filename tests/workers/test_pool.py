@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serving.errors import LoadFailedError, ModelFailedError, ServingError, UnavailableError
+from serving.errors import CancelledError, LoadFailedError, ModelFailedError, ServingError, UnavailableError
 from serving.workers.handler import Request
 from serving.workers.instance import WorkerLostError
 from serving.workers.plan import Plan
@@ -157,6 +157,24 @@ def test_who_waits_past_its_deadline_is_503_and_leaves_the_line(supervisor: Supe
         gated.go()
     assert answers[0][0] == "a"
     assert gated.began() == ["a"]
+
+
+def test_who_left_while_it_waited_costs_no_worker(supervisor: Supervisor, gated: Gated) -> None:
+    """When its turn comes the next in line has it."""
+    left = threading.Event()
+    with pool(supervisor, gated.launch) as made, in_background(ask_for(made, "a")) as answers:
+        until(gated.began)
+        gone = Request(b"b", is_left=left.is_set)
+        with in_background(lambda: made.submit(gone, soon(20))) as refusals:
+            until(lambda: len(made._line) == 1)
+            with in_background(ask_for(made, "c")) as others:
+                until(lambda: len(made._line) == 2)
+                left.set()
+                gated.go()
+    assert answers[0][0] == "a"
+    assert others[0][0] == "c"
+    assert isinstance(refusals[0], CancelledError)
+    assert gated.began() == ["a", "c"]
 
 
 def test_a_request_without_time_left_costs_no_worker(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -375,7 +393,7 @@ def test_restarts_that_fail_count_as_deaths(supervisor: Supervisor, tmp_path: Pa
 def test_who_stands_in_line_when_the_last_dies_is_told_at_once(supervisor: Supervisor, gated: Gated) -> None:
     """No worker is coming soon: nobody waits for its deadline."""
     with pool(supervisor, gated.launch) as made:
-        made._deaths = 2  # it died before
+        made._deaths.count = 2  # it died before
         with in_background(ask_for(made, "a"), ask_for(made, "b"), ask_for(made, "c")) as answers:
             until(lambda: len(made._line) == 2)
             began = time.monotonic()

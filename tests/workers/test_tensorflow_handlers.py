@@ -107,13 +107,21 @@ def test_a_script_without_handlers_is_a_load_error(tmp_path: Path, source: str) 
         pass
 
 
-@pytest.mark.parametrize("name", ["rest_uri", "grpc_port", "channel"])
-def test_a_script_that_asks_tensorflow_serving_is_warned_about(
-    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rest_uri", "has nothing that predicts: add a SavedModel or a .keras file"),
+        ("grpc_port", "no TensorFlow Serving answers gRPC here: post to context.rest_uri"),
+        ("channel", "no TensorFlow Serving answers gRPC here: post to context.rest_uri"),
+    ],
+)
+def test_a_script_that_asks_for_what_is_not_here_is_warned_about(
+    tmp_path: Path, name: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No such server runs here; the log says what to use instead."""
+    """The log says what to use instead; who asks nobody but himself is served."""
     with loaded(script(tmp_path, f"def handler(data, context): return str(context.{name})")):
-        assert f"uses context.{name} and no TensorFlow Serving runs here" in caplog.text
+        assert f"uses context.{name} and" in caplog.text
+        assert said in caplog.text
 
 
 def test_a_batch_is_answered_one_by_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What stands between `input_handler` and `output_handler`: the prediction and the form of its JSON."""
+"""What stands between `input_handler` and `output_handler`: who predicts, and the form of its JSON."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from serving.workers.handler import HandlerError, Launch
+from serving.workers.dialects.tensorflow_api import METHODS, respond
+from serving.workers.handler import HandlerError
 from tests.workers import people
 from tests.workers.people import PAIR, answer, ask, loaded
 
@@ -111,12 +115,27 @@ def test_what_predict_raises_passes_through(tmp_path: Path) -> None:
         ask(handler, '{"instances": [1]}')
 
 
-def test_another_method_than_predict_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "body", "said"),
+    [
+        ("classify", '{"examples": [{"x": 1}]}', "only the method predict is answered"),
+        ("regress", '{"instances": [1]}', "a list of 'examples' is wanted"),
+        ("regress", '{"examples": [{"x": null}]}', "Feature: x has element with unexpected JSON type: Null"),
+    ],
+)
+def test_a_script_s_own_model_takes_no_examples(tmp_path: Path, method: str, body: str, said: str) -> None:
+    """The response says so, as TensorFlow Serving's would."""
+    headers = {"x_amzn_sagemaker_custom_attributes": f"tfs-method={method}"}
+    with loaded(script(tmp_path, PAIR + HALF)) as handler, pytest.raises(ValueError, match=said):
+        ask(handler, body, **headers)
+
+
+def test_a_method_that_is_none_is_refused(tmp_path: Path) -> None:
     """A 400 that names it, before input_handler runs."""
-    headers = {"x_amzn_sagemaker_custom_attributes": "tfs-method=classify"}
+    headers = {"x_amzn_sagemaker_custom_attributes": "tfs-method=explain"}
     with (
         loaded(script(tmp_path, PAIR + HALF)) as handler,
-        pytest.raises(HandlerError, match="tfs-method is 'classify' and only predict is answered") as caught,
+        pytest.raises(HandlerError, match="tfs-method is 'explain': send predict, classify, regress") as caught,
     ):
         ask(handler, '{"instances": [1]}', **headers)
     assert caught.value.status == 400
@@ -166,79 +185,54 @@ def test_a_pair_with_nothing_to_predict_is_a_load_error_that_says_what_to_add(tm
         answer(script(tmp_path, PAIR))
 
 
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ("{'a': np.zeros(2), 'b': np.float32(1)}", "Tensor name: b has no shape information"),
+        ("{'a': np.zeros(2), 'b': np.zeros(3)}", "Tensor name: b has inconsistent batch size: 3 expecting: 2"),
+    ],
+)
+def test_outputs_that_are_no_rows_are_told_where_rows_are_asked_for(tmp_path: Path, outputs: str, said: str) -> None:
+    """Columns hold them."""
+    launch = script(tmp_path, f"import numpy as np\n{PAIR}def predict(data): return {outputs}\n")
+    with loaded(launch) as handler:
+        with pytest.raises(ValueError, match=said):
+            ask(handler, '{"instances": [1]}')
+        assert ask(handler, '{"inputs": [1]}').status == 200
+
+
+def test_an_output_that_ends_in_bytes_is_base64(tmp_path: Path) -> None:
+    """As TensorFlow Serving writes it, text or not."""
+    outputs = "{'said_bytes': np.array([[b'a', b'b']], object), 'n': np.array([1])}"
+    launch = script(tmp_path, f"import numpy as np\n{PAIR}def predict(data): return {outputs}\n")
+    got = json.loads(answer(launch, '{"instances": [1]}'))
+    assert got == {"predictions": [{"said_bytes": [{"b64": "YQ=="}, {"b64": "Yg=="}], "n": 1}]}
+
+
+leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just({"b64": "AAA="}))
+values = st.recursive(
+    leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("abx"), inner, max_size=3)),
+    max_leaves=10,
+)
+keys = st.sampled_from(["instances", "inputs", "examples", "context", "signature_name"])
+
+
+@given(st.one_of(values, st.dictionaries(keys, values)), st.sampled_from(METHODS), st.booleans())
+def test_any_request_is_answered_or_refused(document: Any, method: str, as_text: bool) -> None:
+    """Never anything but 200 and 400, whatever a script posts."""
+    said = respond(json.dumps(document) if as_text else document, method, "", lambda asked: asked.data)
+    assert (said.status_code, said.ok) in ((200, True), (400, False))
+    assert said.json().keys() <= {"predictions", "outputs", "results", "error"}
+
+
 @pytest.mark.parametrize("name", ["1/saved_model.pb", "model.keras", "model.h5"])
 def test_a_tensorflow_model_without_tensorflow_is_a_load_error(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says who needs it and what to do."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b"")
+    (tmp_path / name).write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ValueError, match=r"needs TensorFlow and it cannot be imported .*requirements.txt"):
+    with pytest.raises(HandlerError, match=r"needs the Python module 'tensorflow' .*requirements.txt"):
         answer(script(tmp_path, PAIR))
-
-
-STAND_IN = """
-import pathlib, types
-import numpy as np
-class Tensor:
-    def __init__(self, value): self.value = value
-    def numpy(self): return self.value
-def constant(value, dtype): return Tensor(np.asarray(value, dtype=dtype))
-class Half:
-    structured_input_signature = ((), {"x": types.SimpleNamespace(dtype="float32")})
-    def __init__(self, three): self.three = three
-    def __call__(self, x): return {"y": Tensor(x.value / 2 + self.three)}
-def load(folder):
-    three = float(pathlib.Path(folder, "saved_model.pb").read_text())
-    return types.SimpleNamespace(signatures={"serving_default": Half(three)})
-saved_model = types.SimpleNamespace(load=load)
-def load_model(path):
-    three = float(pathlib.Path(path).read_text())
-    return types.SimpleNamespace(predict=lambda data, verbose: data / 2 + three)
-keras = types.SimpleNamespace(models=types.SimpleNamespace(load_model=load_model))
-"""
-
-
-def _tensorflow_model(folder: Path, **files: str) -> Launch:
-    launch = script(folder, PAIR)
-    (folder / "code" / "lib").mkdir()
-    (folder / "code" / "lib" / "tensorflow.py").write_text(STAND_IN)
-    for name, text in files.items():
-        path = folder / name.replace("__", "/").replace("_pb", ".pb").replace("_keras", ".keras")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return launch
-
-
-@pytest.mark.parametrize(
-    ("files", "wanted"),
-    [
-        ({"saved_model_pb": "3"}, 3.5),
-        ({"1__saved_model_pb": "3", "10__saved_model_pb": "4", "9__saved_model_pb": "5"}, 4.5),
-        ({"export__Servo__7__saved_model_pb": "6"}, 6.5),
-        ({"model_keras": "7"}, 7.5),
-    ],
-)
-def test_the_folders_own_model_predicts_with_a_stand_in_tensorflow(
-    tmp_path: Path, files: dict[str, str], wanted: float
-) -> None:
-    """A SavedModel, the highest version of it wherever it lies, or a Keras file."""
-    launch = _tensorflow_model(tmp_path, **files)
-    assert json.loads(answer(launch, '{"instances": [1]}')) == {"predictions": [wanted]}
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ({"inputs": {"z": [1]}}, "inputs \\['z'\\], the model wants \\['x'\\]"),
-        ({"inputs": [1], "signature_name": "other"}, "no signature 'other', but \\['serving_default'\\]"),
-    ],
-)
-def test_a_request_that_does_not_fit_the_signature_is_a_400(tmp_path: Path, body: object, said: str) -> None:
-    """With the names found and wanted."""
-    with (
-        loaded(_tensorflow_model(tmp_path, saved_model_pb="3")) as handler,
-        pytest.raises(ValueError, match=said),
-    ):
-        ask(handler, json.dumps(body))

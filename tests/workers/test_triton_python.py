@@ -226,6 +226,17 @@ def test_an_exception_of_execute_fails_the_whole_batch_in_tritons_words(
     assert "Traceback" in capfd.readouterr().err
 
 
+def test_only_the_models_own_frames_are_told(tmp_path: Path, load: Load) -> None:
+    """Neither those of what stands in for Triton's modules, which are no Python there, nor an event loop's."""
+    refused = "return [pb_utils.InferenceResponse(3)]"
+    for body in (executing(refused), executing(refused).replace("def execute", "async def execute")):
+        (reply,) = load(body).call([ask()])
+        _, _, at = error_of(reply).partition("\n\nAt:\n")
+        (line,) = at.splitlines()
+        assert line.startswith(f"  {tmp_path}/m/1/model.py(")
+        assert line.endswith("): execute")
+
+
 @pytest.mark.parametrize("raised", ["MemoryError()", "type('OutOfMemoryError', (RuntimeError,), {})()"])
 def test_a_lack_of_memory_comes_through(load: Load, raised: str) -> None:
     """For `main`, which knows what it means."""
@@ -419,6 +430,7 @@ handler.close()
 ours = {{name for name in sys.modules if name.startswith("serving")}}
 assert ours == {{"serving", "serving.workers", "serving.workers.handler", "serving.workers.dialects",
                 "serving.workers.dialects.triton_python", "serving.workers.dialects.triton_faults",
+                 "serving.workers.dialects.triton_answers", "serving.workers.frames",
                 "serving.workers.answer_frames", "serving.workers.tensor_frames"}}, ours
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from serving.backends.worker import WorkerBackend, WorkerModel, WorkerSettings, _specs
+from serving.devices import Placement
 from serving.errors import InvalidArtifactError, LoadFailedError, ModelFailedError
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.layouts import ModelSpec, describe
@@ -67,6 +68,28 @@ def invoke(model: WorkerModel, body: str) -> bytes:
 
 
 # ---- before ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("handler", "workers"), [({}, 1), ({"min_workers": 2}, 2), ({"min_workers": 2, "max_workers": 3}, 3)]
+)
+def test_on_a_device_there_is_room_for_all_workers_that_may_be(
+    backend: WorkerBackend, tmp_path: Path, handler: dict[str, Any], workers: int
+) -> None:
+    """With a context each; the server's most is no reason to take it."""
+    spec = replace(script_spec(tmp_path, **handler), device="cuda")
+    found = backend.footprint(spec)
+    assert found.device_peak_bytes == found.device_resident_bytes == workers * (512 * MIB + 1000)
+    assert found.devices == ()
+    assert backend.footprint(replace(spec, device="cuda:1")).devices == (1,)
+    assert backend.footprint(replace(spec, device="cpu")).device_peak_bytes == 0
+
+
+def test_a_worker_is_told_which_device_has_room(backend: WorkerBackend, tmp_path: Path) -> None:
+    """By its number; on the CPU a placement says nothing."""
+    spec = script_spec(tmp_path).placed(Placement((2,)))
+    assert backend._device(replace(spec, device="cuda")) == "cuda:2"
+    assert (backend._device(spec), backend._device(script_spec(tmp_path))) == ("cpu", "cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,159 +1,95 @@
-"""What stands between `input_handler` and `output_handler`: TensorFlow Serving's REST prediction, without its server.
+"""Who predicts where a script of TensorFlow Serving's container asks TensorFlow Serving: no such server runs.
 
-Knows the row form (`instances` -> `predictions`) and the column form (`inputs` -> `outputs`) of its JSON, base64,
-and who predicts: the script's own `predict` or `model_fn`, else the folder's SavedModel or Keras file through
-TensorFlow, where that can be imported. It does not know people's handlers; `tensorflow` calls it.
+1. The script's own `predict(data)`; 2. its `model_fn(folder)`; 3. the folder's SavedModel, through `savedmodel`, each
+version loaded when it is first asked for, the highest at once; 4. its Keras file, through `keras`. Data are one array,
+or arrays by input name. Knows neither JSON nor people's handlers; `tensorflow` chooses, `tensorflow_api` calls.
 """
 
 from __future__ import annotations
 
-import base64
-import importlib
-import json
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from serving.workers.dialects.sagemaker_context import listed
 from serving.workers.dialects.sagemaker_defaults import predictor as model_predictor
 from serving.workers.dialects.sagemaker_script import defined
-from serving.workers.handler import Launch
-
-_loads = json.loads
-_dumps = json.dumps
+from serving.workers.handler import HandlerError, Launch, Request
 
 SERVING_DEFAULT = "serving_default"  # the signature that TensorFlow Serving takes where a request names none
 KERAS_SUFFIXES = (".keras", ".h5")
 
-Predict = Callable[[Any, str], Any]
-"""Takes one array, or arrays by input name, and a signature's name; returns one array, or arrays by output name."""
+
+class AskedWronglyError(ValueError):
+    """A request that the model does not take; `status` is TensorFlow Serving's for it over HTTP."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
-class Response:
-    """What `output_handler` is given: the attributes of a `requests` response that such handlers read."""
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a model: one array or arrays by input name, by a signature ("" for the default), of a version.
 
-    def __init__(self, body: Mapping[str, Any], status_code: int = 200) -> None:
-        self.content = _dumps(body, default=_plain).encode()
-        self.status_code = status_code
-        self.headers = {"Content-Type": "application/json"}
-        self.ok = status_code < 400
-
-    @property
-    def text(self) -> str:
-        """The content as text."""
-        return self.content.decode()
-
-    def json(self) -> Any:
-        """Return the content parsed."""
-        return _loads(self.content)
-
-    def raise_for_status(self) -> None:
-        """Raise `RuntimeError` for a status from 400 on."""
-        if not self.ok:
-            raise RuntimeError(f"{self.status_code}: {self.text}")
-
-
-def respond(body: Any, predict: Predict) -> Response:
-    """Predict from the body that `input_handler` made: JSON as str or bytes, or the dict itself.
-
-    A body that is no such request becomes a response of status 400 with an `error`, as TensorFlow Serving answers;
-    what the model itself raises passes through.
+    `has_examples` says that the data are the bytes of `tf.Example`, for a model that takes those.
     """
-    try:
-        request = body if isinstance(body, dict) else _loads(body)
-        data, is_rows = _data(request)
-        signature = str(request.get("signature_name") or SERVING_DEFAULT)
-    except (ValueError, TypeError, KeyError, AttributeError) as fault:
-        return Response({"error": f"The request to predict is wrong: {fault}"}, 400)
-    try:
-        outputs = predict(data, signature)
-    except UnknownSignatureError as fault:
-        return Response({"error": str(fault)}, 400)
-    return Response({"predictions": _rows(outputs)} if is_rows else {"outputs": _columns(outputs)})
+
+    data: Any
+    signature: str = ""
+    version: str = ""
+    has_examples: bool = False
 
 
-class UnknownSignatureError(ValueError):
-    """The model has no signature of that name, or not those inputs."""
+Predict = Callable[[Asked], Any]
+"""Returns one array, or arrays by output name; raises `AskedWronglyError`."""
 
 
-def _data(request: Mapping[str, Any]) -> tuple[Any, bool]:
-    if "instances" in request:
-        rows = request["instances"]
-        if rows and isinstance(rows[0], dict) and set(rows[0]) != {"b64"}:
-            return {name: _array([row[name] for row in rows]) for name in rows[0]}, True
-        return _array(rows), True
-    if "inputs" not in request:
-        raise ValueError(f"it has {sorted(request)[:10]} and either 'instances' or 'inputs' is wanted")
-    columns = request["inputs"]
-    if isinstance(columns, dict) and set(columns) != {"b64"}:
-        return {name: _array(value) for name, value in columns.items()}, False
-    return _array(columns), False
+@dataclass(frozen=True)
+class Predictor:
+    """Who predicts, and which versions it has: the highest first, none where there are no numbers."""
+
+    predict: Predict
+    versions: tuple[str, ...] = ()
 
 
-def _array(value: Any) -> Any:
-    import numpy as np
-
-    plain = _unwrapped(value)
-    is_bytes = plain is not value  # numpy's own bytes type would cut trailing zeros
-    return np.array(plain, dtype=object) if is_bytes else np.array(plain)
-
-
-def _unwrapped(value: Any) -> Any:
-    """Return `value` itself, or a copy of it with each `{"b64": …}` as bytes."""
-    if isinstance(value, dict):
-        return base64.b64decode(value["b64"], validate=True)
-    if not isinstance(value, list) or not value or isinstance(value[0], (int, float, str)):
-        return value
-    parts = [_unwrapped(each) for each in value]
-    return value if all(part is each for part, each in zip(parts, value)) else parts  # noqa: B905  3.9 has no strict
-
-
-def _rows(outputs: Any) -> Any:
-    if not isinstance(outputs, Mapping):
-        return outputs
-    if len(outputs) == 1:
-        return next(iter(outputs.values()))
-    count = min(len(value) for value in outputs.values())
-    return [{name: value[index] for name, value in outputs.items()} for index in range(count)]
-
-
-def _columns(outputs: Any) -> Any:
-    is_single = isinstance(outputs, Mapping) and len(outputs) == 1
-    return next(iter(outputs.values())) if is_single else outputs
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return {"b64": base64.b64encode(value).decode()}
-    return listed(value)
-
-
-def predictor(module: ModuleType, launch: Launch) -> Predict:
-    """Return who predicts: 1. the script's `predict(data)`; 2. its `model_fn(folder)`; 3. a SavedModel; 4. Keras.
-
-    Raises `ValueError` that says what is missing where there is none, or no TensorFlow for it.
-    """
+def predictor(module: ModuleType, launch: Launch) -> Predictor | None:
+    """Return who predicts for a script, None where there is nobody; raises what a SavedModel's load raises."""
     own, make = defined(module, "predict"), defined(module, "model_fn")
     if own is not None:
-        return _one_signature(own)
+        return Predictor(_plain(own))
     if make is not None:
-        return _one_signature(model_predictor(make(launch.folder), launch.device))
+        return Predictor(_plain(model_predictor(make(launch.folder), launch.device)))
     folder = Path(launch.folder)
-    saved = max(folder.rglob("saved_model.pb"), key=_version, default=None)
-    if saved is not None:
-        return _saved_model(saved.parent)
+    saved = sorted(folder.rglob("saved_model.pb"), key=_version)
+    if saved:
+        return _saved_models(saved, launch)
     keras = next((path for path in sorted(folder.iterdir()) if path.suffix in KERAS_SUFFIXES), None)
     if keras is not None:
-        model = _tensorflow(keras).keras.models.load_model(str(keras))
-        return _one_signature(lambda data: model.predict(data, verbose=0))
-    raise ValueError(
-        f"'{folder}' has nothing that predicts between input_handler and output_handler: add a SavedModel or a .keras "
-        "file, or give the script predict(data) or model_fn(model_dir)."
-    )
+        from serving.workers.dialects.keras import load
+
+        return Predictor(_Tensors(load(replace(launch, file=str(keras)))).predict)
+    return None
+
+
+def _plain(predict: Callable[[Any], Any]) -> Predict:
+    """Return who predicts by a function of people's: it has no signatures and no versions.
+
+    A script may post from several threads; its function is called by one at a time.
+    """
+    lock = threading.Lock()
+
+    def run(asked: Asked) -> Any:
+        if asked.has_examples:
+            raise AskedWronglyError("The script's own model takes no tf.Examples: only the method predict is answered.")
+        if asked.signature not in ("", SERVING_DEFAULT):
+            raise AskedWronglyError(f"The model has no signature '{asked.signature}', only {SERVING_DEFAULT}.")
+        with lock:
+            return predict(asked.data)
+
+    return run
 
 
 def _version(saved: Path) -> tuple[int, str]:
@@ -162,38 +98,100 @@ def _version(saved: Path) -> tuple[int, str]:
     return (int(name) if name.isdecimal() else -1, name)
 
 
-def _one_signature(predict: Callable[[Any], Any]) -> Predict:
-    def run(data: Any, signature: str) -> Any:
-        if signature != SERVING_DEFAULT:
-            raise UnknownSignatureError(f"The model has no signature '{signature}', only {SERVING_DEFAULT}.")
-        return predict(data)
-
-    return run
+def _saved_models(found: list[Path], launch: Launch) -> Predictor:
+    versions = {str(int(each.parent.name)): each for each in found if each.parent.name.isdecimal()}
+    models = _Versions(versions, found[-1], launch)
+    return Predictor(models.predict, tuple(reversed(versions)))
 
 
-def _tensorflow(path: Path) -> Any:
-    try:
-        return importlib.import_module("tensorflow")
-    except ImportError as fault:
-        raise ValueError(
-            f"'{path}' needs TensorFlow and it cannot be imported ({fault}): name it in the model's requirements.txt, "
-            "use an image that has it, or give the script predict(data)."
-        ) from fault
+class _Versions:
+    """The versions of a SavedModel, by number, and the one for who names none."""
+
+    def __init__(self, files: Mapping[str, Path], newest: Path, launch: Launch) -> None:
+        self._files = files
+        self._launch = launch
+        self._lock = threading.Lock()
+        self._newest = newest
+        self._loaded: dict[Path, _Tensors] = {}
+        self._of(newest)
+
+    def predict(self, asked: Asked) -> Any:
+        """Answer by the version that is asked for."""
+        file = self._files.get(asked.version) if asked.version else self._newest
+        if file is None:
+            raise AskedWronglyError(
+                f"Servable not found for request: Specific({self._launch.name}, {asked.version}). There are the "
+                f"versions {', '.join(self._files) or '(none)'}.",
+                404,
+            )
+        return self._of(file).predict(asked)
+
+    def _of(self, file: Path) -> _Tensors:
+        with self._lock:
+            if file not in self._loaded:
+                from serving.workers.dialects.savedmodel import load
+
+                self._loaded[file] = _Tensors(load(replace(self._launch, file=str(file))))
+            return self._loaded[file]
 
 
-def _saved_model(folder: Path) -> Predict:
-    tf = _tensorflow(folder)
-    model = tf.saved_model.load(str(folder))
+class _Tensors:
+    """A model of TensorFlow's dialects, asked by arrays."""
 
-    def run(data: Any, signature: str) -> Any:
-        if signature not in model.signatures:
-            raise UnknownSignatureError(f"The model has no signature '{signature}', but {sorted(model.signatures)}.")
-        function = model.signatures[signature]
-        specs = function.structured_input_signature[1]
-        given = data if isinstance(data, Mapping) else {next(iter(specs)): data}
-        if set(given) != set(specs):
-            raise UnknownSignatureError(f"The request has inputs {sorted(given)}, the model wants {sorted(specs)}.")
-        outputs = function(**{name: tf.constant(given[name], dtype=spec.dtype) for name, spec in specs.items()})
-        return {name: value.numpy() for name, value in outputs.items()}
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
 
-    return run
+    def predict(self, asked: Asked) -> Any:
+        """Have it answer; what it says of the request is an `AskedWronglyError`."""
+        inputs = self._inputs(asked.signature)
+        given = asked.data if isinstance(asked.data, Mapping) else self._named(asked.data, inputs)
+        if set(given) != {each["name"] for each in inputs}:
+            wanted = sorted(each["name"] for each in inputs)
+            raise AskedWronglyError(f"The request has inputs {sorted(given)}, the model wants {wanted}.")
+        tensors = {each["name"]: _cast(given[each["name"]], each["dtype"], each["name"]) for each in inputs}
+        try:
+            parameters = {"signature_name": asked.signature} if asked.signature else {}
+            (reply,) = self._handler.call([Request(tensors=tensors, about={"parameters": parameters})])
+        except HandlerError as error:
+            if error.status != 400:
+                raise
+            raise AskedWronglyError(str(error)) from None
+        return reply.tensors
+
+    def _inputs(self, signature: str) -> list[dict[str, Any]]:
+        known: dict[str, Any] = self._handler.signatures
+        if signature and signature not in known:
+            raise AskedWronglyError(
+                f'Serving signature name: "{signature[:200]}" not found in signature def: the model has '
+                f"{', '.join(sorted(known))}."
+            )
+        found: list[dict[str, Any]] = known[signature]["inputs"] if signature else self._handler.inputs
+        return found
+
+    @staticmethod
+    def _named(data: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if len(inputs) != 1:
+            raise AskedWronglyError(f"The request names no input, the model wants {[each['name'] for each in inputs]}.")
+        return {inputs[0]["name"]: data}
+
+
+def _cast(array: Any, dtype: str, name: str) -> Any:
+    """Return an array in the type of an input: numbers that it holds exactly enough, texts as bytes."""
+    import numpy as np
+
+    from serving.workers.dialects.tensor_methods import DTYPES
+
+    if dtype == "BYTES":
+        texts = [each.encode() if isinstance(each, str) else each for each in array.ravel().tolist()]
+        if not all(isinstance(each, bytes) for each in texts):
+            raise AskedWronglyError(f"Input '{name}' has values that are no texts: not of expected type: string")
+        flat = np.empty(len(texts), object)
+        flat[:] = texts
+        return flat.reshape(array.shape)
+    own = next(each for each, triton in reversed(DTYPES.items()) if triton == dtype)  # float32, before bfloat16
+    wanted = np.dtype(own)
+    is_number = array.dtype.kind in "iuf" and wanted.kind in "iuf"
+    is_whole = wanted.kind == "f" or array.dtype.kind != "f" or bool((np.rint(array) == array).all())
+    if array.size and not ((is_number and is_whole) or array.dtype.kind == wanted.kind):
+        raise AskedWronglyError(f"Input '{name}' has values of type {array.dtype}: not of expected type: {own}")
+    return array.astype(wanted)

@@ -3,8 +3,8 @@
 `load` imports the file, lets `auto_complete_config` complete the configuration and calls `initialize`. Triton runs the
 former in an interpreter of its own and throws that away; here it is this very worker, so that what it imports stays.
 `execute` gets the requests of a batch and returns as many responses; a response with an error fails its own request
-only. A decoupled model returns None and sends instead, from whatever thread: one response is a normal answer, any other
-number is streamed as it comes, a line of JSON each, or an `answer_frames` frame for who asks for tensors.
+only. A decoupled model returns None and sends instead, from whatever thread. What becomes of responses is the business
+of `triton_answers`.
 
 It knows neither the channel nor HTTP; `main` calls it in the worker. The classes that the model sees are those of
 `compat/triton_python_backend_utils`.
@@ -25,18 +25,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from serving.workers import answer_frames
-from serving.workers.dialects.triton_faults import NAMES, STATUSES, NoAnswerError, is_memory, told
+from serving.workers.dialects.triton_answers import Answers
+from serving.workers.dialects.triton_faults import NoAnswerError, is_memory
 from serving.workers.handler import HandlerError, Launch, Reply, Request
 
 _COMPAT = str(Path(__file__).absolute().parent.parent / "compat")
-_NDJSON = "application/x-ndjson"
 _NUMBERS = (f"{kind}{bits}" for kind in ("INT", "UINT", "FP") for bits in (8, 16, 32, 64))
 _DTYPES = ("BOOL", "STRING", *(each for each in _NUMBERS if each != "FP8"))
 # Responses of a stream that wait for a slow client: enough to hide a pause, too few to be memory.
 _UNREAD_MAX = 64
 
-_dumps, _loads = json.dumps, json.loads
+_dumps = json.dumps
 
 
 def load(launch: Launch) -> TritonPythonHandler:
@@ -169,6 +168,7 @@ class TritonPythonHandler:
         }
         self._output_names = [spec["name"] for spec in self.outputs or ()]
         self._instance = _instance_name(launch)
+        self._answers = Answers(utils, launch.name, version, self._instance, self._output_names)
         self._is_decoupled = utils.using_decoupled_model_transaction_policy(launch.config)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._busy: threading.Thread | None = None
@@ -188,9 +188,11 @@ class TritonPythonHandler:
                 if is_memory(error):
                     raise
                 traceback.print_exc()
-                return [self._reply(error) for _ in requests]
+                return [self._answers.reply(error) for _ in requests]
             return [
-                self._collect(request, mailbox, is_alone=False) if answer is None else self._reply(answer)
+                self._answers.collect(request, mailbox, is_alone=False)
+                if answer is None
+                else self._answers.reply(answer)
                 for request, answer, mailbox in zip(requests, answers, mailboxes)  # noqa: B905  Python 3.9
             ]
         if self._busy is not None:
@@ -198,7 +200,7 @@ class TritonPythonHandler:
         self._busy = threading.Thread(target=self._execute_decoupled, args=(requests, mailboxes), daemon=True)
         self._busy.start()
         is_alone = len(requests) == 1
-        return [self._collect(*each, is_alone=is_alone) for each in zip(requests, mailboxes)]  # noqa: B905
+        return [self._answers.collect(*each, is_alone=is_alone) for each in zip(requests, mailboxes)]  # noqa: B905
 
     def close(self) -> None:
         """Run the model's `finalize`; what it raises goes to the log, as with Triton."""
@@ -279,125 +281,7 @@ class TritonPythonHandler:
                     f"Python model '{self._instance}' is using the decoupled mode and the execute function must return "
                     "None."
                 )
-        except BaseException as error:  # whatever it is, nobody may wait for ever; `_collect` raises what it must
+        except BaseException as error:  # whatever it is, nobody may wait for ever; `collect` raises what it must
             traceback.print_exc()
             for mailbox in mailboxes:
                 mailbox.post(error, True)
-
-    def _collect(self, request: Request, mailbox: Any, is_alone: bool) -> Reply:
-        """Make a reply of what comes: nothing or one response is a normal one, more are a stream.
-
-        For who asks for tensors one is a stream too: its frame says whether it was sent as the last. Of several
-        requests only one could be streamed: their lines are sent whole.
-        """
-        wants_tensors = request.about.get("stream") == "tensors"
-        first, is_last = mailbox.get()
-        if is_last and not (wants_tensors and isinstance(first, self._utils.InferenceResponse)):
-            return self._reply(first)
-        begun = [(first, is_last)]
-        if not wants_tensors:
-            second, is_last = mailbox.get()
-            if is_last and (second is None or isinstance(second, self._utils._sender.Abandoned)):
-                return self._reply(first)
-            begun.append((second, is_last))
-        headers = {"Content-Type": answer_frames.TYPE if wants_tensors else _NDJSON}
-        lines = _Lines(self._frame if wants_tensors else self._line, mailbox, begun)
-        return Reply(headers=headers, chunks=lines) if is_alone else Reply(b"".join(lines), headers=headers)
-
-    def _reply(self, answer: Any) -> Reply:
-        if answer is None:
-            return Reply(headers={"Content-Type": _NDJSON})
-        message, status = self._fault(answer)
-        if message:
-            code = NAMES.get(answer.error().code(), "") if isinstance(answer, self._utils.InferenceResponse) else ""
-            return Reply(_error(message, code), status, {"Content-Type": "application/json"})
-        return Reply(tensors=self._arrays(answer))
-
-    def _fault(self, answer: Any) -> tuple[str, int]:
-        """Return what is wrong with an answer and the status for it; an empty message for nothing."""
-        if isinstance(answer, self._utils._sender.Abandoned):
-            final = "TRITONSERVER_RESPONSE_COMPLETE_FINAL"
-            return f"Model '{self._name}' let go of a request without an answer: send one, the last with {final}.", 424
-        if isinstance(answer, Exception):
-            return told(answer, self._instance, __file__), 507 if is_memory(answer) else 424
-        if isinstance(answer, BaseException):
-            raise answer
-        if answer.has_error():
-            error = answer.error()
-            return error.message() or "The model gave an error without a message.", STATUSES[error.code()]
-        return "", 200
-
-    def _arrays(self, answer: Any) -> dict[str, Any]:
-        """Return an answer's outputs; one that is not in the configuration is dropped, and any may be missing."""
-        tensors = {each.name(): each for each in answer.output_tensors()}
-        names = [name for name in tensors if name in self._output_names or not self._output_names]
-        return {name: self._utils._tensor.wire_array(tensors[name]) for name in names}
-
-    def _frame(self, answer: Any, is_last: bool) -> bytes:
-        message, _ = self._fault(answer)
-        if message:
-            return answer_frames.write_error(message, is_last=is_last)
-        return answer_frames.write(self._arrays(answer), _loads(answer.parameters()), is_last=is_last)
-
-    def _line(self, answer: Any, _is_last: bool) -> bytes:
-        message, _ = self._fault(answer)
-        if message:
-            return _error(message) + b"\n"
-        parameters = _loads(answer.parameters())
-        line = {
-            "model_name": self._name,
-            "model_version": str(self._version),
-            **({"parameters": parameters} if parameters else {}),
-            "outputs": [_v2(*each) for each in self._arrays(answer).items()],
-        }
-        return _dumps(line).encode() + b"\n"
-
-
-class _Lines:
-    """The lines of a stream, made as the model sends; closing it tells the model that nobody listens any more."""
-
-    def __init__(self, line: Any, mailbox: Any, first: list[tuple[Any, bool]]) -> None:
-        self._line, self._mailbox, self._first = line, mailbox, first
-        self._is_over = False
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> bytes:
-        if self._is_over:
-            raise StopIteration
-        answer, self._is_over = self._first.pop(0) if self._first else self._mailbox.get()
-        if self._is_over and (answer is None or type(answer).__name__ == "Abandoned"):
-            raise StopIteration
-        line: bytes = self._line(answer, self._is_over)
-        return line
-
-    def close(self) -> None:
-        """Stop; the model sees `is_cancelled()`."""
-        if not self._is_over:
-            self._mailbox.cancel()
-        self._is_over = True
-
-
-def _v2(name: str, array: Any) -> dict[str, Any]:
-    kind, bits = array.dtype.kind, array.dtype.itemsize * 8
-    datatype = {"O": "BYTES", "b": "BOOL", "f": f"FP{bits}", "i": f"INT{bits}", "u": f"UINT{bits}"}[kind]
-    values = array.ravel().tolist()
-    if kind == "O":
-        values = [_text(each) for each in values]
-    if kind == "f":
-        values = [each if each - each == 0 else None for each in values]  # NaN and infinity have no JSON
-    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": values}
-
-
-def _text(value: bytes) -> Any:
-    import base64
-
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"b64": base64.b64encode(value).decode()}
-
-
-def _error(message: str, code: str = "") -> bytes:
-    return _dumps({"error": message, **({"code": code} if code else {})}).encode()

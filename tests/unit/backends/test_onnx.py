@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serving.backends.onnx import OnnxBackend
+from serving.backends.onnx import OnnxBackend, is_bf16_right
 from serving.errors import (
     BadRequestError,
     InsufficientMemoryError,
@@ -196,7 +197,7 @@ def test_cuda_without_the_provider_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(LoadFailedError, match="install onnxruntime-gpu"):
         OnnxBackend("cuda", 1).load(ModelSpec("m", "onnx", file, 1))
     with pytest.raises(LoadFailedError, match="install onnxruntime-gpu"):
-        load(file, device="cuda")
+        load(file, device="cuda:1")
 
 
 @pytest.mark.parametrize("optimize", [True, False])
@@ -227,6 +228,16 @@ def test_the_footprint_of_trees_is_a_multiple_of_their_file(tmp_path: Path) -> N
     assert (dense.resident_bytes, dense.peak_bytes) == (int(size * 1.02) + (1 << 20), 23 << 20)
 
 
+def test_the_footprint_on_a_device_is_the_weights_and_a_workspace(tmp_path: Path) -> None:
+    """On the device that is named, else on one of the house's choice."""
+    backend, size = OnnxBackend("cuda", 1), 10 << 20
+    spec = ModelSpec("m", "onnx", tmp_path / "gone.onnx", size)
+    found = backend.footprint(spec)
+    assert (found.device_peak_bytes, found.device_resident_bytes, found.devices) == (138 << 20, 138 << 20, ())
+    assert backend.footprint(replace(spec, device="cuda:1")).devices == (1,)
+    assert backend.footprint(replace(spec, device="cpu")).device_peak_bytes == 0
+
+
 # --- inputs that may be left out
 
 
@@ -248,3 +259,13 @@ def test_an_input_that_only_the_configuration_calls_optional_is_a_bad_request(tm
     model = load(adder(tmp_path), inputs=(TensorSpec("b", "FP32", (-1, 3), is_optional=True),))
     with pytest.raises(BadRequestError, match="Input 'b' of model 'm' is optional in its configuration"):
         model.run(model.signature.check({"a": ONES}))
+
+
+def test_a_cpu_with_bf16_is_asked_for_it_where_its_products_are_right(tmp_path: Path) -> None:
+    """The option is Arm's alone: here nothing changes. What 1.31 does with it on arm64 the image's test shows."""
+    assert is_bf16_right()
+    file = adder(tmp_path)
+    model = OnnxBackend("cpu", 1, is_bf16=True).load(ModelSpec("m", "onnx", file, file.stat().st_size))
+    ones = np.ones((1, 3), np.float32)
+
+    assert model.run({"a": ones, "b": ones})["y"].tolist() == [[2.0, 2.0, 2.0]]

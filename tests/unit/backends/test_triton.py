@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.backends.triton import TritonBackend, TritonModel
-from serving.backends.triton_messages import message_of, tensors_of
+from serving.backends.triton_messages import call_error, message_of, tensors_of
 from serving.errors import (
     BadRequestError,
     DeadlineExceededError,
@@ -26,10 +28,11 @@ from serving.errors import (
     UnsupportedError,
 )
 from serving.outcomes import streamed
-from serving.repository.layouts import ModelSpec, describe
+from serving.repository.layouts import describe
 from serving.tensors import TensorSpec
 from serving.workers.handler import Request
-from tests.triton.models import CONFIG, triton_environ, write_model
+from tests.triton.models import CONFIG, spec_of, write_model
+from tests.unit.backends.grpc_errors import Failed
 from tests.waiting import until
 
 X = np.array([[1, 2]], np.float32)
@@ -52,11 +55,6 @@ class TritonPythonModel:
 SLOW = "import time; answer = self.execute; self.execute = lambda requests: (time.sleep(1), answer(requests))[1]"
 
 
-def spec_of(folder: Path, name: str = "m") -> ModelSpec:
-    """What a folder is described as where Python is tritonserver's."""
-    return describe(name, folder, environ={"WHARF_TRITON_BACKENDS": "python, fil"})
-
-
 class _Host:
     """Hears that a model is beyond repair."""
 
@@ -71,25 +69,6 @@ class _Host:
 
     def withdraw(self, reason: str) -> None:
         self.reasons.append(reason)
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonBackend]:
-    """A backend whose server runs."""
-    folder = tmp_path_factory.mktemp("triton")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in triton_environ(folder).items():
-            patch.setenv(name, value)
-        binary = Path(os.environ["WHARF_TRITONSERVER"])
-        backend = TritonBackend(binary, folder / "cache", timeout_s=10, load_timeout_s=60)
-        assert backend.prepare()
-        assert not backend.prepare()
-        yield backend
-        backend.close()
-    assert backend.server.pid is None
-    assert not backend.server.repository.exists()
-    with pytest.raises(UnavailableError):
-        backend.server.stub(1)
 
 
 @pytest.fixture
@@ -125,7 +104,7 @@ def test_without_a_server_a_model_is_refused_by_its_backend(tmp_path: Path) -> N
     backend.close()
 
 
-@pytest.mark.parametrize("of", ["tensorrt_plan", "tensorflow_savedmodel"])
+@pytest.mark.parametrize("of", ["tensorrt_plan", "tensorflow_graphdef"])
 def test_what_tritonserver_alone_runs_is_its_own(tmp_path: Path, of: str) -> None:
     """Fields that we would refuse are for it to read."""
     (tmp_path / "1").mkdir()
@@ -262,6 +241,21 @@ def test_all_that_a_client_says_travels() -> None:
     }
 
 
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
+def test_a_number_that_no_field_holds_is_a_bad_request(model: TritonModel, number: int) -> None:
+    """Not a server that is started again, for which a client would ask again."""
+    with pytest.raises(BadRequestError, match=f"Parameter 'n' is {number}, which no 64 bits hold"):
+        model.invoke(Request(tensors={"x": X}, about={"parameters": {"n": number}}), time.monotonic() + 5)
+
+
+def test_only_a_closed_channel_is_a_server_that_is_started_again(backend: TritonBackend) -> None:
+    """Another fault of that type is our own, and said as one."""
+    with pytest.raises(UnavailableError), backend.errors("m", "1-m"):
+        raise ValueError("Cannot invoke RPC on closed channel!")
+    with pytest.raises(ValueError, match="cannot reshape"), backend.errors("m", "1-m"):
+        raise ValueError("cannot reshape array")
+
+
 def test_a_killed_server_is_back_with_its_models(backend: TritonBackend, model: TritonModel, tmp_path: Path) -> None:
     """One that cannot be loaded again is taken out, with the reason."""
     lost_folder, host = write_model(tmp_path / "lost"), _Host()
@@ -278,9 +272,55 @@ def test_a_killed_server_is_back_with_its_models(backend: TritonBackend, model: 
         model.run({"x": X})
     until(lambda: host.reasons, 60)
     assert "Model 'lost' was not loaded again after tritonserver died" in host.reasons[0]
+    assert lost.key not in host.reasons[0]
     until(lambda: _answers(model), 60)
     lost.close()
     assert len(list(Path("/dev/shm").glob("wharf_triton_*"))) <= 2  # one lived on in the dead server's name
+
+
+def test_a_server_that_dies_on_a_request_is_its_failure(backend: TritonBackend, tmp_path: Path) -> None:
+    """It had the request; who comes while there is none has not been heard."""
+    begun = tmp_path / "begun"
+    once = f"file = {str(begun)!r}; answer = self.execute; self.execute = lambda requests: ("
+    once += "os.path.exists(file) or (open(file, 'w').close(), __import__('time').sleep(60)), answer(requests))[1]"
+    model = backend.load(spec_of(write_model(tmp_path / "model", initialize=once)))
+    pid = backend.server.pid
+    assert pid is not None
+
+    def kill() -> None:
+        until(begun.exists)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(UnavailableError, match=r"tritonserver died|Channel closed") as caught:
+        model.invoke(Request(tensors={"x": X}), time.monotonic() + 30)
+    assert caught.value.has_run
+    killer.join()
+    until(lambda: backend.server.shared_bytes() == 0)  # it is known to be gone
+    with pytest.raises(UnavailableError) as refused:
+        model.run({"x": X})
+    assert not refused.value.has_run
+    until(lambda: _answers(model), 60)
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "has_run"),
+    [
+        ("UNAVAILABLE", "Socket closed", True),
+        ("CANCELLED", "Channel closed!", True),
+        ("UNAVAILABLE", "[request id: a] Exceeds maximum queue size", False),
+        ("UNAVAILABLE", "Request for unknown model: '1-m' has no available versions", False),
+        ("UNAVAILABLE", "failed to connect to all addresses", False),
+        ("NOT_FOUND", "Request for unknown model: '1-m' is not found", False),
+        ("INVALID_ARGUMENT", "unexpected shape", False),
+    ],
+)
+def test_only_a_request_that_broke_off_counts_as_the_models(code: str, text: str, *, has_run: bool) -> None:
+    """What found no place in its line, or no model, was rejected."""
+    error = call_error(Failed(grpc.StatusCode[code], text), "m", "1-m")
+    assert (error.has_run, "1-m" in error.message) == (has_run, False)
 
 
 def _answers(model: TritonModel) -> bool:

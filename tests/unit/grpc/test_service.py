@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.grpc.calls import CALLS_MAX, MANAGEMENT_MAX
 from serving.server import Server
 from tests.models import make_fake
 from tests.unit.grpc.test_listener import server
@@ -71,6 +73,27 @@ def test_what_cannot_be_is_refused_with_a_status(client: Any, built: Server) -> 
     assert code(client.get_cuda_shared_memory_status) == "UNIMPLEMENTED"
     assert code(client.get_model_repository_index) == "UNAUTHENTICATED"
     assert built.metrics.value("Invocation4XXErrors") == 1
+
+
+def test_loads_take_no_place_of_a_request(client: Any, built: Server) -> None:
+    """Nor do requests take theirs: either is refused only by its own kind."""
+    assert built._grpc is not None
+    calls, headers = built._grpc._service.calls, {"authorization": "Bearer s3cret"}
+    with contextlib.ExitStack() as places:
+        for _ in range(MANAGEMENT_MAX):
+            places.enter_context(calls.managing)
+        client.infer(**asked())
+        assert code(lambda: client.load_model("a", headers=headers)) == "UNAVAILABLE"
+        assert code(lambda: client.unload_model("a", headers=headers)) == "UNAVAILABLE"
+        assert code(lambda: client.get_model_config("a")) == "UNAVAILABLE"
+        assert not calls.wait_until_idle(0)
+    with contextlib.ExitStack() as places:
+        for _ in range(CALLS_MAX):
+            places.enter_context(calls.running)
+        client.load_model("a", headers=headers)
+        client.get_model_config("a")
+        assert code(lambda: client.infer(**asked())) == "UNAVAILABLE"
+    assert calls.wait_until_idle(0)
 
 
 def test_the_repository_is_open_to_the_token(client: Any) -> None:

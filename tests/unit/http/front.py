@@ -14,6 +14,7 @@ from serving.http.app import App
 from serving.http.bodies import Bodies
 from serving.http.replies import RequestIds
 from serving.http.sagemaker import InvokeSettings, SageMakerRoutes
+from serving.http.tfs import TfsRoutes
 from serving.http.v2 import V2Routes
 from serving.inference import Inference
 from serving.logs import AccessLog
@@ -36,6 +37,7 @@ class Front:
         max_in_flight: int = 8,
         max_body_bytes: int = 1000,
         accept: str = "application/json",
+        own_name: Callable[[str], str | None] = lambda name: name,
     ) -> None:
         self.house = House(folder, is_platform=is_platform)
         self.house.make("quick")
@@ -48,15 +50,22 @@ class Front:
         guard, request_id = Guard(token), RequestIds()
         self.inference = Inference(self.house.manager, self.house.catalog, self.cores, self.house.statistics, 0.2)
         bodies = Bodies(self.admission)
+
+        def named(name: str) -> str:
+            return own_name(name) or name
+
         routes = SageMakerRoutes(
-            self.house.manager, self.cores, bodies, self.inference, InvokeSettings(0.2, accept), default_model
+            self.house.manager, self.cores, bodies, self.inference, InvokeSettings(0.2, accept, named), default_model
         )
         admin = make_admin(self.house.manager, self.house.metrics, guard, lambda: [{"modelName": "quick"}], request_id)
         self.gate = Gate(4)
         self.app = App(
             *(routes, admin, self.gate, guard, request_id, self.house.metrics, AccessLog("all", "json", fd)),
-            lambda: self.is_healthy,
-            V2Routes(self.inference, bodies, self.gate, guard, lambda: self.is_healthy),
+            lambda: "" if self.is_healthy else "The model is not loaded (yet): see the log.",
+            {
+                "/v2": V2Routes(self.inference, bodies, self.gate, guard, lambda: self.is_healthy),
+                "/v1": TfsRoutes(self.inference, bodies, self.gate, named),
+            },
         )
 
     def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:

@@ -158,10 +158,36 @@ def test_a_gpu_is_warned_about_where_there_is_none(tmp_path: Path) -> None:
     """And CPU instances stay on the CPU of a server with one."""
     text = "instance_group { kind: KIND_GPU gpus: 0 }"
     assert warned(tmp_path, text) == "instance_group.gpus, instance_group.kind"
-    assert read_config_pbtxt("m", tmp_path / "config.pbtxt", "cuda").idle == ("instance_group.gpus",)
+    found = read_config_pbtxt("m", tmp_path / "config.pbtxt", "cuda")
+    assert (found.device, found.idle) == ("cuda:0", ())
     (tmp_path / "config.pbtxt").write_text("instance_group { kind: KIND_CPU }")
     assert read_config_pbtxt("m", tmp_path / "config.pbtxt", "cuda").device == "cpu"
     assert read_config_pbtxt("m", tmp_path / "config.pbtxt").device is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "device"),
+    [
+        ("{ kind: KIND_AUTO }", None),
+        ("{ count: 2 }", None),
+        ("{ kind: KIND_MODEL }", None),
+        ("{ kind: KIND_GPU }", "cuda"),
+        ("{ kind: KIND_AUTO gpus: [1] }", "cuda:1"),
+        ("{ kind: KIND_GPU gpus: [1] }, { kind: KIND_CPU }", "cuda:1"),
+    ],
+)
+def test_instance_groups_say_where_a_model_runs(tmp_path: Path, groups: str, device: str | None) -> None:
+    """None is the server's choice; nothing is warned about."""
+    (tmp_path / "config.pbtxt").write_text(f"instance_group [{groups}]")
+    found = read_config_pbtxt("m", tmp_path / "config.pbtxt", "cuda")
+    assert (found.device, found.idle) == (device, ())
+
+
+def test_of_several_gpus_a_model_is_on_one(tmp_path: Path) -> None:
+    """Triton puts instances on each; here the house chooses, and the list is warned about."""
+    (tmp_path / "config.pbtxt").write_text("instance_group [{ kind: KIND_GPU gpus: [0, 1] }]")
+    found = read_config_pbtxt("m", tmp_path / "config.pbtxt", "cuda")
+    assert (found.device, found.idle) == ("cuda", ("instance_group.gpus",))
 
 
 @pytest.mark.parametrize("name", ["intra_op_thread_count", "INTRA_OP_THREAD_COUNT", "NUM_THREADS"])

@@ -67,7 +67,9 @@ def test_a_model_that_is_named_is_served_in_process(tmp_path: Path, config: str)
     assert (spec.format, spec.handler, spec.warnings) == ("onnx", None, ())
 
 
-@pytest.mark.parametrize("format_", ["sklearn", "trees", "huggingface", "triton_python", "djl", "tensorflow"])
+@pytest.mark.parametrize(
+    "format_", ["sklearn", "trees", "huggingface", "triton_python", "djl", "tensorflow", "savedmodel", "keras"]
+)
 def test_a_configured_dialect_without_its_file_is_refused(tmp_path: Path, format_: str) -> None:
     """Instead of serving something else."""
     with pytest.raises(InvalidArtifactError, match="Model 'm' cannot be served"):
@@ -144,7 +146,7 @@ def test_a_plain_file_is_a_model_in_a_folder_and_alone(tmp_path: Path, name: str
     assert (lone.bytes, lone.sources) == (1, (name,))
 
 
-@pytest.mark.parametrize("name", ["labels.txt", "config.json", "model.onnx", "model.h5", "joblib", "notes"])
+@pytest.mark.parametrize("name", ["labels.txt", "config.json", "model.onnx", "model.pb", "joblib", "notes"])
 def test_other_names_are_no_plain_models(name: str) -> None:
     """A suffix that tells nothing is not enough."""
     assert plain_dialect(name) is None

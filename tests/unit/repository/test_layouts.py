@@ -64,10 +64,9 @@ def test_a_single_file_is_served_whatever_its_name(tmp_path: Path, suffix: str) 
     [
         ("1/model.py", "no dialect knows"),
         ("src/handler.py", "no dialect knows"),
-        ("model.h5", "Keras"),
-        ("model.keras", "Keras"),
-        ("1/saved_model.pb", "tf2onnx"),
-        ("export/1/saved_model.pb", "tf2onnx"),
+        ("frozen_graph.pb", "simple_save"),
+        ("1/model.graphdef", "simple_save"),
+        ("model.tflite", "tf2onnx"),
         ("model.plan", "TensorRT"),
         ("model.safetensors", "transformers"),
         ("pytorch_model.bin", "transformers"),

@@ -103,3 +103,22 @@ def test_a_named_folder_holds_the_model(tmp_path: Path) -> None:
     """ONNX with weights beside it, as Triton lays it out."""
     folder = write(tmp_path, "1/net.onnx/model.onnx", config_pbtxt='default_model_filename: "net.onnx"')
     assert describe("m", folder).file == folder / "1" / "net.onnx" / "model.onnx"
+
+
+def test_versions_may_have_names(tmp_path: Path) -> None:
+    """Several, of one too; each of a version that is served."""
+    write(tmp_path, *THREE, config_pbtxt="version_policy { all {} }", wharf_toml="labels = { stable = 1, new = 10 }")
+    assert describe("m", tmp_path).labels == {"stable": "1", "new": "10"}
+    (tmp_path / "wharf.toml").write_text("labels = { new = 4 }")
+    with pytest.raises(
+        InvalidArtifactError, match="has the label new = 4, and the versions that are served are 1, 2, 10"
+    ):
+        describe("m", tmp_path)
+
+
+@pytest.mark.parametrize("labels", ["3", "{ a = 'b' }", "{ 'a/b' = 1 }", "{ 'a:b' = 1 }", "{ '' = 1 }", "{ a = -1 }"])
+def test_names_of_versions_are_words_that_fit_a_path(tmp_path: Path, labels: str) -> None:
+    """And versions are numbers."""
+    write(tmp_path, *THREE, wharf_toml=f"labels = {labels}")
+    with pytest.raises(InvalidArtifactError, match="labels = .* and wants a table of versions by name"):
+        describe("m", tmp_path)

@@ -35,6 +35,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     threads = 2
     optimize = false
     device = "cpu"
+    labels = { stable = 1 }
     [[inputs]]
     name = "x"
     dtype = "FP32"
@@ -43,7 +44,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     name = "y"
     """
     inputs, outputs = (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y"),)
-    assert read(tmp_path, text) == ModelConfig("torchscript", "weights/net.bin", 2, False, "cpu", inputs, outputs)
+    wanted = ModelConfig("torchscript", "weights/net.bin", 2, False, "cpu", inputs, outputs, labels={"stable": 1})
+    assert read(tmp_path, text) == wanted
 
 
 def test_every_key_of_workers_is_read(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_data_types_have_tritons_or_numpys_names(tmp_path: Path, dtype: str, wan
     [
         ("batch = 8", "unknown key 'batch': allowed are format, file, threads"),
         ('[[inputs]]\nname = "x"\nshape = [1]', "unknown key 'shape': allowed are name, dtype, dims"),
-        ('format = "keras"', "format = 'keras' and wants one of torchscript"),
+        ('format = "caffe"', "format = 'caffe' and wants one of torchscript"),
         ("format = 1", "format = 1"),
         ("file = ''", "file = ''"),
         ("threads = 0", "threads = 0 and wants a whole number above 0"),
@@ -114,7 +116,8 @@ def test_data_types_have_tritons_or_numpys_names(tmp_path: Path, dtype: str, wan
         ('environ = { A = "\\u0000" }', "environ = "),
         ("options = { '' = 'x' }", "options = "),
         ("optimize = 1", "optimize = 1 and wants true or false"),
-        ('device = "cuda:1"', "device = 'cuda:1'"),
+        ('device = "cuda:x"', "device = 'cuda:x' and wants cpu, cuda or cuda:N"),
+        ("device = 1", "device = 1"),
         ("inputs = 3", r"inputs = 3 and wants tables \[\[inputs\]\]"),
         ("inputs = [1]", "inputs"),
         ("[inputs]\nname = 'x'", "inputs"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.layouts import ModelSpec, describe
+from serving.repository.surroundings import Surroundings
 from tests.unit.repository import packs
 
 TOOLKIT = "def model_fn(model_dir):\n    return 1\n"
@@ -36,8 +37,8 @@ def handled(folder: Path, environ: Mapping[str, str] | None = None, name: str = 
 
 def worker(folder: Path, environ: Mapping[str, str] | None = None, name: str = "m") -> tuple[ModelSpec, HandlerSpec]:
     """Describe a folder that must have a handler; return both."""
-    spec = describe(name, folder, within=folder.parent, environ=environ or {})
+    spec = describe(name, folder, within=folder.parent, surroundings=Surroundings(environ or {}))
     assert spec.handler is not None, spec
-    assert spec.format == "worker"
+    assert spec.format in ("worker", "tensorflow")
     assert spec.handler.folder == spec.handler.folder.resolve()
     return spec, spec.handler

@@ -1,0 +1,278 @@
+"""Weighs what loads and unloads do to devices: what a model was found to hold, and whether its bytes are back.
+
+A device's use is read before and after; a growth is believed where no other load or unload ran there meanwhile. From it
+a context's own cost is told apart (`contexts`) and taken out of that device's budget. An unload waits until the use has
+fallen by what the load had added; what does not come back in time is taken out of the budget until it does. Called by
+`manager`, `loader` and `unloader`; what says "under the lock" is called under the manager's, the rest outside.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from serving.contexts import Context
+from serving.devices import DeviceMeter, NoDevices, Placement
+from serving.ledger import Ledger, Wording
+from serving.turns import Turns
+from serving.watch import Growth, Lanes, Remains, Return, Watch
+
+log = logging.getLogger("wharf.scales")
+
+OTHERS = "others"
+"""In use before we came: the driver's reserve and other processes."""
+LOST = "lost"
+"""Of models that are gone, and not back."""
+_CONTEXT = "context of "
+
+# torch's allocator shares segments of 2 and 20 MiB among tensors of several models (CUDACachingAllocator:
+# kSmallBuffer, kLargeBuffer): one of each may stay for a neighbour's sake.
+SLACK_BYTES = 24 << 20
+_POLL_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a model on a device is expected to hold there, in bytes: at the peak of its load, and once it is ready.
+
+    `is_exact` says that its own allocator counted `resident_bytes`; else they were predicted from its files.
+    """
+
+    peak_bytes: int
+    resident_bytes: int
+    is_exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a model holds on one device in bytes, as booked, and as far as its unload must see it come back.
+
+    `returning_bytes` is None where nothing was measured: then all use must be in the books of those that stay.
+    """
+
+    booked_bytes: int
+    returning_bytes: int | None = None
+
+
+class Scales:
+    """The devices' ledgers, with what measures for them. `headroom` gives what of a capacity models may not have."""
+
+    def __init__(
+        self,
+        meter: DeviceMeter | None = None,
+        headroom: Callable[[int], int] = lambda _: 0,
+        *,
+        give_back_s: float = 5.0,
+        slack_bytes: int = SLACK_BYTES,
+    ) -> None:
+        meter = meter or NoDevices("nobody asked")
+        self._give_back_s = give_back_s
+        self._slack_bytes = slack_bytes
+        self._contexts: dict[tuple[int, str], Context] = defaultdict(Context)
+        self._first: dict[tuple[int, str], tuple[str, int]] = {}  # who brought a context along, and all that grew
+        self._weighed: set[str] = set()
+        self._is_closing = threading.Event()
+        self.ledgers: dict[int, Ledger] = {}
+        for each in meter.devices():
+            ledger = Ledger(max(0, each.capacity_bytes - headroom(each.capacity_bytes)), wording=_wording(each.index))
+            ledger.take_out(OTHERS, each.used_bytes)
+            self.ledgers[each.index] = ledger
+        self._lanes = Lanes(meter, self.ledgers)
+
+    # ---- a runtime, a load ------------------------------------------------------------------------------------------
+
+    def prepare(self, runtime: str) -> Watch:
+        """Watch a runtime's start on all devices for the length of a `with`."""
+        return Watch(runtime, self._lanes, self.ledgers, Turns.together)
+
+    def note_runtime(self, runtime: str, grown: Mapping[int, int]) -> None:
+        """Take what a runtime took at its start out of the budgets; under the lock."""
+        for index, count in grown.items():
+            self._contexts[index, runtime].prepared_bytes += max(0, count)
+            self._take_out(index, runtime)
+
+    def load(self, runtime: str, placement: Placement, deadline: float) -> Watch:
+        """Watch a load on its devices for the length of a `with`.
+
+        Its `has_turn` is False where unloads left it no turn until `deadline` (of the monotonic clock).
+        """
+        return Watch(runtime, self._lanes, self._of(placement.devices), lambda turns: turns.together(deadline))
+
+    def _of(self, indices: Iterable[int]) -> dict[int, Ledger]:
+        return {index: self.ledgers[index] for index in indices}
+
+    def wait_after_failure(self, name: str, watch: Watch) -> dict[int, int]:
+        """Wait until a load that failed has left its devices; return what is still there of it, in bytes.
+
+        What a runtime's first load leaves is its context, which is not waited for; one that had no turn left nothing.
+        """
+        if not watch.has_turn:
+            return {}
+        with ExitStack() as stack:
+            for index in sorted(watch.devices):
+                stack.enter_context(self._lanes.turns[index].alone(self._give_back_s))
+            remains = [Remains(watch, index, name, self._weighed.__contains__) for index in watch.devices]
+            brings_context = any(self._is_new(index, watch.runtime) for index in watch.devices)
+            return self._wait(remains, 0.0 if brings_context else self._give_back_s)
+
+    def note_failure(self, runtime: str, left: Mapping[int, int]) -> None:
+        """Take what a load that failed left on devices out of the budgets; under the lock."""
+        for index, count in left.items():
+            if self._is_new(index, runtime):
+                self.note_runtime(runtime, {index: count})
+            else:
+                self._lose(index, count)
+
+    def _is_new(self, index: int, runtime: str) -> bool:
+        context = self._contexts.get((index, runtime))
+        return context is None or context.is_new
+
+    def weigh(self, name: str, watch: Watch, expected: Expected, growths: Mapping[int, Growth]) -> dict[int, Weight]:
+        """Correct a model's reservation on each device of `watch`, set the context apart, say what it holds.
+
+        Under the lock. `growths` are what the watch saw. The model that brought the context along is booked anew when
+        a later one tells more of it.
+        """
+        weights = {}
+        for index in watch.ledgers:
+            key, growth = (index, watch.runtime), growths.get(index)
+            weight = Weight(expected.resident_bytes)
+            if growth is not None and growth.is_alone:
+                weight = self._weigh(name, key, expected, growth.bytes)
+            self.ledgers[index].correct(name, weight.booked_bytes)
+            if growth is not None and not growth.is_alone and self._contexts[key].is_new:
+                # Who brought it cannot be told; what is in use and in no book is nobody's model.
+                self.note_runtime(watch.runtime, {index: growth.used_bytes - watch.booked_bytes(index)})
+            weights[index] = weight
+        self._weighed.add(name)
+        return weights
+
+    def _weigh(self, name: str, key: tuple[int, str], expected: Expected, grown_bytes: int) -> Weight:
+        context = self._contexts[key]
+        is_first = context.is_new
+        context.add(expected.resident_bytes, grown_bytes)
+        self._take_out(*key)
+        if is_first:
+            self._first[key] = (name, grown_bytes)
+            own_bytes = grown_bytes - context.brought_bytes
+        else:
+            own_bytes = grown_bytes
+            self._book_first(key)
+        booked_bytes = _believed(own_bytes, expected)
+        if is_first and not expected.is_exact:  # half may be the context's: nobody can tell yet
+            return Weight(booked_bytes, min(own_bytes, expected.resident_bytes) // 2)
+        return Weight(booked_bytes, max(0, min(own_bytes, booked_bytes, expected.peak_bytes)))
+
+    def _book_first(self, key: tuple[int, str]) -> None:
+        """Book who brought the context along with the rest of what grew then: the sum of both was measured."""
+        name, grown_bytes = self._first.get(key, ("", 0))
+        if name in self.ledgers[key[0]].reservations:
+            self.ledgers[key[0]].correct(name, grown_bytes - self._contexts[key].brought_bytes)
+
+    def _take_out(self, index: int, runtime: str) -> None:
+        self.ledgers[index].take_out(_CONTEXT + runtime, self._contexts[index, runtime].bytes)
+
+    # ---- an unload --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def unload(self, name: str, weights: Mapping[int, Weight]) -> Iterator[Callable[[], dict[int, int]]]:
+        """Watch an unload; the function waits, inside the block, until the bytes are back on all devices.
+
+        It returns what was still missing on each at the end of the wait, in bytes.
+        """
+        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(self._give_back_s)) as watch:
+            stays = self._weighed.__contains__
+            returns = [Return(watch, index, name, weights[index].returning_bytes, stays) for index in watch.devices]
+            yield lambda: self._wait(returns, self._give_back_s)
+
+    def _wait(self, owed: Sequence[Return | Remains], timeout_s: float) -> dict[int, int]:
+        deadline = time.monotonic() + timeout_s
+        while missing := {each.index: count for each in owed if (count := each.missing_bytes()) > self._slack_bytes}:
+            if time.monotonic() >= deadline or self._is_closing.wait(_POLL_S):
+                return missing
+        return {}
+
+    def forget(self, name: str, lost: Mapping[int, int]) -> None:
+        """Note that a model is gone, and what it left on devices; under the lock, before its reservation ends."""
+        self._weighed.discard(name)
+        for key in [key for key, (first, _) in self._first.items() if first == name]:
+            del self._first[key]
+        for index, count in lost.items():
+            self._lose(index, count)
+
+    def look_again(self, lock: threading.Lock) -> None:
+        """Give back to the budgets what has come back late; a device that has nothing of ours is measured anew.
+
+        Only where nothing moves, as a reservation says more than what is in use while its model is on the way in.
+        """
+        readings = {index: self._lanes.meter.used_bytes(index) for index in self.ledgers if self._is_due(index)}
+        with lock:
+            for index, used_bytes in readings.items():
+                if used_bytes is not None and self._is_due(index):
+                    self._believe(self.ledgers[index], used_bytes)
+
+    def _is_due(self, index: int) -> bool:
+        ledger = self.ledgers[index]
+        is_ours = bool(ledger.used_bytes) or self._has_context(index)
+        is_still = self._lanes.moves[index].is_still and set(ledger.reservations) <= self._weighed
+        return is_still and (bool(ledger.taken_out(LOST)) or not is_ours)
+
+    def _has_context(self, index: int) -> bool:
+        return any(each.bytes for (where, _), each in list(self._contexts.items()) if where == index)
+
+    @staticmethod
+    def _believe(ledger: Ledger, used_bytes: int) -> None:
+        lost_bytes = ledger.taken_out(LOST)
+        if not lost_bytes:
+            ledger.take_out(OTHERS, used_bytes)
+            return
+        known_bytes = ledger.taken_out_bytes + ledger.used_bytes - lost_bytes
+        ledger.take_out(LOST, min(lost_bytes, max(0, used_bytes - known_bytes)))
+
+    def close(self) -> None:
+        """Wait for no bytes any more: the process ends, and all of them come back with it."""
+        self._is_closing.set()
+
+    # ---- readings ---------------------------------------------------------------------------------------------------
+
+    def gauges(self) -> dict[str, tuple[str, dict[str, int]]]:
+        """Return help text and bytes by device, by metric name; under the lock."""
+        found = {}
+        for name, (text, read) in _GAUGES.items():
+            found[name] = (text, {f"cuda:{index}": read(ledger) for index, ledger in self.ledgers.items()})
+        contexts: dict[str, int] = {
+            f"cuda:{index}": sum(each.bytes for (where, _), each in self._contexts.items() if where == index)
+            for index in self.ledgers
+        }
+        return found | {"DeviceContextBytes": ("Memory of a device that runtimes hold besides models", contexts)}
+
+    def _lose(self, index: int, count: int) -> None:
+        self.ledgers[index].take_out(LOST, self.ledgers[index].taken_out(LOST) + count)
+
+
+_GAUGES: Mapping[str, tuple[str, Callable[[Ledger], int]]] = {
+    "DeviceBudgetBytes": ("Memory of a device that models may hold", lambda ledger: ledger.budget_bytes),
+    "DeviceReservedBytes": ("Memory of a device reserved by models", lambda ledger: ledger.used_bytes),
+    "DeviceLostBytes": ("Memory of a device that did not come back", lambda ledger: ledger.taken_out(LOST)),
+}
+
+
+def _believed(own_bytes: int, expected: Expected) -> int:
+    """Return what is booked of a measured growth.
+
+    An allocator that counted knows the least, and the predicted peak is the most that is not its neighbours' batches. A
+    prediction from files knows less: only under three quarters of it the growth is taken to be hidden by something that
+    came back meanwhile.
+    """
+    if expected.is_exact:
+        return min(max(own_bytes, expected.resident_bytes), max(expected.peak_bytes, expected.resident_bytes))
+    return max(own_bytes, expected.resident_bytes * 3 // 4)
+
+
+def _wording(index: int) -> Wording:
+    return Wording(f" of cuda:{index}", "lower WHARF_DEVICE_HEADROOM", "use a larger device")
