@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
 from typing import Any, TypeVar, cast
@@ -280,7 +280,8 @@ class Inference:
                 raise
             log.warning("event=not_served model=%s error=%r", quoted(name), error.message)
             raise _unknown(name) from None
-        with _Leaving(lease):
+        with ExitStack() as held:
+            held.push(lease)
             yield _version_of(resident.model, spec_of(resident), version)
 
     # ---- what is there ----------------------------------------------------------------------------------------------
@@ -299,19 +300,6 @@ class Inference:
         """Return what `write` says of a model; loads it where that may be."""
         with self._held(name, version) as found:
             return write(*found)
-
-
-class _Leaving:
-    """Leaves a lease that was entered by hand."""
-
-    def __init__(self, lease: Any) -> None:
-        self._lease = lease
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: Any) -> None:
-        self._lease.__exit__(*error)
 
 
 def _refuse_bodies(model: LoadedModel, spec: ModelSpec) -> None:
