@@ -52,6 +52,6 @@ def signed(model: LoadedModel, name: str, signature: str) -> tuple[Signature, di
     if signature not in known:
         raise BadRequestError(
             f"Serving signature name: \"{signature[:200]}\" not found in signature def: model '{name}' has "
-            f"{', '.join(known)}."
+            f"{', '.join(sorted(known))}."
         )
     return known[signature].signature, {PARAMETER: signature} if methods_of(model) else {}
