@@ -81,6 +81,10 @@ bench: install-dev models ## Run the benchmarks and print their ratios
 bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real tritonserver, over HTTP and gRPC
 	$(BIN)/python benchmarks/v2.py
 
+.PHONY: bench-tensorflow
+bench-tensorflow: install-dev ## Print ours beside TensorFlow's own loop over the same SavedModels, without a server
+	$(BIN)/python benchmarks/tensorflow.py
+
 .PHONY: bench-triton
 bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end, and what shared memory saves (as root)
 	$(BIN)/python benchmarks/multimodel.py

@@ -36,6 +36,8 @@ log = logging.getLogger("wharf.workers")
 # torch itself (reference: frontier 3; 580 MiB with BERT-base's 438).
 _FORKED_BYTES = 24 << 20
 _SPAWNED_BYTES = 150 << 20
+# What a rank of a split model has besides: 270 MiB were measured with 200 of weights.
+_SPLIT_BYTES = 46 << 20
 # How often workers are looked at: for idle ones, and for those that grew.
 _JANITOR_S = 1.0
 # Of these every so many measure all of them: 5-10 ms of the kernel's time for each worker.
@@ -190,8 +192,8 @@ class WorkerBackend:
         own_bytes = _SPAWNED_BYTES if handler.python else _FORKED_BYTES
         if handler.memory_bytes:
             each = handler.memory_bytes
-        elif handler.dialect == "huggingface":  # its ranks share the files out
-            each = own_bytes * max(1, sizes.ranks) + spec.bytes
+        elif handler.dialect == "huggingface" and sizes.ranks:  # they share the files out
+            each = (own_bytes + _SPLIT_BYTES) * sizes.ranks + spec.bytes
         else:
             each = (own_bytes + spec.bytes) * max(1, sizes.ranks)
         held_bytes = each * sizes.least

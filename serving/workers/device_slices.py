@@ -12,7 +12,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+from serving.devices import VISIBLE
+
 # Words for none: empty, -1, and what NVIDIA's container runtime sets.
 _NONE = ("", "-1", "NoDevFiles", "none", "void")
 # For a group that is being killed to be gone: SIGKILL takes milliseconds, a driver's cleaning up longer.

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from serving.devices import VISIBLE
 from serving.errors import LoadFailedError
-from serving.workers.device_slices import VISIBLE, Slices
+from serving.workers.device_slices import Slices
 
 Degree = int | Literal["max"]
 

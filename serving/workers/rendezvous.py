@@ -15,8 +15,8 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
+from serving.devices import VISIBLE
 from serving.errors import LoadFailedError
-from serving.workers.device_slices import VISIBLE
 
 _ADDRESS = "127.0.0.1"
 # DJL's begin at 19000; from 32768 on the kernel hands ports to whoever connects (net.ipv4.ip_local_port_range).

@@ -104,7 +104,7 @@ def test_a_worker_is_told_which_device_has_room(backend: WorkerBackend, tmp_path
         ({"tensor_parallel": "max"}, 24 + 100),
         ({"tensor_parallel": 2, "min_workers": 2}, 4 * (24 + 100)),
         ({"tensor_parallel": 2, "memory_bytes": 70 * MIB}, 70),
-        ({"tensor_parallel": 4, "dialect": "huggingface"}, 4 * 24 + 100),
+        ({"tensor_parallel": 4, "dialect": "huggingface"}, 4 * (24 + 46) + 100),
     ],
 )
 def test_the_footprint_is_the_files_once_more_for_each_worker(
