@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from serving.contexts import Context
 from serving.devices import DeviceMeter, NoDevices, Placement
 from serving.ledger import Ledger, Wording
-from serving.turns import Turns
 from serving.watch import Growth, Lanes, Remains, Return, Watch
 
 log = logging.getLogger("wharf.scales")
@@ -106,7 +105,9 @@ class Scales:
 
     def prepare(self, runtime: str) -> Watch:
         """Watch a runtime's start on all devices for the length of a `with`."""
-        return Watch(runtime, self._lanes, self.ledgers, Turns.together)
+        # Past that limit beside an unload that hangs: a start is weighed with care (`grown_at_least`) anyway.
+        deadline = time.monotonic() + self._patience_s
+        return Watch(runtime, self._lanes, self.ledgers, lambda turns: turns.together(deadline))
 
     def note_runtime(self, runtime: str, grown: Mapping[int, int]) -> None:
         """Take what a runtime took at its start out of the budgets; under the lock."""
@@ -128,27 +129,27 @@ class Scales:
     def _of(self, indices: Iterable[int]) -> dict[int, Ledger]:
         return {index: self.ledgers[index] for index in indices}
 
-    def wait_after_failure(self, name: str, watch: Watch) -> dict[int, int]:
-        """Wait until a load that failed has left its devices; return what is still there of it, in bytes.
+    def settle_failure(self, name: str, watch: Watch, lock: threading.Lock) -> None:
+        """Wait until a load that failed has left its devices; what is still there of it leaves the budgets.
 
         What a runtime's first load leaves is its context, which is not waited for; one that had no turn left nothing.
         """
         if not watch.has_turn:
-            return {}
+            return
         with ExitStack() as stack:
+            has_turn = True
             for index in sorted(watch.devices):
-                stack.enter_context(self._lanes.turns[index].alone(self._give_back_s))
-            remains = [Remains(watch, index, name, self._weighed.__contains__) for index in watch.devices]
+                has_turn &= stack.enter_context(self._lanes.turns[index].alone(self._patience_s))
+            stays = self._weighed.__contains__ if has_turn else lambda _: True
+            remains = [Remains(watch, index, name, stays) for index in watch.devices]
             brings_context = any(self._is_new(index, watch.runtime) for index in watch.devices)
-            return self._wait(remains, 0.0 if brings_context else self._give_back_s)
-
-    def note_failure(self, runtime: str, left: Mapping[int, int]) -> None:
-        """Take what a load that failed left on devices out of the budgets; under the lock."""
-        for index, count in left.items():
-            if self._is_new(index, runtime):
-                self._note_context(index, runtime, count)
-            else:
-                self._lose(index, count)
+            left = self._wait(remains, 0.0 if brings_context else self._give_back_s)
+            with lock:  # in turn: the next one that failed finds it in the books
+                for index, count in left.items():
+                    if self._is_new(index, watch.runtime):
+                        self._note_context(index, watch.runtime, count)
+                    else:
+                        self._lose(index, count)
 
     def _is_new(self, index: int, runtime: str) -> bool:
         context = self._contexts.get((index, runtime))
@@ -227,8 +228,7 @@ class Scales:
 
         It returns what was still missing on each at the end of the wait, in bytes.
         """
-        patience_s = 0.0 if self._is_closing.is_set() else self._give_back_s
-        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(patience_s)) as watch:
+        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(self._patience_s)) as watch:
             stays = self._weighed.__contains__
             returns = [Return(watch, index, name, weights[index].returning_bytes, stays) for index in watch.devices]
             yield lambda: self._wait(returns, self._give_back_s)
@@ -236,9 +236,16 @@ class Scales:
     def _wait(self, owed: Sequence[Return | Remains], timeout_s: float) -> dict[int, int]:
         deadline = time.monotonic() + timeout_s
         while missing := {each.index: count for each in owed if (count := each.missing_bytes()) > self._slack_bytes}:
-            if time.monotonic() >= deadline or self._is_closing.wait(_POLL_S):
+            if self._is_closing.wait(_POLL_S):
+                return {}  # all of it comes back with the process
+            if time.monotonic() >= deadline:
                 return missing
         return {}
+
+    @property
+    def _patience_s(self) -> float:
+        """How long to wait for a turn on a device where the caller has no deadline."""
+        return 0.0 if self._is_closing.is_set() else self._give_back_s
 
     def forget(self, name: str, lost: Mapping[int, int]) -> None:
         """Note that a model is gone, and what it left on devices; under the lock, before its reservation ends."""
