@@ -65,6 +65,7 @@ def test_triton_clients_see_names_types_and_shapes(client: Any) -> None:
     assert (found["platform"], found["versions"]) == ("tensorflow_savedmodel", ["3"])
     assert found["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
     assert client.get_model_config("half")["backend"] == "tensorflow"
+    assert client.get_model_metadata("keras_one")["platform"] == "tensorflow"
 
 
 def test_triton_clients_choose_a_signature(client: Any) -> None:
