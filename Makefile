@@ -61,7 +61,7 @@ check: $(STAMP)-dev ## Format, lint, types, floors, Dockerfiles, shell scripts
 
 .PHONY: test
 test: cover ## Run every test but those of the images: first `cover`, then the tests of whole servers
-	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --server wharf
+	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --ignore tests/gpu --server wharf
 
 # SERVER: triton, wharf or both. RECORD=--record with SERVER=triton writes down anew what a real tritonserver answers.
 .PHONY: test-oracle
@@ -69,8 +69,8 @@ test-oracle: $(STAMP)-dev .oracle/.stamp ## Ask a real tritonserver and ours the
 	$(BIN)/python -m pytest tests/oracle --server $(or $(SERVER),both) $(RECORD)
 
 .PHONY: cover
-cover: install-dev models .oracle/.stamp ## Run the tests of rooms, state machines and workers; hold branch coverage to its gate (pyproject.toml)
-	$(BIN)/python -m pytest tests/unit tests/state tests/workers --cov --cov-report=term-missing:skip-covered
+cover: install-dev models .oracle/.stamp ## Run the tests of rooms, state machines, workers and device memory; hold branch coverage to its gate (pyproject.toml)
+	$(BIN)/python -m pytest tests/unit tests/state tests/workers tests/gpu --cov --cov-report=term-missing:skip-covered
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios
@@ -80,6 +80,10 @@ bench: install-dev models ## Run the benchmarks and print their ratios
 .PHONY: bench-v2
 bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real tritonserver, over HTTP and gRPC
 	$(BIN)/python benchmarks/v2.py
+
+.PHONY: bench-tensorflow
+bench-tensorflow: install-dev ## Print ours beside TensorFlow's own loop over the same SavedModels, without a server
+	$(BIN)/python benchmarks/tensorflow.py
 
 .PHONY: bench-triton
 bench-triton: install-dev .oracle/.stamp ## Print ours beside tritonserver's own SageMaker front end, and what shared memory saves (as root)
@@ -181,8 +185,8 @@ $(STAMP)-dev: requirements/dev.txt requirements/build.txt pyproject.toml | .venv
 
 # By itself and without its needs, which are locked: see requirements/torch-deps.in.
 $(STAMP)-torch: $(STAMP)-dev
-	@echo "Installing torch 2.13.0 into .venv"
-	@$(PIP) install --no-deps torch==2.13.0
+	@echo "Installing torch 2.13.0, and accelerate for split models, into .venv"
+	@$(PIP) install --no-deps torch==2.13.0 accelerate==1.15.0
 	@touch $@
 
 dist/.stamp-wheel: $(SOURCES) pyproject.toml requirements/build.txt | .venv/bin/python

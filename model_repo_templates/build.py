@@ -42,6 +42,7 @@ TEMPLATES = {
     "iris_xgboost": ("iris", "build_xgboost"),
     "iris_lightgbm": ("iris", "build_lightgbm"),
     "tiny_bert_hf": ("tiny_bert", "build_hf"),
+    "cifar_savedmodel": ("cifar", "build_savedmodel"),
     **dict.fromkeys(HANDLERS),
     "inference_py": ("iris", "build_centroids"),
 }  # fmt: skip
@@ -50,10 +51,11 @@ OPTIONAL = {
     "iris_xgboost": {"xgboost": "xgboost-cpu"},
     "iris_lightgbm": {"lightgbm": "lightgbm"},
     "tiny_bert_hf": {"torch": "torch", "transformers": "transformers"},
+    "cifar_savedmodel": {"tensorflow": "tensorflow", "keras": "keras"},
 }
 LIBRARIES = (
     "scikit-learn", "skl2onnx", "onnx", "torch", "transformers", "onnxscript", "joblib", "xgboost", "xgboost-cpu",
-    "lightgbm",
+    "lightgbm", "keras", "tensorflow", "tensorflow-cpu",
 )  # fmt: skip
 STAMP = ".built"
 

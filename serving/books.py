@@ -38,7 +38,9 @@ class Books:
     @property
     def is_over(self) -> bool:
         """Whether a correction has passed a budget."""
-        return any(each.free_bytes < 0 for each in self.all)
+        if self.host.free_bytes < 0 or not self.devices:  # asked at the end of each request: no generator for nothing
+            return self.host.free_bytes < 0
+        return any(each.free_bytes < 0 for each in self.devices.values())
 
     def placements(self, demand: Demand) -> list[Placement]:
         """Return where a load can be, best first.

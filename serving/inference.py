@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
 from typing import Any, TypeVar, cast
@@ -44,7 +44,7 @@ from serving.repository.ensemble_steps import Step
 from serving.repository.layouts import ModelSpec
 from serving.residents import Resident
 from serving.shared_memory import Regions
-from serving.signatures import signed
+from serving.signatures import signature_of, signed
 from serving.statistics import Spent, Statistics
 from serving.tensors import Signature, Tensors
 from serving.workers.handler import Reply, Request
@@ -129,16 +129,21 @@ class Inference:
         """
         deadline = monotonic() + self._timeout_s
         with self._held(name, version, is_asked=True) as (model, spec):
-            return self._answer_as(signed(model, spec.name, signature), spec, read, deadline)
+            return self._answer_as((model, spec), signature, read, deadline)
 
     def infer_held_as(self, resident: Resident, version: str, signature: str, read: Reader) -> Answer:
         """Answer such a request of a model that the caller holds ready."""
-        model, spec = _version_of(resident.model, spec_of(resident), version)
-        return self._answer_as(signed(model, spec.name, signature), spec, read, monotonic() + self._timeout_s)
+        member = _version_of(resident.model, spec_of(resident), version)
+        return self._answer_as(member, signature, read, monotonic() + self._timeout_s)
 
-    def _answer_as(self, model: LoadedModel, spec: ModelSpec, read: Reader, deadline: float) -> Answer:
+    def _answer_as(self, member: Member, name: str, read: Reader, deadline: float) -> Answer:
+        model, spec = member
         _refuse_bodies(model, spec)
-        return self._answer(read(model.signature), model, spec, deadline)
+        signature, parameters = signed(model, spec.name, name)
+        with self._cores.lease(1, max(0.0, deadline - monotonic()), spec.name):  # a body may decode to far more
+            question = read(signature)
+        question.parameters |= parameters
+        return self._answer(question, model, spec, deadline)
 
     def _answer(self, question: Question, model: LoadedModel, spec: ModelSpec, deadline: float) -> Answer:
         started = perf_counter_ns()
@@ -149,7 +154,7 @@ class Inference:
             outputs, spent = self._run(fitted, question, model, started, deadline)
             if isinstance(outputs, ServingError):
                 raise outputs
-            chosen = choose(outputs, question, spec, model.signature)
+            chosen = choose(outputs, question, spec, signature_of(model, question, spec.name))
         except ServingError as error:
             counters.failed(perf_counter_ns() - started, spent, is_rejected=spent is None and _is_rejected(error))
             raise
@@ -235,7 +240,7 @@ class Inference:
         if question.raw is not None:
             most = spec.scheduling.max_batch_size if spec.scheduling else 0
             v2_raw.fill(question, model.signature, spec.name, has_batch=most > 0)
-        return fit(question, model.signature, spec)
+        return fit(question, signature_of(model, question, spec.name), spec)
 
     def _run(
         self, fitted: Fitted, question: Question, model: LoadedModel, started: int, deadline: float
@@ -275,7 +280,8 @@ class Inference:
                 raise
             log.warning("event=not_served model=%s error=%r", quoted(name), error.message)
             raise _unknown(name) from None
-        with _Leaving(lease):
+        with ExitStack() as held:
+            held.push(lease)
             yield _version_of(resident.model, spec_of(resident), version)
 
     # ---- what is there ----------------------------------------------------------------------------------------------
@@ -294,19 +300,6 @@ class Inference:
         """Return what `write` says of a model; loads it where that may be."""
         with self._held(name, version) as found:
             return write(*found)
-
-
-class _Leaving:
-    """Leaves a lease that was entered by hand."""
-
-    def __init__(self, lease: Any) -> None:
-        self._lease = lease
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: Any) -> None:
-        self._lease.__exit__(*error)
 
 
 def _refuse_bodies(model: LoadedModel, spec: ModelSpec) -> None:

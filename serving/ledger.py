@@ -42,6 +42,7 @@ class Ledger:
 
     def __init__(self, budget_bytes: int, *, pays_for_runtimes: bool = False, wording: Wording | None = None) -> None:
         self._given_bytes = budget_bytes
+        self._budget_bytes = budget_bytes  # less what was taken out; asked at the end of each request
         self._pays_for_runtimes = pays_for_runtimes
         self._wording = wording or Wording()
         self._taken_out: dict[str, int] = {}
@@ -51,7 +52,7 @@ class Ledger:
     @property
     def budget_bytes(self) -> int:
         """What all models together may hold."""
-        return max(0, self._given_bytes - self.taken_out_bytes)
+        return self._budget_bytes
 
     @property
     def taken_out_bytes(self) -> int:
@@ -66,7 +67,7 @@ class Ledger:
     @property
     def free_bytes(self) -> int:
         """Budget less reservations; negative while a correction has passed the budget."""
-        return self.budget_bytes - self._used_bytes
+        return self._budget_bytes - self._used_bytes
 
     @property
     def reservations(self) -> Mapping[str, int]:
@@ -125,6 +126,7 @@ class Ledger:
     def take_out(self, what: str, count: int) -> None:
         """Set what something that is no model takes out of the budget, in bytes; 0 gives it back."""
         self._taken_out[what] = count
+        self._budget_bytes = max(0, self._given_bytes - self.taken_out_bytes)
 
     def taken_out(self, what: str) -> int:
         """Return what something that is no model takes out of the budget, in bytes."""

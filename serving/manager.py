@@ -172,7 +172,7 @@ class ModelManager:
 
     def restore(self) -> None:
         """Take back what the journal lists: listed at once, loaded in the background, sooner when a request asks."""
-        # Largest first, as a load wants more than what stays: the small ones fit beside a large one, not before it.
+        # Largest first: a load wants more than what stays, and the small ones fit beside a large one, not before it.
         journal = self._journal.read()
         with self._lock:
             self._urls |= self._journal.read_evicted() | journal
@@ -360,6 +360,7 @@ class ModelManager:
         return error
 
     def _restore(self, restored: list[Resident]) -> None:
+        self._scales.settle_in(self._lock)
         for resident in restored:
             with self._lock:
                 is_mine, resident.is_claimed = not resident.is_claimed, True
@@ -379,8 +380,6 @@ class ModelManager:
         log.error("event=withdrawn model=%s reason=%r", quoted(resident.name), reason)
         self._metrics.count("Withdrawn")
         self._unloader.finish(resident)
-
-    # ---- small print ------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         if self._room.is_closed:  # a server process that is asked to end leaves the journal to the next one

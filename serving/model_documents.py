@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from serving.repository.layouts import ModelSpec
+from serving.repository.plain_files import KERAS
+from serving.repository.saved_model_layout import SAVED_MODEL
 from serving.tensors import Signature, TensorSpec
 
 # Triton's name of what runs a format, and its platform.
@@ -18,9 +20,10 @@ _PLATFORMS = {
     "torchscript": ("pytorch", "pytorch_libtorch"),
     "torch_export": ("pytorch", "torch_aoti"),
     "worker": ("python", ""),
-    "tensorflow": ("tensorflow", "tensorflow_savedmodel"),
     "fake": ("fake", ""),
 }
+# The same by who handles it, where that is no Python of somebody's.
+_PLATFORMS_OF_HANDLERS = {SAVED_MODEL: ("tensorflow", "tensorflow_savedmodel"), KERAS: ("tensorflow", "")}
 
 
 def metadata_of(spec: ModelSpec, signature: Signature) -> dict[str, Any]:
@@ -55,6 +58,8 @@ def config_of(spec: ModelSpec, signature: Signature) -> dict[str, Any]:
 
 def _brand(spec: ModelSpec) -> tuple[str, str]:
     backend, platform = _PLATFORMS.get(spec.format, (spec.format, ""))
+    if spec.handler is not None:
+        backend, platform = _PLATFORMS_OF_HANDLERS.get(spec.handler.dialect, _PLATFORMS["worker"])
     said = spec.triton or {}
     return said.get("backend") or backend, said.get("platform") or platform
 

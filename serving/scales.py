@@ -34,6 +34,7 @@ _CONTEXT = "context of "
 # kSmallBuffer, kLargeBuffer): one of each may stay for a neighbour's sake.
 SLACK_BYTES = 24 << 20
 _POLL_S = 0.005
+_STILL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,21 @@ class Scales:
             ledger.take_out(OTHERS, each.used_bytes)
             self.ledgers[each.index] = ledger
         self._lanes = Lanes(meter, self.ledgers)
+
+    def settle_in(self, lock: threading.Lock) -> None:
+        """Wait, before anything is loaded, while the use of a device falls.
+
+        Whatever a killed server process before this one held may still be on its way out: tritonserver's context and
+        models most of all. What is in use then is others'.
+        """
+        last = {index: ledger.taken_out(OTHERS) for index, ledger in self.ledgers.items()}
+        deadline = time.monotonic() + self._give_back_s
+        while last and time.monotonic() < deadline and not self._is_closing.wait(_STILL_S):
+            now = {index: self._lanes.meter.used_bytes(index) or 0 for index in last}
+            if all(now[index] >= last[index] for index in last):
+                break
+            last = now
+        self.look_again(lock)
 
     # ---- a runtime, a load ------------------------------------------------------------------------------------------
 
@@ -185,7 +201,8 @@ class Scales:
 
         It returns what was still missing on each at the end of the wait, in bytes.
         """
-        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(self._give_back_s)) as watch:
+        patience_s = 0.0 if self._is_closing.is_set() else self._give_back_s
+        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(patience_s)) as watch:
             stays = self._weighed.__contains__
             returns = [Return(watch, index, name, weights[index].returning_bytes, stays) for index in watch.devices]
             yield lambda: self._wait(returns, self._give_back_s)

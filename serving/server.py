@@ -18,11 +18,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from serving import logs, memory
-from serving.backends.ensemble import EnsembleBackend
-from serving.backends.grouped import GroupingBackend
-from serving.backends.tensorflow import TensorFlowBackend
-from serving.backends.triton import TritonBackend
-from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.catalog import Catalog
 from serving.cores import CoreBudget
 from serving.devices import find_devices, say_devices
@@ -44,14 +39,13 @@ from serving.repository.source import ModelSource
 from serving.repository.store import Store, UnpackLimits
 from serving.repository.surroundings import Surroundings
 from serving.residents import Limits
-from serving.runtimes import dressed, make_runtimes, make_torch, with_device
+from serving.runtimes import Runtimes, with_device
 from serving.scales import Scales
 from serving.settings import Settings, Share
 from serving.shared_memory import Regions
 from serving.statistics import Statistics
 from serving.triton_metrics import triton_families
 from serving.usage import Machine, Usage, pending
-from serving.workers.environments import Environments
 
 if TYPE_CHECKING:
     from serving.grpc.listener import Listener
@@ -62,8 +56,6 @@ log = logging.getLogger("wharf.server")
 # ever take: they answer /ping, the list and refusals while everything else is busy.
 MANAGEMENT_THREADS = 64
 RESERVED_THREADS = 16
-TRITONSERVER = Path("/opt/tritonserver/bin/tritonserver")
-"""Where NVIDIA's images have it."""
 SINGLE_MODEL = "model"
 """What the model of a single-model endpoint is called where nobody names it."""
 
@@ -81,18 +73,11 @@ class Server:
         admission = Admission(settings.max_in_flight, settings.max_body_bytes, body_memory_bytes)
         self._single_name, single_dir = _single(settings)
         self.source = _make_source(settings, limits, environ, single_dir)
-        self._workers, self._tensorflow = _make_workers(settings, cores.cores, environ)
-        self._ensembles = EnsembleBackend(settings.request_timeout_s)
-        self._torch = make_torch(settings, cores)
-        backends = make_runtimes(settings, cores, self._torch)
-        self._triton = _make_triton(settings)
-        backends |= {"worker": dressed(GroupingBackend(self._workers))}
-        backends |= {"tensorflow": dressed(GroupingBackend(self._tensorflow))}
-        backends |= {"ensemble": self._ensembles, "triton": self._triton}
+        self._runtimes = Runtimes(settings, cores, environ)
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
             self.source,
-            backends,
+            self._runtimes.by_format,
             ledger,
             self.metrics,
             is_platform=settings.is_platform,
@@ -104,7 +89,7 @@ class Server:
                 give_back_s=settings.device_give_back_s,
             ),
         )
-        usage = Usage(limits, cores, admission, settings.cache_dir, self._outside_bytes, meter)
+        usage = Usage(limits, cores, admission, settings.cache_dir, self._runtimes.outside_bytes, meter)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
         self._healthy = threading.Event()
         guard = Guard(None if settings.is_platform else settings.admin_token)
@@ -115,7 +100,7 @@ class Server:
             *(cores, self.statistics, settings.request_timeout_s),
             Regions(is_on=settings.shared_memory, max_bytes=body_memory_bytes),
         )
-        self._ensembles.members = self.inference
+        self._runtimes.ensembles.members = self.inference
         logs.add_filter(self.inference.logging)
         machine = Machine()
         self.metrics.more = lambda: triton_families(
@@ -164,12 +149,10 @@ class Server:
         """Drain and unload within the shutdown limit; return whether all of it ended."""
         self._healthy.clear()
         deadline = monotonic() + self.settings.shutdown_timeout_s
-        self._triton.end_soon()
+        self._runtimes.end_soon()
         is_clean = self._grpc is None or self._grpc.stop(self.settings.shutdown_timeout_s)
         is_clean = self.manager.close(max(0.0, deadline - monotonic())) and is_clean
-        self._workers.close()
-        self._tensorflow.close()
-        self._triton.close()
+        self._runtimes.close()
         self.source.close()
         log.info("event=stopped clean=%s", is_clean)
         self.app.flush()
@@ -199,7 +182,7 @@ class Server:
         """Say why nobody should send requests here: /ping is 503 then, and the platform restarts the container."""
         if not self._healthy.is_set():
             return "The model of this endpoint is not loaded (yet): see the log."
-        fault = self._torch.fault
+        fault = self._runtimes.torch.fault
         return f"A GPU is lost to this process ({fault}): restart the container." if fault else ""
 
     def _is_healthy(self) -> bool:
@@ -207,7 +190,7 @@ class Server:
 
     def _warm(self) -> None:
         try:
-            self.manager.prepare(self._workers)
+            self.manager.prepare(self._runtimes.workers)
         except ServingError as error:  # the first model that needs it tries again, and says so to its caller
             log.error("event=not_warmed error=%r", error.message)
 
@@ -221,9 +204,6 @@ class Server:
                 log.error("event=single_model_failed error=%r", error.message)
                 return
         self._healthy.set()
-
-    def _outside_bytes(self) -> int:
-        return self._workers.all_bytes() + self._tensorflow.all_bytes() + self._triton.server.held_bytes()
 
     def _own_name(self, name: str) -> str:
         """Return what the model of that name is called here.
@@ -358,46 +338,6 @@ def _holds_something(folder: Path) -> bool:
         return True
     except OSError:
         return False
-
-
-def _make_triton(settings: Settings) -> TritonBackend:
-    binary = settings.tritonserver or (TRITONSERVER if TRITONSERVER.is_file() else None)
-    return TritonBackend(
-        binary,
-        settings.cache_dir / "tritonserver",
-        timeout_s=settings.request_timeout_s,
-        load_timeout_s=settings.load_timeout_s,
-        shared_bytes=settings.triton_shared_bytes,
-    )
-
-
-def _make_workers(
-    settings: Settings, cores: int, environ: Mapping[str, str]
-) -> tuple[WorkerBackend, TensorFlowBackend]:
-    environments = Environments(
-        settings.cache_dir / "environments",
-        may_install=settings.install_requirements,
-        timeout_s=settings.load_timeout_s,
-    )
-    workers = WorkerSettings(
-        cores=cores,
-        preload=settings.preload,
-        log_format=settings.log_format,
-        device=settings.device,
-        min_workers=settings.min_workers,
-        max_workers=max(settings.min_workers, settings.max_workers),
-        idle_s=settings.worker_idle_s,
-        queue_size=settings.worker_queue,
-        request_timeout_s=settings.request_timeout_s,
-        load_timeout_s=settings.load_timeout_s,
-        max_deaths=settings.worker_deaths,
-        default_accept=settings.default_accept,
-        max_reply_bytes=settings.max_reply_bytes,
-        address_space_bytes=settings.worker_memory_bytes,
-        open_files=settings.worker_files,
-        processes=settings.worker_processes,
-    )
-    return WorkerBackend(workers, environments), TensorFlowBackend(workers, environments, environ)
 
 
 def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:

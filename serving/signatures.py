@@ -1,25 +1,23 @@
-"""Models with several signatures: one of them by its name, seen as a model of its own.
+"""Models with several signatures, and which of them a request is for.
 
-TensorFlow's SavedModels have them (`methods_of`), and a request that is for another than the default one names it in a
-parameter. Every other model has the default one alone. `inference` asks here, and who describes a model.
+TensorFlow's SavedModels have them (`methods_of`); a request names another than the usual one in the parameter
+`signature_name`, and its worker looks there. Every other model has the usual one alone. `inference` asks here, and who
+describes a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from serving.backends.base import LoadedModel, methods_of
-from serving.backends.wrapping import WrappedModel
+from serving.codecs.v2 import Question
 from serving.errors import BadRequestError
 from serving.tensors import Method, Signature
-from serving.workers.handler import Reply, Request
 
 DEFAULT = "serving_default"
 """The signature of a request that names none, as TensorFlow Serving has it."""
 
 PARAMETER = "signature_name"
-"""The parameter of a request that names another."""
 
 
 def signatures_of(model: LoadedModel) -> Mapping[str, Method]:
@@ -27,36 +25,33 @@ def signatures_of(model: LoadedModel) -> Mapping[str, Method]:
     return methods_of(model) or {DEFAULT: Method(model.signature)}
 
 
-def signed(model: LoadedModel, name: str, signature: str) -> LoadedModel:
-    """Return the model as `signature` has it, "" for the default one; raises `BadRequestError` for one that is not.
+def signature_of(model: LoadedModel, question: Question, name: str) -> Signature:
+    """Return the inputs and outputs of the signature that a request names, the usual ones for none.
 
-    `name` is the model's, for the error.
+    Raises `BadRequestError` for one that the model, of the name `name`, has not.
+    """
+    wanted, methods = question.parameters.get(PARAMETER), methods_of(model)
+    if wanted is None or not methods:
+        return model.signature
+    if wanted not in methods:
+        raise BadRequestError(
+            f"Model '{name}' has no signature {str(wanted)[:80]!r}, but {sorted(methods)}: name one of those in the "
+            f"parameter {PARAMETER}, or none."
+        )
+    return methods[str(wanted)].signature
+
+
+def signed(model: LoadedModel, name: str, signature: str) -> tuple[Signature, dict[str, str]]:
+    """Return the signature of that name, "" for the usual one, and the parameters by which a request asks for it.
+
+    Raises `BadRequestError` in TensorFlow Serving's words for one that the model, of the name `name`, has not.
     """
     if signature == "":
-        return model
+        return model.signature, {}
     known = signatures_of(model)
     if signature not in known:
         raise BadRequestError(
             f"Serving signature name: \"{signature[:200]}\" not found in signature def: model '{name}' has "
-            f"{', '.join(known)}."
+            f"{', '.join(sorted(known))}."
         )
-    return SignedModel(model, signature, known[signature].signature) if methods_of(model) else model
-
-
-class SignedModel(WrappedModel):
-    """A model by one of its signatures."""
-
-    def __init__(self, inner: LoadedModel, name: str, signature: Signature) -> None:
-        super().__init__(inner)
-        self._name = name
-        self._signature = signature
-
-    @property
-    def signature(self) -> Signature:
-        """Inputs and outputs of that signature."""
-        return self._signature
-
-    def invoke(self, request: Request, deadline: float) -> Reply:
-        """Have the model answer by this signature; such models are outside, and their workers look for its name."""
-        parameters = {**request.about.get("parameters", {}), PARAMETER: self._name}
-        return super().invoke(replace(request, about={**request.about, "parameters": parameters}), deadline)
+    return known[signature].signature, {PARAMETER: signature} if methods_of(model) else {}

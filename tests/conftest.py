@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +20,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--model-root", help="the folder here that is mounted at /opt/ml/models there")
     parser.addoption("--server", choices=["triton", "wharf", "both"], default="both", help="whom tests/oracle asks")
     parser.addoption("--record", action="store_true", help="write down what tritonserver answers (tests/oracle)")
+
+
+@pytest.fixture(scope="session")
+def saved_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All models of tests/saved_models.py; without TensorFlow the test is skipped."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("there is no TensorFlow for this machine")
+    folder = tmp_path_factory.mktemp("saved_models")
+    subprocess.run([sys.executable, "-m", "tests.saved_models", str(folder)], check=True, capture_output=True)
+    return folder
 
 
 StartServer = Callable[..., RunningServer]

@@ -92,6 +92,9 @@ def _odd(tf: Any, folder: Path) -> None:
     named = {"ask": (lambda x: {"y": x + 1}, [fixed]), "tell": (lambda x: {"y": x + 2}, [fixed])}
     _save(tf, folder / "nameless", named)
     files = tf.TensorSpec([], tf.string, "path")
+    in_python = tf.TensorSpec([None], tf.float32, "x")
+    called = {"serving_default": (lambda x: {"y": tf.numpy_function(lambda y: y, [x], tf.float32)}, [in_python])}
+    _save(tf, folder / "in_python", called)
     _save(tf, folder / "reads_files", {"serving_default": (lambda path: {"text": tf.io.read_file(path)}, [files])})
 
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 from serving.backends.base import Footprint
 from serving.backends.worker import WorkerBackend, WorkerSettings
 from serving.repository.layouts import ModelSpec
+from serving.repository.plain_files import KERAS
+from serving.repository.saved_model_layout import SAVED_MODEL
 from serving.workers.environments import Environments
 
 _PRELOAD = ("numpy", "tensorflow")
@@ -23,8 +25,12 @@ _ENVIRON = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "KERAS_BACKEND": "tensorflow",
 }
-# Of a worker without weights: its session, its threads and their arenas; measured, see docs/tensorflow.md.
-_SESSION_BYTES = 40 << 20
+# Beside a worker's own and its weights: a session, its threads and their arenas (4 to 8 MiB measured); in the worker of
+# a Keras file also the model's Python and its trace (18).
+_SESSION_BYTES = {SAVED_MODEL: 8 << 20, KERAS: 24 << 20}
+# A byte of a graph becomes so many in a session (49 to 54 measured, Keras' MobileNetV2 and ResNet-50). What is larger
+# than such graphs has its weights inside, and those are bytes of the files.
+_GRAPH_FACTOR, _GRAPH_MAX_BYTES = 50, 4 << 20
 
 
 class TensorFlowBackend(WorkerBackend):
@@ -37,8 +43,11 @@ class TensorFlowBackend(WorkerBackend):
 
     def footprint(self, spec: ModelSpec) -> Footprint:
         """Predict from the size of the files, for each of the first workers, and what a session takes besides."""
-        found = super().footprint(spec)
-        if spec.handler is not None and spec.handler.memory_bytes:
+        found, handler = super().footprint(spec), spec.handler
+        if handler is None or handler.memory_bytes:
             return found
-        count = max(1, (spec.handler.min_workers if spec.handler else None) or 1)
-        return Footprint(found.peak_bytes + count * _SESSION_BYTES, found.resident_bytes + count * _SESSION_BYTES)
+        more = _SESSION_BYTES.get(handler.dialect, _SESSION_BYTES[KERAS])
+        if handler.dialect == SAVED_MODEL:
+            more += _GRAPH_FACTOR * min(spec.file.stat().st_size, _GRAPH_MAX_BYTES)
+        more *= handler.min_workers or self._settings.min_workers
+        return replace(found, peak_bytes=found.peak_bytes + more, resident_bytes=found.resident_bytes + more)

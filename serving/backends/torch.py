@@ -22,7 +22,7 @@ from serving.backends.base import Footprint, InProcessBackend, InProcessModel, L
 from serving.backends.threads import TorchThreads, threads_for
 from serving.backends.torch_cuda import open_cuda
 from serving.backends.torch_device import DeviceSettings, TorchDevice, TorchDevices, plain
-from serving.backends.torch_errors import is_out_of_memory, run_error, summary
+from serving.backends.torch_errors import is_of_device, is_out_of_memory, run_error, summary
 from serving.backends.torch_export import load_exported
 from serving.backends.torch_footprint import on_device, on_host
 from serving.backends.torch_program import Program
@@ -174,7 +174,7 @@ class TorchBackend(InProcessBackend):
             gc.freeze()
         if self._device != "cpu":
             # Its context is the server's, not the first model's; where there is no GPU, the load says so.
-            with contextlib.suppress(LoadFailedError):
+            with contextlib.suppress(ServingError):
                 self._devices.device(int(self._device.partition(":")[2] or 0))
         return is_new
 
@@ -204,8 +204,8 @@ class TorchBackend(InProcessBackend):
     def _load_on_device(self, spec: ModelSpec, index: int) -> DeviceModel:
         try:
             device = self._devices.device(index)
-        except LoadFailedError as error:
-            raise LoadFailedError(f"Model '{spec.name}' is to run on cuda: {error}") from error
+        except ServingError as error:
+            raise type(error)(f"Model '{spec.name}' is to run on cuda: {error}") from error
         program, device_bytes = self._pool.load(lambda: device.load(spec.name, lambda name: _make(spec, name)))
         return DeviceModel(spec.name, program, device, device_bytes)
 
@@ -263,7 +263,7 @@ def _load_error(spec: ModelSpec, error: Exception) -> ServingError:
     """Tell a full memory and a fault of ours from a file that is not what its name claims."""
     if is_out_of_memory(error):
         return InsufficientMemoryError(f"Model '{spec.name}' found no memory to load: {summary(error)}")
-    if isinstance(error, _BAD_FILE):
+    if isinstance(error, _BAD_FILE) and not is_of_device(error):
         return InvalidArtifactError(
             f"Model '{spec.name}': {spec.file.name} is not a {spec.format} file that torch can load: {summary(error)}"
         )

@@ -12,13 +12,18 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from serving.backends.staging import Mark
-from serving.errors import LoadFailedError
+from serving.backends.torch_errors import is_out_of_memory, summary
+from serving.errors import InsufficientMemoryError, LoadFailedError
 
 log = logging.getLogger("wharf.backends.torch")
 
 
 def open_cuda(index: int) -> CudaDriver:
-    """Return the driver of a device. Raises `LoadFailedError` where this torch has no such device."""
+    """Return the driver of a device.
+
+    Raises `LoadFailedError` where this torch has no such device or cannot use it, `InsufficientMemoryError` where its
+    memory has no room for a context.
+    """
     import torch
 
     if not torch.cuda.is_available():
@@ -31,7 +36,11 @@ def open_cuda(index: int) -> CudaDriver:
             f"there is no cuda:{index}, there are {torch.cuda.device_count()} GPUs, numbered from 0: correct its "
             "configuration."
         )
-    return CudaDriver(index)
+    try:
+        return CudaDriver(index)
+    except Exception as error:
+        kind = InsufficientMemoryError if is_out_of_memory(error) else LoadFailedError
+        raise kind(f"cuda:{index} could not be opened: {summary(error)}") from error
 
 
 class CudaDriver:

@@ -37,6 +37,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error) is RuntimeError and any(_FULL.fullmatch(line.strip()) for line in _said(error))
 
 
+def is_of_device(error: BaseException) -> bool:
+    """Say whether a device's driver raised it, whatever was being done."""
+    import torch
+
+    return isinstance(error, torch.AcceleratorError)
+
+
 def run_error(model: str, error: Exception) -> ServingError:
     """Return what a request of `model` is answered when its run raised `error`."""
     if is_out_of_memory(error):

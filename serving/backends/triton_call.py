@@ -24,7 +24,8 @@ from serving.workers.handler import Request
 
 log = logging.getLogger("wharf.tritonserver")
 
-# Below it the words that say where a tensor lies cost as much as the tensor (benchmarks/triton_memory.py).
+# CPU us of a request, ours and tritonserver's, by gRPC and by shared memory: 16 KiB 675 and 700, 32 KiB 1000 and 1000,
+# 128 KiB 1025 and 875, 256 KiB 1775 and 950, 588 KiB 3300 and 1250, 2 MiB 10900 and 1700 (2.51, Python backend).
 LEAST_BYTES = 32 << 10
 """From here on a tensor lies in shared memory."""
 # Of a cache line: so that vector instructions find tensors aligned.

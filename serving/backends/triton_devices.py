@@ -14,7 +14,7 @@ from serving.devices import PROCESS_BYTES
 from serving.repository import triton_schema
 from serving.repository.layouts import ModelSpec
 
-# Backends that ask for the CPU where a group says KIND_AUTO or nothing (their GetBackendAttribute).
+# Backends that ask for the CPU where a group says KIND_AUTO or nothing (their GetBackendAttribute), and names no GPU.
 _ON_CPU = frozenset(("python", "openvino"))
 # What an instance takes beside its weights: on a T4 (AWS' own rerun of 2023) 173 MiB for ResNet-50 and 47 for BERT-base
 # in libtorch, some 100 for BERT-base in TensorRT; what an engine's profile adds is measured afterwards.
@@ -30,7 +30,8 @@ def device_footprint(spec: ModelSpec) -> tuple[int, tuple[int, ...]]:
     anywhere, named = 0, Counter[int]()
     groups: Sequence[Mapping[str, Any]] = (spec.triton or {}).get("instance_group") or ({},)
     for group in groups:
-        if group.get("kind", "KIND_AUTO") not in _gpu_kinds(spec):
+        kind = group.get("kind", "KIND_AUTO")
+        if kind not in _gpu_kinds(spec) and not (kind == "KIND_AUTO" and group.get("gpus")):
             continue
         count = max(1, int(group.get("count") or 0))
         anywhere += 0 if group.get("gpus") else count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,9 @@ from serving.errors import InsufficientMemoryError, InvalidArtifactError, ModelF
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.layouts import ModelSpec
 from serving.tensors import DTYPES, Method, Signature, Tensors, TensorSpec
+from serving.workers.device_slices import visible_devices
 from serving.workers.environments import Environment, Environments
+from serving.workers.group_sizes import GroupSizes, group_sizes
 from serving.workers.handler import Launch, Reply, Request
 from serving.workers.plan import Host, Plan
 from serving.workers.pool import Pool
@@ -33,6 +36,8 @@ log = logging.getLogger("wharf.workers")
 # torch itself (reference: frontier 3; 580 MiB with BERT-base's 438).
 _FORKED_BYTES = 24 << 20
 _SPAWNED_BYTES = 150 << 20
+# What a rank of a split model has besides: 270 MiB were measured with 200 of weights.
+_SPLIT_BYTES = 46 << 20
 # How often workers are looked at: for idle ones, and for those that grew.
 _JANITOR_S = 1.0
 # Of these every so many measure all of them: 5-10 ms of the kernel's time for each worker.
@@ -179,17 +184,24 @@ class WorkerBackend:
     def footprint(self, spec: ModelSpec) -> Footprint:
         """Predict from the size of the files: their bytes once more in memory, for each of the first workers.
 
-        On a device with a context each, and for all workers that there may be: they ask for no more room there later.
+        A group's is the sum over its ranks. On a device with a context each, and for all workers that there may be:
+        they ask for no more room there later. A group has devices of its own, which the books do not know.
         """
         handler = _handler(spec)
-        count = handler.min_workers or self._settings.min_workers
+        sizes = self._sizes(spec, handler)
         own_bytes = _SPAWNED_BYTES if handler.python else _FORKED_BYTES
-        each = handler.memory_bytes or (own_bytes + spec.bytes)
+        if handler.memory_bytes:
+            each = handler.memory_bytes
+        elif handler.dialect == "huggingface" and sizes.ranks:  # they share the files out
+            each = (own_bytes + _SPLIT_BYTES) * sizes.ranks + spec.bytes
+        else:
+            each = (own_bytes + spec.bytes) * max(1, sizes.ranks)
+        held_bytes = each * sizes.least
         devices = named_devices(spec.device or self._settings.device)
-        if devices is None:
-            return Footprint(each * count, each * count)
-        device_bytes = (PROCESS_BYTES + spec.bytes) * self._most(spec, handler)
-        return Footprint(each * count, each * count, device_bytes, device_bytes, devices)
+        if devices is None or sizes.ranks:
+            return Footprint(held_bytes, held_bytes)
+        device_bytes = (PROCESS_BYTES + spec.bytes) * sizes.most
+        return Footprint(held_bytes, held_bytes, device_bytes, device_bytes, devices)
 
     def load(self, spec: ModelSpec) -> WorkerModel:
         """Start the workers and wait until they are ready.
@@ -223,8 +235,7 @@ class WorkerBackend:
 
     def _plan(self, spec: ModelSpec, handler: HandlerSpec, environment: Environment) -> Plan:
         ours = self._settings
-        least = handler.min_workers or ours.min_workers
-        most = self._most(spec, handler)
+        sizes = self._sizes(spec, handler)
         is_spawned = environment.must_spawn(self._supervisor.modules)
         if is_spawned and environment.python is None:
             log.info("event=spawned_not_forked model=%s reason='its packages replace preloaded ones'", spec.name)
@@ -233,12 +244,13 @@ class WorkerBackend:
             dialect=handler.dialect,
             folder=str(handler.folder),
             file=str(handler.file or ""),
-            options=dict(handler.options),
+            options=dict(handler.options) | ({"tensor_parallel_degree": str(sizes.ranks)} if sizes.ranks else {}),
             config=dict(handler.config),
             paths=[str(each) for each in (*handler.paths, *environment.paths)],
             environ={**environment.environ, **handler.environ},
             device=self._device(spec),
-            threads=spec.threads or max(1, ours.cores // most),
+            ranks=sizes.ranks,
+            threads=spec.threads or max(1, ours.cores // (sizes.most * max(1, sizes.ranks))),
             batch_size=handler.batch_size,
             default_accept=ours.default_accept,
             max_reply_bytes=ours.max_reply_bytes,
@@ -256,22 +268,27 @@ class WorkerBackend:
         return Plan(
             launch,
             wish,
-            least,
-            most,
+            sizes.least,
+            sizes.most,
             handler.max_batch_delay_s,
             handler.queue_size or ours.queue_size,
             handler.idle_s or ours.idle_s,
             handler.predict_timeout_s or ours.request_timeout_s,
             handler.load_timeout_s or ours.load_timeout_s,
             ours.max_deaths,
+            sizes.slices,
         )
 
-    def _most(self, spec: ModelSpec, handler: HandlerSpec) -> int:
-        """Return how many workers a model may have; on a device only those that its own configuration wants."""
+    def _sizes(self, spec: ModelSpec, handler: HandlerSpec) -> GroupSizes:
+        """Return how many workers or groups a model has; on a device only those that its own configuration wants."""
         ours = self._settings
-        is_on_cpu = named_devices(spec.device or ours.device) is None
-        least = handler.min_workers or ours.min_workers
-        return max(least, handler.max_workers or (ours.max_workers if is_on_cpu else least))
+        is_cpu = named_devices(spec.device or ours.device) is None
+        if handler.tensor_parallel is None:
+            least = handler.min_workers or ours.min_workers
+            most = handler.max_workers or (ours.max_workers if is_cpu else least)
+            return GroupSizes(0, least, max(least, most))
+        devices = None if is_cpu else visible_devices(os.environ)
+        return group_sizes(spec.name, handler.tensor_parallel, handler.min_workers, handler.max_workers, devices)
 
     def _device(self, spec: ModelSpec) -> str:
         """Return where its code is to run: what was said, with the number of the device that it has room on."""

@@ -41,7 +41,7 @@ def _state(version: str, state: str, reason: str) -> dict[str, Any]:
 
 def metadata(model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
     """Return the signatures of a loaded model."""
-    described = {name: _signature(each) for name, each in signatures_of(model).items()}
+    described = {name: _signature(each) for name, each in sorted(signatures_of(model).items())}
     return {
         "model_spec": {"name": spec.name, "signature_name": "", "version": spec.version},
         "metadata": {"signature_def": {"signature_def": described}},

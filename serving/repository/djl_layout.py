@@ -1,6 +1,7 @@
 """Finds a DJL Serving model: serving.properties, or a model.py in DJL's manner; and which of its engines serves it.
 
-1. An engine of tensor-parallel groups (Rubikon, DeepSpeed, MPI) with more than one rank is refused by name.
+1. An engine of tensor-parallel groups (Rubikon, DeepSpeed, MPI) makes each worker a group of ranks; with stages of a
+   pipeline it is refused by name. With engine Python the degree is a property, and the built-in handler's ranks.
 2. A Java engine serves a plain file: that file is served, in process or by its built-in handler.
 3. The entry point: option.entryPoint, DJL_ENTRY_POINT, `<model's name>.py`, model.py. A model.py without the handler's
    function gives way to the built-in Hugging Face handler where there is something for it.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from serving.errors import InvalidArtifactError
 from serving.repository.archives import SUFFIXES as ARCHIVE_SUFFIXES
@@ -88,8 +89,11 @@ def _placed(folder: ModelFolder, properties: Properties) -> ModelFolder:
 
 
 def _by_engine(folder: ModelFolder, properties: Properties, file: Path | None) -> Found:
-    if properties.is_group:  # 1
-        _refuse_ranks(folder, properties)
+    if properties.is_group and properties.pipeline_parallel != 1:  # 1
+        raise folder.refusal(
+            f"its engine {properties.engine or 'MPI'} with pipeline_parallel_degree={properties.pipeline_parallel} "
+            "wants stages, and a group of processes here splits tensors: set option.tensor_parallel_degree instead"
+        )
     if properties.engine in _JAVA:  # 2
         return _java(folder, properties, _JAVA[properties.engine])
     if not properties.is_python:
@@ -99,14 +103,11 @@ def _by_engine(folder: ModelFolder, properties: Properties, file: Path | None) -
     return _handled(folder, properties, entry) if entry else _by_content(folder, properties)  # 3, 4
 
 
-def _refuse_ranks(folder: ModelFolder, properties: Properties) -> None:
-    degrees = (properties.tensor_parallel or 1, properties.pipeline_parallel)
-    for key, degree in zip(("tensor_parallel_degree", "pipeline_parallel_degree"), degrees, strict=True):
-        if degree != 1:
-            raise folder.refusal(
-                f"its engine {properties.engine or 'MPI'} with {key}={degree} wants a group of processes for one "
-                f"model, which a later version brings: set option.{key}=1"
-            )
+def _ranks(properties: Properties, *, is_built_in: bool) -> int | Literal["max"] | None:
+    """Return the size of a group, None where each worker is one process."""
+    if properties.is_group:
+        return properties.tensor_parallel or "max"
+    return properties.tensor_parallel if is_built_in and properties.tensor_parallel not in (None, 1) else None
 
 
 def _java(folder: ModelFolder, properties: Properties, kind: str) -> Found:
@@ -154,6 +155,7 @@ def _handled(folder: ModelFolder, properties: Properties, entry: Path | str) -> 
         python=properties.python if "/" in properties.python else None,
         options=options,
         environ=dict(properties.environ),
+        tensor_parallel=_ranks(properties, is_built_in=entry == BUILT_IN),
         **_figures(properties),
     )
     seen = file or folder.find(_MODEL_FILE)
@@ -212,8 +214,12 @@ def _idle(properties: Properties, found: Found) -> list[str]:
     idle = {"reserved_memory_mb": properties.reserved_bytes, "retry_threshold": properties.retry_threshold}
     idle["option.max_output_size"] = properties.max_output_bytes
     said = [f"{FILE_NAME}: {key} has no effect in this version." for key, value in idle.items() if value is not None]
-    if len(properties.devices) > 1:
+    if found.handler is not None and found.handler.tensor_parallel and properties.devices not in ((), ("cpu",)):
+        said.append(f"{FILE_NAME}: load_on_devices chooses no group's GPUs: the server's CUDA_VISIBLE_DEVICES does.")
+    elif len(properties.devices) > 1:
         said.append(f"{FILE_NAME}: of load_on_devices only {properties.devices[0]} is used in this version.")
+    if found.handler is None and (properties.is_group or (properties.tensor_parallel or 1) != 1):
+        said.append(f"{FILE_NAME} asks for a group of ranks, and a model that is served in process has none.")
     figures = [name for name in _WORKERS_OWN if getattr(properties, name)] if found.handler is None else []
     if figures:
         said.append(f"{FILE_NAME} sets {', '.join(figures)}, which a model that is served in process has not.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class HandlerSpec:
 
     `dialect` names a module of `workers.dialects`. `folder` is the model's folder, the working directory. `file` is the
     Python file, or the model file of a plain model. `paths` go to the front of sys.path, in order. `python` is an
-    interpreter, or an environment (folder or packed archive), to run under instead of ours.
+    interpreter, or an environment (folder or packed archive), to run under instead of ours. `tensor_parallel` is the
+    number of processes that are one worker, a group of ranks: `max` as many as there are devices, None no group.
     """
 
     dialect: str
@@ -38,3 +39,4 @@ class HandlerSpec:
     predict_timeout_s: float | None = None
     load_timeout_s: float | None = None
     memory_bytes: int | None = None
+    tensor_parallel: int | Literal["max"] | None = None

@@ -22,6 +22,8 @@ from serving.repository.versions import served_version
 from serving.repository.worker_config import WorkerConfig
 
 _REQUIREMENTS = "requirements.txt"
+RANKED = ("djl", "huggingface", "sagemaker")
+"""The dialects whose models know what to do with a rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class ModelFolder:
         `InvalidArtifactError` for figures that contradict each other and for a `python` that is not there.
         """
         mine = self.workers
-        figures = {"min_workers", "max_workers", "batch_size", "predict_timeout_s", "memory_bytes"}
+        figures = {"min_workers", "max_workers", "batch_size", "predict_timeout_s", "memory_bytes", "tensor_parallel"}
         known = {key: value for key, value in said.items() if value is not None}
         known |= {key: value for key in figures if (value := getattr(mine, key)) is not None}
         known["options"] = {**known.get("options", {}), **mine.options}
@@ -121,6 +123,11 @@ class ModelFolder:
         if spec.min_workers is not None and spec.max_workers is not None and spec.min_workers > spec.max_workers:
             raise self.refusal(
                 f"it wants at least {spec.min_workers} and at most {spec.max_workers} workers: correct one of them"
+            )
+        if spec.tensor_parallel is not None and dialect not in RANKED:
+            raise self.refusal(
+                f"it is {dialect}'s and wants tensor_parallel_degree={spec.tensor_parallel}, and groups of ranks are "
+                f"for {', '.join(RANKED)}: take the degree away, or serve it by one of those"
             )
         wanted = mine.python or python
         return replace(

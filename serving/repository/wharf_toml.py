@@ -10,6 +10,7 @@
     batch_size = 8
     predict_timeout_s = 30
     memory = "2GiB"
+    tensor_parallel_degree = 2 # processes that hold one copy of the model together, or "max"
     python = "env/bin/python"  # an interpreter, or an environment (a folder, or packed), to run under
     task = "fill-mask"         # Hugging Face's name of what the model does
     environ = { LOG = "1" }
@@ -106,6 +107,7 @@ _KEYS: Mapping[str, _Rule] = {
     "batch_size": ("a whole number above 0", _is_count),
     "predict_timeout_s": ("seconds above 0", _is_seconds),
     "memory": ("bytes, such as '2GiB'", _is_bytes),
+    "tensor_parallel_degree": ('a whole number above 0, or "max"', lambda value: value == "max" or _is_count(value)),
     "python": ("a path to an interpreter or an environment", _is_text),
     "task": ("a task's name", _is_text),
     "environ": ("a table of texts", _is_texts),
@@ -145,6 +147,8 @@ def _worker_config(table: Mapping[str, Any]) -> WorkerConfig:
     found = {key: table[key] for key in _WORKER_KEYS if key in table}
     if "memory" in table:
         found["memory_bytes"] = parse_bytes(table["memory"])
+    if "tensor_parallel_degree" in table:
+        found["tensor_parallel"] = table["tensor_parallel_degree"]
     if "task" in table:
         found["options"] = {**table.get("options", {}), "task": table["task"]}
     return WorkerConfig(**found)

@@ -64,7 +64,8 @@ _T = TypeVar("_T")
 class Kind(IntEnum):
     """What a message is. To a worker: LAUNCH, CALL, CANCEL, STOP; from it: READY, FAILED, REPLY, ERROR, CHUNK, END.
 
-    SPAWN, KILL, SPAWNED and EXITED are spoken with the zygote alone, READY with both.
+    A rank of a group gets NEXT, or CANCEL, after each CHUNK. SPAWN, KILL, SPAWNED and EXITED are spoken with the zygote
+    alone, READY with both.
     """
 
     LAUNCH = 1
@@ -81,6 +82,7 @@ class Kind(IntEnum):
     KILL = 12
     SPAWNED = 13
     EXITED = 14
+    NEXT = 15
 
 
 class ChannelError(Exception):

@@ -20,7 +20,8 @@ class Launch:
 
     `folder` is the model's folder and becomes the working directory; `file` is the handler's Python file, or the model
     file of a plain model. `options` are the dialect's own (serving.properties' without `option.`, Triton's parameters);
-    `config` is Triton's model configuration as JSON.
+    `config` is Triton's model configuration as JSON. `ranks` is the size of the group that this process is one of, 0
+    for a worker by itself; `rank` counts from 0.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Launch:
     environ: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     instance: int = 0
+    rank: int = 0
+    ranks: int = 0
     threads: int = 1
     batch_size: int = 1
     default_accept: str = "application/json"

@@ -6,6 +6,7 @@ or breaks the protocol is killed: nobody waits for it twice.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -36,14 +37,14 @@ log = logging.getLogger("wharf.workers")
 # From a closed channel to the zygote's word on how it ended; a forked worker is reaped in milliseconds.
 _END_KNOWN_S = 0.8
 # For people's own farewell (`finalize`) after STOP, before SIGKILL.
-_FAREWELL_S = 3.0
+FAREWELL_S = 3.0
 _KILLED_S = 5.0
 # What a worker says of where its model failed to start, at most.
 _PLACES_MAX, _PLACE_MAX_CHARS = 16, 500
 # What a request needs comes and goes; what stays and is larger is the ledger's business.
 _NOTEWORTHY_BYTES = 8 << 20
 # After a client has left, for the handler's generator to come to its next yield.
-_CANCEL_S = 2.0
+CANCEL_S = 2.0
 _BY_STATUS: dict[int, type[ServingError]] = {
     each.status: each
     for each in (
@@ -71,13 +72,34 @@ class Instance:
         self.idle_since = 0.0
         self._touched_bytes = 0  # at the last measurement
         self.is_stopped = False  # by us: its end is no death
+        self._who = f"Model '{launch.name}'" + f" (rank {launch.rank})" * (launch.ranks > 0)
         self._supervisor = supervisor
         self._launch = launch
         self._calls = itertools.count(1)
+        self._asked = 0  # requests of the call under way
         self._oom_kills = memory.oom_kills()
         self.process: WorkerProcess = supervisor.spawn(
             wish, lambda: on_exit(self), reply_max_bytes=launch.max_reply_bytes
         )
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it can answer no more."""
+        return self.process.exited.is_set()
+
+    @property
+    def pids(self) -> list[int]:
+        """Its one process."""
+        return [self.process.pid]
+
+    @property
+    def end(self) -> str:
+        """How it ended: "was killed by signal 9 (Killed)"."""
+        return describe_end(self.process.status, self.process.reason)
+
+    def let_go(self) -> None:
+        """Close our end of its channel; it has ended."""
+        self.process.channel.close()
 
     def load(self, deadline: float) -> None:
         """Wait until the model is ready.
@@ -91,7 +113,7 @@ class Instance:
         except LateError:
             self.kill()
             raise DeadlineExceededError(
-                f"Model '{self.name}' was still loading at its deadline: raise its load timeout."
+                f"{self._who} was still loading at its deadline: raise its load timeout."
             ) from None
         except ChannelError as error:
             raise self._not_loaded(self._end(error)) from None
@@ -106,9 +128,9 @@ class Instance:
             raise self._not_loaded(self._end(ProtocolError(repr(error)))) from None
         self.kill()
         if status == 507:
-            raise InsufficientMemoryError(f"Model '{self.name}' ran out of memory while it loaded: {said}")
+            raise InsufficientMemoryError(f"{self._who} ran out of memory while it loaded: {said}")
         at = "\n\nAt:\n" + "".join(f"  {each}\n" for each in places) if places else ""
-        raise LoadFailedError(f"Model '{self.name}' failed to load: {said}", said + at)
+        raise LoadFailedError(f"{self._who} failed to load: {said}", said + at)
 
     def measured_bytes(self) -> int:
         """Return what it added to the machine's memory, in bytes."""
@@ -124,45 +146,76 @@ class Instance:
 
         Raises what the handler's error means, or `WorkerLostError`.
         """
-        items, buffers = _pack(requests)
-        call = next(self._calls)
+        items, buffers = pack(requests)
         timeout_s = deadline - time.monotonic()
-        self.process.channel.body_max_bytes = len(requests) * self._launch.max_reply_bytes
-        try:
-            self.process.channel.send(Kind.CALL, call, {"items": items}, buffers, deadline=deadline)
-            message = self._expect(call, deadline)
-        except LateError:
-            raise self._hung() from None
-        except ChannelError as error:
-            raise self._lost(error) from None
-        if message.kind is Kind.ERROR:
-            raise self._told(message.meta)
-        try:
-            replies = [_reply(item, message.body) for item in message.meta["items"]]
-            if len(replies) != len(requests):
-                raise ValueError(f"{len(replies)} answers to {len(requests)} requests")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise self._lost(ProtocolError(repr(error))) from None
-        if message.meta["items"][0].get("is_stream"):
+        call = self.begin(items, buffers, deadline)
+        replies, is_stream = self.answer(call, deadline)
+        if is_stream:
             replies[0].chunks = self._chunks(call, timeout_s)
             next(replies[0].chunks)  # begun, so that closing it cancels, though nobody ever asked for a chunk
         return replies
 
+    def begin(
+        self, items: list[dict[str, Any]], buffers: Sequence[Body], deadline: float, seed: int | None = None
+    ) -> int:
+        """Send what `pack` made of requests; return the number of the call, whose `answer` must come next.
+
+        Raises `WorkerLostError`, as all of this class that talks to the worker.
+        """
+        call, self._asked = next(self._calls), len(items)
+        self.process.channel.body_max_bytes = len(items) * self._launch.max_reply_bytes
+        meta = {"items": items} if seed is None else {"items": items, "seed": seed}
+        self._send(Kind.CALL, call, deadline, meta, buffers)
+        return call
+
+    def answer(self, call: int, deadline: float) -> tuple[list[Reply], bool]:
+        """Return the replies to a call, and whether `chunk`s of the first one follow; raises what `call` raises."""
+        message = self._heard(call, deadline)
+        if message.kind is Kind.ERROR:
+            raise self._told(message.meta)
+        try:
+            replies = [_reply(item, message.body) for item in message.meta["items"]]
+            if len(replies) != self._asked:
+                raise ValueError(f"{len(replies)} answers to {self._asked} requests")
+            return replies, bool(message.meta["items"][0].get("is_stream"))
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise self._lost(ProtocolError(repr(error))) from None
+
+    def chunk(self, call: int, deadline: float) -> bytes | None:
+        """Return the next chunk of a stream, None at its end; raises what `call` raises."""
+        message = self._heard(call, deadline)
+        if message.kind is Kind.CHUNK:
+            return bytes(message.body)
+        if message.meta:
+            raise self._told(message.meta)
+        return None
+
+    def go_on(self, call: int, deadline: float, *, is_wanted: bool) -> None:
+        """Have a rank of a group make its next chunk, or end its stream where none is wanted."""
+        self._send(Kind.NEXT if is_wanted else Kind.CANCEL, call, deadline)
+
     def stop(self) -> None:
         """End the worker: its farewell, then SIGKILL; return when its memory is back."""
-        self.is_stopped = True
-        try:
-            self.process.channel.send(Kind.STOP, deadline=time.monotonic() + _FAREWELL_S)
-        except ChannelError:
-            pass
-        else:
-            self.process.exited.wait(_FAREWELL_S)
+        if self.bid_farewell():
+            self.process.exited.wait(FAREWELL_S)
         self.kill()
+
+    def bid_farewell(self) -> bool:
+        """Ask it to end; return whether it heard."""
+        self.is_stopped = True
+        with contextlib.suppress(ChannelError):
+            self.process.channel.send(Kind.STOP, deadline=time.monotonic() + FAREWELL_S)
+            return True
+        return False
+
+    def strike(self) -> None:
+        """Have it killed, with all that it started, and do not wait."""
+        self._supervisor.kill(self.process)
 
     def kill(self) -> None:
         """End it by SIGKILL, with all that it started; return when its memory is back."""
         if not self.process.exited.is_set():
-            self._supervisor.kill(self.process)
+            self.strike()
             if not self.process.exited.wait(_KILLED_S):
                 log.error("event=worker_not_killed model=%s pid=%d", self.name, self.process.pid)
         self.process.channel.close()
@@ -175,6 +228,22 @@ class Instance:
             raise ProtocolError(f"{len(message.fds)} files, and a worker has none to send")
         return message
 
+    def _send(self, kind: Kind, call: int, deadline: float, meta: Any = None, buffers: Sequence[Body] = ()) -> None:
+        try:
+            self.process.channel.send(kind, call, meta, buffers, deadline=deadline)
+        except LateError:
+            raise self._hung() from None
+        except ChannelError as error:
+            raise self._lost(error) from None
+
+    def _heard(self, call: int, deadline: float) -> Message:
+        try:
+            return self._expect(call, deadline)
+        except LateError:
+            raise self._hung() from None
+        except ChannelError as error:
+            raise self._lost(error) from None
+
     def _expect(self, call: int, deadline: float) -> Message:
         message = self._receive(deadline)
         if message.call != call or message.kind not in (Kind.REPLY, Kind.ERROR, Kind.CHUNK, Kind.END):
@@ -183,30 +252,21 @@ class Instance:
 
     def _chunks(self, call: int, timeout_s: float) -> Iterator[bytes]:
         """Yield what the handler yields; each chunk has as long as a whole answer would have had."""
-        is_over = False
+        chunk: bytes | None = b""
+        is_left = True  # by who reads, wherever this waits at a yield
         try:
-            yield b""
-            while True:
-                message = self._expect(call, time.monotonic() + timeout_s)
-                if message.kind is not Kind.CHUNK:
-                    is_over = True
-                    if message.meta:
-                        raise self._told(message.meta)
-                    return
-                yield bytes(message.body)
-        except LateError:
-            is_over = True
-            raise self._hung() from None
-        except ChannelError as error:
-            is_over = True
-            raise self._lost(error) from None
+            while chunk is not None:
+                yield chunk
+                is_left = False
+                chunk = self.chunk(call, time.monotonic() + timeout_s)
+                is_left = chunk is not None
         finally:
-            if not is_over:
+            if is_left:
                 self._cancel(call)
 
     def _cancel(self, call: int) -> None:
         """Have the generator closed at its next yield, as the client has left, or end the worker."""
-        deadline = time.monotonic() + _CANCEL_S
+        deadline = time.monotonic() + CANCEL_S
         try:
             self.process.channel.send(Kind.CANCEL, call, deadline=deadline)
             while self._expect(call, deadline).kind is Kind.CHUNK:
@@ -221,13 +281,13 @@ class Instance:
             return self._lost(ProtocolError(repr(error)))
         if meta.get("is_last"):  # nobody else is to be handed to it
             self._end(PeerGoneError("it said so"))
-        return _ran(_BY_STATUS.get(status, ModelFailedError)(f"Model '{self.name}' failed: {said}"))
+        return ran(_BY_STATUS.get(status, ModelFailedError)(f"{self._who} failed: {said}"))
 
     def _hung(self) -> ServingError:
         self.kill()
-        return _ran(
+        return ran(
             WorkerLostError(
-                f"Model '{self.name}' did not answer in time, its worker was ended and is being replaced: "
+                f"{self._who} did not answer in time, its worker was ended and is being replaced: "
                 "send less, or raise its predict timeout."
             )
         )
@@ -235,15 +295,13 @@ class Instance:
     def _lost(self, error: ChannelError) -> ServingError:
         ended = self._end(error)
         if self._was_out_of_memory():
-            return InsufficientMemoryError(f"Model '{self.name}' lost its worker: the kernel killed it for memory.")
-        return _ran(
-            WorkerLostError(f"Model '{self.name}' lost its worker, which {ended}; it is being replaced: try again.")
-        )
+            return InsufficientMemoryError(f"{self._who} lost its worker: the kernel killed it for memory.")
+        return ran(WorkerLostError(f"{self._who} lost its worker, which {ended}; it is being replaced: try again."))
 
     def _not_loaded(self, ended: str) -> ServingError:
         if self._was_out_of_memory():
-            return InsufficientMemoryError(f"Model '{self.name}' failed to load: the kernel killed it for memory.")
-        return LoadFailedError(f"Model '{self.name}' failed to load: its worker {ended}; see the log.")
+            return InsufficientMemoryError(f"{self._who} failed to load: the kernel killed it for memory.")
+        return LoadFailedError(f"{self._who} failed to load: its worker {ended}; see the log.")
 
     def _end(self, error: ChannelError) -> str:
         """Make sure that the worker is gone, and say how that came."""
@@ -251,7 +309,7 @@ class Instance:
             self.kill()
             return f"broke the protocol ({error})"
         self.process.exited.wait(_END_KNOWN_S)
-        ended = describe_end(self.process.status, self.process.reason)
+        ended = self.end
         self.kill()
         return ended
 
@@ -291,13 +349,14 @@ class Held:
             self._at_end()
 
 
-def _ran(error: ServingError) -> ServingError:
+def ran(error: ServingError) -> ServingError:
     """Note that the worker had the request: it counts as a failure of the model's."""
     error.has_run = True
     return error
 
 
-def _pack(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], list[Body]]:
+def pack(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], list[Body]]:
+    """Describe requests and collect their bodies, for `Instance.begin`."""
     items: list[dict[str, Any]] = []
     buffers: list[Body] = []
     total = 0

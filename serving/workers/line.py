@@ -12,22 +12,28 @@ from collections import deque
 from serving.errors import CancelledError, ServingError
 from serving.workers import refusals
 from serving.workers.handler import Reply, Request
-from serving.workers.instance import Instance
+from serving.workers.member import Member
 
 
 class Job:
-    """A request in line."""
+    """A request in line; or several that somebody has put together, of which it is the first."""
 
-    __slots__ = ("error", "instance", "is_done", "reply", "request")
+    __slots__ = ("_others", "error", "instance", "is_done", "reply", "request")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, *others: Request) -> None:
         self.request = request
-        self.instance: Instance | None = None
+        self._others = others
+        self.instance: Member | None = None
         self.reply: Reply | None = None
         self.error: ServingError | None = None
         self.is_done = threading.Event()
 
-    def lead(self, instance: Instance) -> None:
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return all(each.is_left is not None and each.is_left() for each in (self.request, *self._others))
+
+    def lead(self, instance: Member) -> None:
         """Give it a worker, to answer it and whom it takes along."""
         self.instance = instance
         self.is_done.set()
@@ -51,11 +57,11 @@ class Line:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def join(self, request: Request) -> Job:
+    def join(self, *requests: Request) -> Job:
         """Stand in line; raises `UnavailableError` where it is full."""
         if len(self._jobs) >= self._limit:
             raise refusals.full(self._name, len(self._jobs))
-        job = Job(request)
+        job = Job(*requests)
         self._jobs.append(job)
         return job
 
@@ -70,7 +76,7 @@ class Line:
         """Take out the first, and let those before it go whose callers have left; None where nobody waits."""
         while self._jobs:
             job = self._jobs.popleft()
-            if job.request.is_left is None or not job.request.is_left():
+            if not job.is_left:
                 return job
             job.end(CancelledError("Request is cancelled"))
         return None

@@ -19,7 +19,7 @@ from serving.workers import tensor_frames
 from serving.workers.channel import Channel, ChannelError, Kind, Message
 from serving.workers.frames import places
 from serving.workers.handler import Body, Handler, HandlerError, Launch, Reply, Request
-from serving.workers.process_setup import flush_output, set_up
+from serving.workers.process_setup import flush_output, reseed, set_up
 
 _MESSAGE_MAX_CHARS = 500
 # People's code may change these under us.
@@ -87,6 +87,8 @@ class _Loop:
         try:
             requests = [_request(item, message.body) for item in message.meta["items"]]
             message.body = b""
+            if "seed" in message.meta:  # all ranks of a group draw the same numbers
+                reseed(message.meta["seed"])
             replies = self._handler.call(requests)
             if len(replies) != len(requests):
                 raise HandlerError(f"The handler gave {len(replies)} answers to {len(requests)} requests.")
@@ -137,9 +139,12 @@ class _Loop:
         error: dict[str, Any] | None = None
         try:
             for chunk in chunks or ():
-                if self._is_cancelled():
+                if not self._launch.ranks and self._is_cancelled():
                     break
                 self._channel.send(Kind.CHUNK, call, None, [chunk])
+                # Ranks stop after the same chunk: one that went on alone would wait for the others for ever.
+                if self._launch.ranks and self._channel.receive().kind is not Kind.NEXT:
+                    break
         except ChannelError:
             raise
         except BaseException as fault:

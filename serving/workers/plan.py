@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from serving.workers.device_slices import Slices
 from serving.workers.handler import Launch
 from serving.workers.supervisor import Wish
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model runs. Times in seconds; `max_deaths` in a row, without an answer between them, give it up."""
+    """How a model runs. Times in seconds; `max_deaths` in a row, without an answer between them, give it up.
+
+    With `launch.ranks` each worker is a group of that many processes; `slices` are their GPUs, where they have some.
+    """
 
     launch: Launch
     wish: Wish
@@ -26,6 +30,7 @@ class Plan:
     predict_timeout_s: float = 60.0
     load_timeout_s: float = 360.0
     max_deaths: int = 5
+    slices: Slices | None = None
 
 
 class Host(Protocol):

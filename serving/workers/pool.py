@@ -22,11 +22,13 @@ from dataclasses import replace
 from serving.errors import ServingError, UnavailableError
 from serving.workers import refusals
 from serving.workers.deaths import Deaths
+from serving.workers.group import Group
 from serving.workers.handler import Reply, Request
 from serving.workers.instance import Held, Instance
 from serving.workers.line import Job, Line
+from serving.workers.member import Member
 from serving.workers.plan import Alone, Host, Plan
-from serving.workers.supervisor import Supervisor, describe_end
+from serving.workers.supervisor import Supervisor
 
 log = logging.getLogger("wharf.workers")
 
@@ -43,10 +45,10 @@ class Pool:
         self._came = threading.Condition(self._lock)  # for a leader who waits for the rest of its batch
         self._leaders = 0
         self._line = Line(self._name, plan.queue_size)
-        self._live: set[Instance] = set()
-        self._idle: list[Instance] = []
+        self._live: set[Member] = set()
+        self._idle: list[Member] = []
         self._starting = 0
-        self._loading: set[Instance] = set()
+        self._loading: set[Member] = set()
         self._granted = 0  # workers that memory was asked for
         self._ready: dict[str, object] = {}
         self._numbers = iter(range(1 << 30))
@@ -128,7 +130,7 @@ class Pool:
                 raise refusals.busy(self._name)
             instance = self._idle.pop() if self._idle and not self._leaders else None
             if instance is None:
-                job = self._queue(requests[0])
+                job = self._queue(requests)
         if job is not None:
             if not job.is_done.wait(wait_s) and self._leave(job):
                 raise refusals.busy(self._name)
@@ -193,13 +195,13 @@ class Pool:
 
     # ---- the line ---------------------------------------------------------------------------------------------------
 
-    def _queue(self, request: Request) -> Job:
+    def _queue(self, requests: Sequence[Request]) -> Job:
         """Stand in line; under the lock."""
         if self._gone:
             raise UnavailableError(self._gone)
         if not self._live and not self._starting:
             raise refusals.resting(self._name, self._deaths.last)
-        job = self._line.join(request)
+        job = self._line.join(*requests)
         if self._leaders:
             self._came.notify()
         elif len(self._line) > 2 * self.plan.launch.batch_size or not self._live:
@@ -214,14 +216,14 @@ class Pool:
         job.is_done.wait()
         return False
 
-    def _release(self, instance: Instance) -> None:
+    def _release(self, instance: Member) -> None:
         """Give a worker back: to the first in line, else to the idle ones."""
         with self._lock:
             self._pass_on(instance)
 
-    def _pass_on(self, instance: Instance) -> None:
-        if instance not in self._live or instance.process.exited.is_set():
-            instance.process.channel.close()
+    def _pass_on(self, instance: Member) -> None:
+        if instance not in self._live or instance.is_ended:
+            instance.let_go()
             return
         instance.idle_since = time.monotonic()
         self._idle.append(instance)
@@ -234,7 +236,7 @@ class Pool:
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
-    def _call(self, instance: Instance, requests: Sequence[Request], deadline: float) -> list[Reply]:
+    def _call(self, instance: Member, requests: Sequence[Request], deadline: float) -> list[Reply]:
         """Have a worker answer, and give it back: at once, or at the end of a stream."""
         is_held = False
         try:
@@ -245,14 +247,14 @@ class Pool:
                 replies[0].chunks = Held(replies[0].chunks, lambda: self._release(instance))
             return replies
         except ServingError:
-            if not instance.process.exited.is_set():  # an answer too, if no good one
+            if not instance.is_ended:  # an answer too, if no good one
                 self._deaths.forget()
             raise
         finally:
             if not is_held:
                 self._release(instance)
 
-    def _lead(self, instance: Instance, batch: list[Job], deadline: float) -> list[Reply]:
+    def _lead(self, instance: Member, batch: list[Job], deadline: float) -> list[Reply]:
         """Have a batch answered, and hand out the answers to who follows."""
         error: ServingError = UnavailableError(f"Model '{self._name}' failed on another request of a batch.")
         replies: Sequence[Reply | None] = [None] * len(batch)
@@ -284,11 +286,14 @@ class Pool:
 
     # ---- birth and death --------------------------------------------------------------------------------------------
 
-    def _new_instance(self) -> Instance:
+    def _new_instance(self) -> Member:
         """Start a worker and wait until it is ready; `close` ends it meanwhile."""
         number = next(self._numbers)
         launch, wish = replace(self.plan.launch, instance=number), replace(self.plan.wish, instance=number)
-        instance = Instance(self._supervisor, launch, wish, self._on_exit)
+        if launch.ranks:
+            instance: Member = Group(self._supervisor, launch, wish, self._on_exit, self.plan.slices)
+        else:
+            instance = Instance(self._supervisor, launch, wish, self._on_exit)
         with self._lock:
             self._loading.add(instance)
             is_late = bool(self._gone)
@@ -301,7 +306,7 @@ class Pool:
                 self._loading.discard(instance)
         return instance
 
-    def _enter(self, instance: Instance) -> None:
+    def _enter(self, instance: Member) -> None:
         with self._lock:
             self._starting -= 1
             if not self._gone:
@@ -310,7 +315,7 @@ class Pool:
                 self._pass_on(instance)
                 self._heard(len(self._live))
                 # It may have died between its first word and this one.
-                is_dead = instance.process.exited.is_set()
+                is_dead = instance.is_ended
         if self._gone:
             instance.stop()
         elif is_dead:
@@ -349,7 +354,7 @@ class Pool:
         else:
             self._enter(instance)
 
-    def _on_exit(self, instance: Instance) -> None:
+    def _on_exit(self, instance: Member) -> None:
         with self._lock:
             if instance not in self._live:
                 return
@@ -357,10 +362,9 @@ class Pool:
             self._heard(len(self._live))
             if instance in self._idle:
                 self._idle.remove(instance)
-                instance.process.channel.close()
-            ended = describe_end(instance.process.status, instance.process.reason)
-            log.warning("event=worker_lost model=%s instance=%d how=%r", instance.name, instance.number, ended)
-            self._after_death(f"its worker {ended}")
+                instance.let_go()
+            log.warning("event=worker_lost model=%s instance=%d how=%r", instance.name, instance.number, instance.end)
+            self._after_death(f"its worker {instance.end}")
 
     def _after_death(self, reason: str) -> None:
         """Replace what died, now or later, or give the model up; under the lock."""

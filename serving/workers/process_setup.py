@@ -39,7 +39,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 def set_up(launch: Launch) -> None:
     """Make this process the worker of one model."""
     gc.enable()  # the zygote had it off
-    set_title(f"wharf worker: {launch.name} #{launch.instance}")
+    set_title(f"wharf worker: {launch.name} #{launch.instance}" + f" rank {launch.rank}" * (launch.ranks > 0))
     os.environ.update({name: str(launch.threads) for name in _THREAD_VARIABLES})
     os.environ.update(launch.environ)
     os.chdir(launch.folder)
@@ -47,7 +47,7 @@ def set_up(launch: Launch) -> None:
     sys.dont_write_bytecode = True
     _limit(launch)
     _set_paths(launch)
-    _reseed()
+    reseed(int.from_bytes(os.urandom(4), "little"))  # workers of one zygote would all draw the same numbers
     _set_threads(launch.threads)
     faulthandler.enable(2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as Python made it
@@ -119,10 +119,9 @@ def _set_paths(launch: Launch) -> None:
     sys.argv = [launch.file or launch.dialect]
 
 
-def _reseed() -> None:
-    """Workers of one zygote would all draw the same numbers."""
-    random.seed()
-    seed = int.from_bytes(os.urandom(4), "little")
+def reseed(seed: int) -> None:
+    """Have random, numpy and torch begin anew from `seed` (32 bits), as far as they are imported."""
+    random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)
     if "torch" in sys.modules:

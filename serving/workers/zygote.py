@@ -20,8 +20,9 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -267,12 +268,13 @@ def _execute(python: str, channel_fd: int, environ: dict[str, str]) -> NoReturn:
     os.execve(python, [python, "-c", _BOOT, str(channel_fd), _PACKAGE], os.environ | environ)  # noqa: S606  no shell wanted
 
 
-def preload(names: Sequence[str]) -> dict[str, str]:
+def preload(names: Sequence[str], *, is_json: bool = False) -> dict[str, str]:
     """Import what is installed of `names`; return the versions of what was imported, and print what failed."""
     found = {}
     for name in names:
         try:
-            module = importlib.import_module(name)
+            with _said_by(name, is_json=is_json):
+                module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if not name.startswith(str(error.name)):
                 os.write(2, f"preload of {name} failed: {error}\n".encode())
@@ -281,6 +283,25 @@ def preload(names: Sequence[str]) -> dict[str, str]:
         else:
             found[name] = str(getattr(module, "__version__", ""))
     return found
+
+
+@contextlib.contextmanager
+def _said_by(name: str, *, is_json: bool) -> Iterator[None]:
+    """Make lines of the log of what a library writes to its standard error while it is imported (TensorFlow does)."""
+    stderr = os.dup(_STDERR)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            flush_output()
+            os.dup2(stderr, _STDERR)
+            os.close(stderr)
+            kept.seek(0)
+            for line in kept.read().decode("utf-8", "replace").splitlines():
+                fields = {"time": timestamp(time.time()), "level": "info", "room": "wharf.zygote"}
+                said = fields | {"message": f"event=import_output module={name} text={quoted(line)}"}
+                os.write(_STDERR, (write_line(said, is_json=is_json) + "\n").encode())
 
 
 def main() -> None:
@@ -293,7 +314,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # each worker's output is one; 1,024 is the usual limit
     set_title("wharf zygote")
     channel = Channel(socket.socket(fileno=int(number)))
-    loaded = preload([name for name in names.split(",") if name])
+    loaded = preload([name for name in names.split(",") if name], is_json=log_format == "json")
     flush_output()  # what a library printed at its import, each worker would print again
     find_blas()
     # Forked pages stay shared only while no collection writes into their headers.

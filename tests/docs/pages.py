@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 BRING = ROOT / "docs/bring-your-model.md"
+LARGE = ROOT / "docs/large-models.md"
 FOLDERS = (".", "docs", "docs/adr", "scripts", "model_repo_templates")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,18 @@ def test_a_full_card_is_507_and_an_unload_makes_room(site: Server) -> None:
     assert all(invoke(site, number).status == 200 for number in range(held))
     assert ask(site.app, "DELETE", "/models/m0").status == 200
     assert load(site, held).status == 200
+
+
+def test_a_delete_is_answered_when_the_card_has_the_bytes_back(site: Server, cards: FakeCards) -> None:
+    """By HTTP: gone from the list at once, answered later, and nobody is promised the bytes meanwhile."""
+    assert load(site, 0).status == 200
+    cards.is_kept.set()
+    cards.was_given.clear()
+    with ThreadPoolExecutor(1) as pool:
+        deleting = pool.submit(ask, site.app, "DELETE", "/models/m0")
+        assert cards.was_given.wait(15)
+        assert ask(site.app, "GET", "/models").json()["models"] == []
+        assert (deleting.done(), reserved(site)) == (False, WEIGHTS)
+        cards.let_go()
+        assert deleting.result(15).status == 200
+    assert reserved(site) == 0

@@ -219,14 +219,15 @@ def test_the_djl_handler_of_gpt_j_runs(start_server: StartServer, degree: dict[s
     assert "Content-Type" not in answer.headers  # as DJL: the handler sets none
 
 
-def test_the_djl_handler_with_two_ranks_is_refused_by_name(start_server: StartServer) -> None:
-    """As the article deploys it, TENSOR_PARALLEL_DEGREE=2: no half of a model, a message that says what is missing."""
+@pytest.mark.torch
+def test_the_djl_handler_runs_as_a_group_of_two_ranks(start_server: StartServer) -> None:
+    """As the article deploys it, TENSOR_PARALLEL_DEGREE=2: rank 0 of two answers."""
     server = start(start_server, TENSOR_PARALLEL_DEGREE="2")
     pack(server.root / "gpt-j.tar.gz", gpt_j())
-    url = f"{server.root_inside}/gpt-j.tar.gz"
-    answer = server.client.post("/models", json={"model_name": "gpt-j", "url": url})
-    assert answer.status_code == 400
-    assert "engine Rubikon with tensor_parallel_degree=2" in answer.text
+    load(server, "gpt-j.tar.gz")
+    text = {"Content-Type": "text/plain"}
+    answer = server.client.post("/models/gpt-j.tar.gz/invoke", content="DeepSpeed is", headers=text)
+    assert answer.json() == [{"generated_text": "DeepSpeed is EleutherAI/gpt-j-6B torch.float32 of 2 on 0"}]
 
 
 def test_an_inference_py_in_an_archive_runs_with_its_library(start_server: StartServer) -> None:

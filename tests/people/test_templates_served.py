@@ -41,6 +41,7 @@ DIALECTS = {
     "iris_xgboost": "trees",
     "iris_lightgbm": "trees",
     "tiny_bert_hf": "huggingface",
+    "cifar_savedmodel": "savedmodel",
 }
 # More than any client waits for: who gets a first line of it gets it before the end.
 ENDLESS = 10**9

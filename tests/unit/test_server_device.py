@@ -24,6 +24,12 @@ pytestmark = [
 
 BODY = json.dumps({"instances": [[1, 2, 3]]}).encode()
 
+CONFIG = """
+backend: "pytorch" max_batch_size: 8 dynamic_batching { }
+input { name: "x" data_type: TYPE_FP32 dims: 3 } output { name: "y" data_type: TYPE_FP32 dims: 3 }
+instance_group { kind: %s }
+"""
+
 
 def settings_of(folder: Path, **env: str) -> Settings:
     """Settings over `folder`/models."""
@@ -64,6 +70,30 @@ def test_a_lost_gpu_fails_the_ping_and_the_models_on_it_alone(tmp_path: Path, mo
         assert ask(server.app, "GET", "/v2/health/ready").status == 400
         assert ask(server.app, "GET", "/v2/health/live").status == 200
         assert invoke(server, "beside").status == 200
+    finally:
+        server.close()
+        gc.unfreeze()
+
+
+def test_instance_groups_put_a_batching_model_on_the_gpu_or_keep_it_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By V2's protocol, behind the batcher; KIND_AUTO is on the GPU of a server that has one."""
+    driver = StandInDriver()
+    monkeypatch.setattr(runtimes, "open_cuda", lambda _: driver)
+    root = settings_of(tmp_path).model_root
+    for kind in ("KIND_GPU", "KIND_AUTO", "KIND_CPU"):
+        (root / kind / "1").mkdir(parents=True)
+        scripted(root / kind / "1", "def forward(self, x):\n    return x * 2")
+        (root / kind / "config.pbtxt").write_text(CONFIG % kind)
+    server = Server(settings_of(tmp_path, WHARF_DEVICE="cuda"), None)
+    server.start()
+    document = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, 4, 5, 6]}]}
+    try:
+        for kind, copies in (("KIND_GPU", 2), ("KIND_AUTO", 4), ("KIND_CPU", 4)):
+            answer = ask(server.app, "POST", f"/v2/models/{kind}/infer", json.dumps(document).encode())
+            assert answer.json()["outputs"][0]["data"] == [2, 4, 6, 8, 10, 12]
+            assert driver.copies == copies
     finally:
         server.close()
         gc.unfreeze()

@@ -32,6 +32,16 @@ def test_whose_caller_has_left_is_not_served() -> None:
     assert not there.is_done.is_set()
 
 
+def test_requests_that_were_put_together_go_when_all_their_callers_have() -> None:
+    """One that waits has its neighbours served too."""
+    line = Line("m", 9)
+    gone, there = Request(is_left=lambda: True), Request(is_left=lambda: False)
+    mixed, left = line.join(gone, there), line.join(gone, gone)
+    assert line.take() is mixed
+    assert line.take() is None
+    assert isinstance(left.error, CancelledError)
+
+
 def test_a_job_ends_with_an_answer_or_an_error() -> None:
     """Of a line that fails all do."""
     line, reply, error = Line("m", 9), Reply(), UnavailableError("gone")

@@ -96,7 +96,7 @@ def ask_for(made: Pool, name: str, seconds: float = 20) -> Callable[[], Any]:
 
 
 def pids(made: Pool) -> set[int]:
-    return {each.process.pid for each in made._live}
+    return {each.pids[0] for each in made._live}
 
 
 # ---- who is served when ----------------------------------------------------------------------------------------------
@@ -630,7 +630,7 @@ def test_closing_ends_a_worker_that_is_still_starting(supervisor: Supervisor, tm
         until((tmp_path / "slow").exists)
         (starting,) = made._loading
         made.close()
-        assert not is_alive(starting.process.pid)
+        assert not is_alive(starting.pids[0])
         until(lambda: made._starting == 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import resource
@@ -361,6 +362,22 @@ def test_a_library_that_is_missing_or_broken_is_no_reason_to_serve_nothing(
     assert "preload of raises failed: ZeroDivisionError" in err
     assert "nosuchlibrary" not in err
     assert "preloaded=json-" in caplog.text
+
+
+def test_what_a_library_writes_at_its_import_is_a_line_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorFlow writes past Python's own streams; a log of JSON stays one."""
+    (tmp_path / "talks.py").write_text("import os\nos.write(2, b'I am \\xff here\\n')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    one = Supervisor(["talks"], "json")
+    one.start()
+    one.close()
+    (line,) = [json.loads(each) for each in capfd.readouterr().err.splitlines() if "import_output" in each]
+    assert (line["room"], line["message"]) == (
+        "wharf.zygote",
+        'event=import_output module=talks text="I am \\ufffd here"',
+    )
 
 
 def test_a_preload_that_ends_the_process_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,14 +34,6 @@ Model = WorkerModel | GroupedModel
 Load = Callable[..., Model]
 
 
-@pytest.fixture(scope="session")
-def saved_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All models of tests/saved_models.py."""
-    folder = tmp_path_factory.mktemp("saved_models")
-    subprocess.run([sys.executable, "-m", "tests.saved_models", str(folder)], check=True, capture_output=True)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorFlowBackend]:
     """One backend, with a zygote that has TensorFlow."""
@@ -187,6 +179,7 @@ def test_keras_files_are_served(load: Load) -> None:
     ("name", "words"),
     [
         ("custom_op", r"operations that TensorFlow \S+ does not know: MyFancyMul\."),
+        ("in_python", r"calls Python inside its graph \(PyFunc\), which a SavedModel does not carry"),
         ("no_variables", r"has variables and its SavedModel no variables/variables\.index"),
         ("short_shard", "cannot be loaded: "),
         ("trained", r"graphs with the tags \[\['train'\]\] and \['serve'\] is wanted.*option tags"),
@@ -236,17 +229,25 @@ def test_a_signature_that_is_wanted_and_not_there_is_refused(load: Load) -> None
         load("half", wharf__toml='options = { signature = "sum" }')
 
 
+def test_a_library_of_operations_that_is_none_is_refused(load: Load) -> None:
+    """By its name."""
+    with pytest.raises(LoadFailedError, match=r"The library 'libmine\.so' of model 'half' cannot be loaded: "):
+        load("half", wharf__toml='options = { op_libraries = "libmine.so" }')
+
+
 def test_an_operation_that_reaches_files_is_warned_about_by_name(saved_models: Path) -> None:
     """It is served: who made it may mean it."""
     folder = saved_models / "reads_files"
     code = f"""
 from serving.workers.dialects.savedmodel import load
 from serving.workers.handler import Launch
+load(Launch("other", "savedmodel", {str(saved_models / "half/1")!r}, "saved_model.pb"))
 print(load(Launch("m", "savedmodel", {str(folder)!r}, "saved_model.pb")).inputs)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[{'name': 'path', 'dtype': 'BYTES', 'dims': []}]"
     assert "Model 'm' has operations that reach files, the network or the log: ReadFile: serve it only" in done.stderr
+    assert "'other'" not in done.stderr  # every SavedModel can save itself, and nobody can ask it to
 
 
 def test_an_input_that_the_graph_refuses_is_the_requests_fault(load: Load) -> None:

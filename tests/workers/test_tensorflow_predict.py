@@ -6,9 +6,13 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from serving.workers.dialects.tensorflow_api import METHODS, respond
 from serving.workers.handler import HandlerError
 from tests.workers import people
 from tests.workers.people import PAIR, answer, ask, loaded
@@ -179,6 +183,47 @@ def test_a_pair_with_nothing_to_predict_is_a_load_error_that_says_what_to_add(tm
     """A SavedModel, a Keras file, predict or model_fn."""
     with pytest.raises(ValueError, match=r"add a SavedModel or a .keras file, or give the script predict"):
         answer(script(tmp_path, PAIR))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ("{'a': np.zeros(2), 'b': np.float32(1)}", "Tensor name: b has no shape information"),
+        ("{'a': np.zeros(2), 'b': np.zeros(3)}", "Tensor name: b has inconsistent batch size: 3 expecting: 2"),
+    ],
+)
+def test_outputs_that_are_no_rows_are_told_where_rows_are_asked_for(tmp_path: Path, outputs: str, said: str) -> None:
+    """Columns hold them."""
+    launch = script(tmp_path, f"import numpy as np\n{PAIR}def predict(data): return {outputs}\n")
+    with loaded(launch) as handler:
+        with pytest.raises(ValueError, match=said):
+            ask(handler, '{"instances": [1]}')
+        assert ask(handler, '{"inputs": [1]}').status == 200
+
+
+def test_an_output_that_ends_in_bytes_is_base64(tmp_path: Path) -> None:
+    """As TensorFlow Serving writes it, text or not."""
+    outputs = "{'said_bytes': np.array([[b'a', b'b']], object), 'n': np.array([1])}"
+    launch = script(tmp_path, f"import numpy as np\n{PAIR}def predict(data): return {outputs}\n")
+    got = json.loads(answer(launch, '{"instances": [1]}'))
+    assert got == {"predictions": [{"said_bytes": [{"b64": "YQ=="}, {"b64": "Yg=="}], "n": 1}]}
+
+
+leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just({"b64": "AAA="}))
+values = st.recursive(
+    leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("abx"), inner, max_size=3)),
+    max_leaves=10,
+)
+keys = st.sampled_from(["instances", "inputs", "examples", "context", "signature_name"])
+
+
+@given(st.one_of(values, st.dictionaries(keys, values)), st.sampled_from(METHODS), st.booleans())
+def test_any_request_is_answered_or_refused(document: Any, method: str, as_text: bool) -> None:
+    """Never anything but 200 and 400, whatever a script posts."""
+    said = respond(json.dumps(document) if as_text else document, method, "", lambda asked: asked.data)
+    assert (said.status_code, said.ok) in ((200, True), (400, False))
+    assert said.json().keys() <= {"predictions", "outputs", "results", "error"}
 
 
 @pytest.mark.parametrize("name", ["1/saved_model.pb", "model.keras", "model.h5"])

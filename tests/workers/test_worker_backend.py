@@ -100,13 +100,20 @@ def test_a_worker_is_told_which_device_has_room(backend: WorkerBackend, tmp_path
         ({"python": Path("/usr/bin/python3")}, 150 + 100),
         ({"memory_bytes": 70 * MIB}, 70),
         ({"memory_bytes": 70 * MIB, "min_workers": 2}, 140),
+        ({"tensor_parallel": 2}, 2 * (24 + 100)),
+        ({"tensor_parallel": "max"}, 24 + 100),
+        ({"tensor_parallel": 2, "min_workers": 2}, 4 * (24 + 100)),
+        ({"tensor_parallel": 2, "memory_bytes": 70 * MIB}, 70),
+        ({"tensor_parallel": 4, "dialect": "huggingface"}, 4 * (24 + 46) + 100),
     ],
 )
 def test_the_footprint_is_the_files_once_more_for_each_worker(
     backend: WorkerBackend, tmp_path: Path, handler: dict[str, Any], wanted_mib: int
 ) -> None:
-    """Unless its configuration knows better; an interpreter of its own shares nothing."""
-    spec = replace(script_spec(tmp_path, **handler), bytes=100 * MIB)
+    """Unless its configuration knows better; an interpreter of its own shares nothing. A group's is all its ranks'."""
+    spec = script_spec(tmp_path)
+    assert spec.handler is not None
+    spec = replace(spec, bytes=100 * MIB, handler=replace(spec.handler, **handler))
     footprint = backend.footprint(spec)
     assert footprint.resident_bytes == footprint.peak_bytes == wanted_mib * MIB
 
@@ -139,7 +146,7 @@ def test_a_script_takes_bodies_and_leaves_its_signature_open(load: Load) -> None
 def test_what_it_holds_is_measured_and_comes_back(backend: WorkerBackend, load: Load) -> None:
     """Its private pages and its share; nothing once it is closed, and no process either."""
     model = load("weights = bytearray(b'x' * (50 << 20))" + PYTHON)
-    (pid,) = (each.process.pid for each in model._pool._live)
+    (pid,) = (each.pids[0] for each in model._pool._live)
     assert 50 * MIB < model.held_bytes() < 120 * MIB
     assert backend.all_bytes() > 50 * MIB + backend.outside_bytes() // 2
     model.close()
@@ -295,7 +302,7 @@ def test_closing_the_backend_ends_everything(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.INFO, "wharf.workers"):
         model = backend.load(script_spec(tmp_path / "m"))
     assert "event=zygote_started" in caplog.text
-    pids = [each.process.pid for each in model._pool._live]
+    pids = [each.pids[0] for each in model._pool._live]
     backend.close()
     until(lambda: not any(map(is_alive, pids)))
     model.close()

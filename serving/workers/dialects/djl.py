@@ -156,7 +156,8 @@ class _DjlHandler:
         self._loop.close()
 
     def _single(self, request: Request) -> Reply:
-        return djl_output.reply(self._run(djl_input.request_input(request, self._common)))
+        output = self._run(djl_input.request_input(request, self._common))
+        return djl_output.reply(output, is_rank=self._launch.ranks > 0)
 
     def _lenient(self, request: Request) -> Reply:
         """Answer one of several: what is wrong with it is no other's error, and a stream goes out whole."""

@@ -32,11 +32,14 @@ _JSON_STARTS = (b"{", b"[", b'"')
 
 
 def common_properties(launch: Launch) -> dict[str, Any]:
-    """Return what every Input of a model carries: `device_id` a str, `tensor_parallel_degree` an int where given."""
+    """Return what every Input of a model carries: `device_id` a str, `tensor_parallel_degree` an int where given.
+
+    A rank's device is LOCAL_RANK's business, and `device_id` -1, as DJL has it.
+    """
     properties: dict[str, Any] = {
         "handler": launch.options.get("handler", "handle"),
         "model_dir": launch.folder,
-        "device_id": _device_id(launch.device),
+        "device_id": "-1" if launch.ranks else _device_id(launch.device),
     }
     for name in ("tensor_parallel_degree", "pipeline_parallel_degree", "cluster_size"):
         if name in launch.options:

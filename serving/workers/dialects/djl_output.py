@@ -58,9 +58,12 @@ def error_output(error: Exception) -> Output:
     return new_output().error(message)
 
 
-def reply(output: Output) -> Reply:
-    """Turn an Output into one reply; a stream is begun, so that an error before its first chunk is still a 424."""
-    made = _streamed(output) if output.stream_content is not None else _plain(output, output.content)
+def reply(output: Output, *, is_rank: bool = False) -> Reply:
+    """Turn an Output into one reply; a stream is begun, so that an error before its first chunk is still a 424.
+
+    Of a group's rank an exception later on breaks the stream off: as a last chunk it would look like its sister's next.
+    """
+    made = _streamed(output, is_rank=is_rank) if output.stream_content is not None else _plain(output, output.content)
     if output.finalize_function is not None:
         made.after = output.execute_finalize
     return made
@@ -113,7 +116,7 @@ def _headers(output: Output) -> dict[str, str]:
     return headers
 
 
-def _streamed(output: Output) -> Reply:
+def _streamed(output: Output, *, is_rank: bool) -> Reply:
     """Take the first chunk and reply: whole where the iterator knows that it has no more, in chunks otherwise."""
     try:
         first = _formatted(output, next(output.stream_content))
@@ -124,10 +127,10 @@ def _streamed(output: Output) -> Reply:
         return reply(error_output(error))
     if is_whole:
         return Reply(first, output.code, _headers(output))
-    return Reply(b"", output.code, _headers(output), chunks=_rest(output, first))
+    return Reply(b"", output.code, _headers(output), chunks=_rest(output, first, is_rank=is_rank))
 
 
-def _rest(output: Output, first: bytes) -> Iterator[bytes]:
+def _rest(output: Output, first: bytes, *, is_rank: bool) -> Iterator[bytes]:
     """Yield the chunks, the words of an exception being the last; close the handler's iterator whoever leaves first."""
     try:
         yield first
@@ -138,6 +141,8 @@ def _rest(output: Output, first: bytes) -> Iterator[bytes]:
                 return
             yield _formatted(output, chunk)
     except Exception as error:
+        if is_rank:
+            raise
         _print_exc()
         yield str(error).encode()
     finally:

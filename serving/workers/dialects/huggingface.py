@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.workers.dialects import huggingface_bodies as bodies
-from serving.workers.dialects import huggingface_tasks
+from serving.workers.dialects import huggingface_ranks, huggingface_tasks
 from serving.workers.dialects.rows import missing
 from serving.workers.handler import HandlerError, Launch, Reply, Request
 
@@ -157,18 +157,26 @@ def _warn_of_remote_code(launch: Launch, config: dict[str, Any]) -> None:
 def _runner(launch: Launch, folder: str, task: str, options: dict[str, Any]) -> Run:
     """Choose what runs the task.
 
+    0. In a group of ranks the model is split, for the tasks that only run it.
     1. A text task without a tokenizer runs on token ids.
     2. A task that this version of transformers has a pipeline for runs through it.
     3. What version 5 dropped is ours.
     """
     base = task.partition("_")[0]
-    if base in _TEXT_TASKS and not any(os.path.exists(os.path.join(folder, name)) for name in _TOKENIZERS):  # noqa: PTH110,PTH118
-        return huggingface_tasks.Tensors(folder, launch.device, options, _TEXT_TASKS[base])
+    has_tokenizer = any(os.path.exists(os.path.join(folder, name)) for name in _TOKENIZERS)  # noqa: PTH110,PTH118
+    model = None
+    if launch.ranks > 1:
+        model = huggingface_ranks.load_ranked(task, folder, launch.ranks, launch.device, options)
+    if base in _TEXT_TASKS and not has_tokenizer:
+        return huggingface_tasks.Tensors(folder, launch.device, options, _TEXT_TASKS[base], model)
     from transformers import pipeline
     from transformers.pipelines import PIPELINE_REGISTRY
 
     if base in PIPELINE_REGISTRY.get_supported_tasks():
-        built = pipeline(task, model=folder, device=launch.device, **options)
+        if model is not None:
+            options = {**options, "tokenizer": folder}
+        device = huggingface_ranks.place(launch.device) if launch.ranks else launch.device
+        built = pipeline(task, model=folder if model is None else model, device=device, **options)
         return lambda inputs, parameters: built(inputs, **parameters)
     if base == "question-answering":
         return huggingface_tasks.QuestionAnswering(folder, launch.device, options)
@@ -199,6 +207,7 @@ class HuggingFaceHandler:
     def _answer(self, request: Request) -> Reply:
         bodies.check_accept(request.header("Accept"))
         inputs, parameters = bodies.read(request, self.task, self.kind)
+        bodies.use_seed(parameters)
         try:
             answer = self.run(inputs, parameters)
         except Exception as fault:

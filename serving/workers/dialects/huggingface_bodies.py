@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 from serving.workers.handler import HandlerError, Request
+from serving.workers.process_setup import reseed
 
 _loads, _dumps = json.loads, json.dumps  # people's code may replace them
 
@@ -51,6 +52,21 @@ def read(request: Request, task: str, kind: str) -> tuple[Any, dict[str, Any]]:
     raise HandlerError(
         f"Content-Type '{media[:100]}' is not read by task '{task}': send application/json, {also}.", 415
     )
+
+
+def use_seed(parameters: dict[str, Any]) -> None:
+    """Take `seed` out of the parameters and begin random numbers from it: what is sampled is then the same again.
+
+    Raises `HandlerError` (400) for one that is no whole number of 32 bits.
+    """
+    seed = parameters.pop("seed", None)
+    if seed is None:
+        return
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 32:
+        raise HandlerError(
+            f"The parameter seed is {seed!r:.50} and wants a whole number from 0 to {(1 << 32) - 1}.", 400
+        )
+    reseed(seed)
 
 
 def _decoded(inputs: Any, kind: str) -> Any:

@@ -133,12 +133,14 @@ class Tensors:
     For folders without a tokenizer. A flat list is one sample; the answers keep the batch.
     """
 
-    def __init__(self, folder: str, device: str, options: dict[str, Any], auto_class: str) -> None:
+    def __init__(self, folder: str, device: str, options: dict[str, Any], auto_class: str, model: Any = None) -> None:
         import inspect
 
         import transformers
 
-        self.model = getattr(transformers, auto_class).from_pretrained(folder, **options).to(device).eval()
+        if model is None:
+            model = getattr(transformers, auto_class).from_pretrained(folder, **options).to(device).eval()
+        self.model = model
         self.names = set(inspect.signature(self.model.forward).parameters) - {"kwargs", "labels", "return_dict"}
 
     def __call__(self, inputs: Any, parameters: dict[str, Any]) -> Any:

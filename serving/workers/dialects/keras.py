@@ -14,6 +14,7 @@ from serving.workers.dialects.savedmodel import import_tensorflow
 from serving.workers.dialects.tensor_methods import DEFAULT, DTYPES, Method, MethodsHandler, Tensors, first_line
 from serving.workers.handler import HandlerError, Launch
 
+_MESSAGE_MAX_CHARS = 200  # of Keras' own, so that what to do follows it on one line
 _PREDICT = "tensorflow/serving/predict"
 
 
@@ -32,8 +33,9 @@ def load(launch: Launch) -> MethodsHandler:
         raise
     except Exception as error:
         raise HandlerError(
-            f"Model file '{launch.file}' cannot be loaded by keras {keras.__version__}: {first_line(error)}. It wants "
-            "a whole model of Keras' own layers, saved by model.save('model.keras'); for others model.export(folder) "
+            f"Model file '{launch.file}' cannot be loaded by keras {keras.__version__}: "
+            f"{first_line(error)[:_MESSAGE_MAX_CHARS]}. It wants a whole model of Keras' own layers, "
+            "saved by model.save('model.keras'); for others model.export(folder) "
             "makes a SavedModel."
         ) from None
     return MethodsHandler({DEFAULT: method}, DEFAULT, launch)

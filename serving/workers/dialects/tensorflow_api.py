@@ -64,10 +64,10 @@ def respond(body: Any, method: str, version: str, predict: Predict) -> Response:
         outputs = predict(asked)
         if method != "predict":
             return Response({"results": _results(method, outputs, len(asked.data["inputs"]))})
+        outputs = _with_base64(outputs)
+        return Response({"predictions": _rows(outputs)} if form == "instances" else {"outputs": _columns(outputs)})
     except AskedWronglyError as fault:
         return Response({"error": str(fault)}, fault.status)
-    outputs = _with_base64(outputs)
-    return Response({"predictions": _rows(outputs)} if form == "instances" else {"outputs": _columns(outputs)})
 
 
 def _asked(request: Mapping[str, Any], version: str) -> tuple[Asked, str]:
@@ -156,7 +156,15 @@ def _rows(outputs: Any) -> Any:
         return outputs
     if len(outputs) == 1:
         return next(iter(outputs.values()))
-    count = min(len(value) for value in outputs.values())
+    for name, value in outputs.items():
+        if not hasattr(value, "__len__") or getattr(value, "shape", None) == ():
+            raise AskedWronglyError(f"Tensor name: {name} has no shape information: ask with 'inputs'.")
+    count = len(next(iter(outputs.values()), ()))
+    for name, value in outputs.items():
+        if len(value) != count:
+            raise AskedWronglyError(
+                f"Tensor name: {name} has inconsistent batch size: {len(value)} expecting: {count}: ask with 'inputs'."
+            )
     return [{name: value[index] for name, value in outputs.items()} for index in range(count)]
 
 

@@ -75,14 +75,19 @@ def predictor(module: ModuleType, launch: Launch) -> Predictor | None:
 
 
 def _plain(predict: Callable[[Any], Any]) -> Predict:
-    """Return who predicts by a function of people's: it has no signatures and no versions."""
+    """Return who predicts by a function of people's: it has no signatures and no versions.
+
+    A script may post from several threads; its function is called by one at a time.
+    """
+    lock = threading.Lock()
 
     def run(asked: Asked) -> Any:
         if asked.has_examples:
             raise AskedWronglyError("The script's own model takes no tf.Examples: only the method predict is answered.")
         if asked.signature not in ("", SERVING_DEFAULT):
             raise AskedWronglyError(f"The model has no signature '{asked.signature}', only {SERVING_DEFAULT}.")
-        return predict(asked.data)
+        with lock:
+            return predict(asked.data)
 
     return run
 

@@ -30,8 +30,6 @@ class RestServer:
     def __init__(self, name: str, predictor: Predictor) -> None:
         self._name = name
         self._predictor = predictor
-        # A session of TensorFlow's takes calls from several threads, people's own functions may not.
-        self._lock = threading.Lock()
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _handler_of(self), bind_and_activate=True)
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -56,8 +54,7 @@ class RestServer:
         if version and not self._predictor.versions:
             version = ""  # a model without versions is every one
         try:
-            with self._lock:
-                return respond(body, found["method"], version, self._predictor.predict)
+            return respond(body, found["method"], version, self._predictor.predict)
         except Exception as error:
             traceback.print_exc()
             status = error.status if isinstance(error, HandlerError) and error.status == 507 else 500

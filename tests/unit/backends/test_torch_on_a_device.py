@@ -17,7 +17,7 @@ from serving.backends.torch_device import DeviceSettings, TorchDevices
 from serving.backends.torch_errors import is_out_of_memory
 from serving.cores import CoreBudget
 from serving.devices import Placement
-from serving.errors import BadRequestError, InsufficientMemoryError, LoadFailedError
+from serving.errors import BadRequestError, InsufficientMemoryError, InvalidArtifactError, LoadFailedError
 from serving.repository.scheduling import Scheduling
 from serving.workers.handler import Request
 from tests.unit.backends.standin_device import FULL, ILLEGAL_ACCESS, StandInDriver
@@ -146,6 +146,36 @@ def test_a_server_on_a_gpu_opens_it_before_its_first_model_is_measured(gpus: Gpu
         raise LoadFailedError("torch finds no such device")
 
     TorchBackend("cuda", 2, TorchDevices(none, DeviceSettings())).prepare()
+
+
+def test_a_gpu_that_cannot_be_opened_is_not_the_files_fault(tmp_path: Path) -> None:
+    """A driver that is too old, a card without room for a context: 500, 507, and the model's name."""
+    spec = spec_of(scripted(tmp_path, "def forward(self, x):\n    return x"), X)
+    for kind in (LoadFailedError, InsufficientMemoryError):
+
+        def fails(_: int, kind: type[Exception] = kind) -> StandInDriver:
+            raise kind("cuda:0 could not be opened")
+
+        with pytest.raises(kind, match="Model 'm' is to run on cuda: cuda:0 could not be opened"):
+            TorchBackend("cuda", 2, TorchDevices(fails, DeviceSettings())).load(spec)
+
+
+def test_a_gpu_that_refuses_a_load_is_not_the_files_fault_either(gpus: Gpus, tmp_path: Path) -> None:
+    """torch was built for other cards: a 500 that says so, where a broken file is a 400."""
+    import torch
+
+    class Refusing(StandInDriver):
+        def computing(self) -> Any:
+            raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device")
+
+    gpus.drivers[0] = Refusing()
+    with pytest.raises(LoadFailedError, match="could not be loaded: CUDA error: no kernel image"):
+        gpus.backend.load(spec_of(scripted(tmp_path, "def forward(self, x):\n    return x"), X))
+    (tmp_path / "model.pt").write_bytes(b"no archive")
+    with pytest.raises(InvalidArtifactError, match="is not a torchscript file"):
+        TorchBackend("cuda", 2, TorchDevices(lambda _: StandInDriver(), DeviceSettings())).load(
+            spec_of(tmp_path / "model.pt", X)
+        )
 
 
 @pytest.mark.parametrize(

@@ -280,14 +280,24 @@ def test_a_killed_server_is_back_with_its_models(backend: TritonBackend, model: 
 
 def test_a_server_that_dies_on_a_request_is_its_failure(backend: TritonBackend, tmp_path: Path) -> None:
     """It had the request; who comes while there is none has not been heard."""
-    model = backend.load(spec_of(write_model(tmp_path / "model", initialize=SLOW)))
+    begun = tmp_path / "begun"
+    once = f"file = {str(begun)!r}; answer = self.execute; self.execute = lambda requests: ("
+    once += "os.path.exists(file) or (open(file, 'w').close(), __import__('time').sleep(60)), answer(requests))[1]"
+    model = backend.load(spec_of(write_model(tmp_path / "model", initialize=once)))
     pid = backend.server.pid
     assert pid is not None
-    timer = threading.Timer(0.4, os.kill, (pid, signal.SIGKILL))
-    timer.start()
+
+    def kill() -> None:
+        until(begun.exists)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
     with pytest.raises(UnavailableError, match=r"tritonserver died|Channel closed") as caught:
-        model.run({"x": X})
+        model.invoke(Request(tensors={"x": X}), time.monotonic() + 30)
     assert caught.value.has_run
+    killer.join()
+    until(lambda: backend.server.shared_bytes() == 0)  # it is known to be gone
     with pytest.raises(UnavailableError) as refused:
         model.run({"x": X})
     assert not refused.value.has_run

@@ -47,6 +47,7 @@ def test_a_python_model_on_a_gpu_has_a_context_of_its_own() -> None:
     """Its process has: 512 MiB besides its files."""
     found = device_footprint(spec('backend: "python" instance_group { kind: KIND_GPU count: 2 }'))
     assert found == (2 * 612 * MIB, ())
+    assert device_footprint(spec('backend: "python" instance_group { gpus: [ 1 ] }')) == (612 * MIB, (1,))
 
 
 def test_a_model_whose_backend_is_not_written_is_known_by_its_file(tmp_path: Path) -> None:

@@ -135,22 +135,46 @@ def test_a_model_py_that_answers_goes_before_the_built_in(tmp_path: Path, text: 
 
 
 @pytest.mark.parametrize("engine", ["Rubikon", "DeepSpeed", "MPI", "Python\noption.mpi_mode=true"])
-@pytest.mark.parametrize("key", ["option.tensor_parallel_degree=2", "option.tensor_parallel_degree=max",
-                                 "option.pipeline_parallel_degree=2"])  # fmt: skip
-def test_groups_of_ranks_are_refused_by_name(tmp_path: Path, engine: str, key: str) -> None:
-    """This version runs one process an instance."""
-    with pytest.raises(InvalidArtifactError, match="parallel_degree=.* group of processes"):
-        handled(properties(tmp_path / "m", text=f"engine={engine}\n{key}", model_py=DJL))
+@pytest.mark.parametrize(("key", "degree"), [("=2", 2), ("=max", "max"), ("", "max")])
+def test_the_engines_of_groups_make_ranks(tmp_path: Path, engine: str, key: str, degree: object) -> None:
+    """Whatever their number; without one as many as there are devices."""
+    text = f"engine={engine}" + (f"\noption.tensor_parallel_degree{key}" if key else "")
+    assert handled(properties(tmp_path / "m", text=text, model_py=DJL)).tensor_parallel == degree
+
+
+def test_the_stages_of_a_pipeline_are_refused_by_name(tmp_path: Path) -> None:
+    """A group splits tensors, not layers."""
+    text = "engine=MPI\noption.pipeline_parallel_degree=2"
+    with pytest.raises(InvalidArtifactError, match="pipeline_parallel_degree=2 wants stages"):
+        handled(properties(tmp_path / "m", text=text, model_py=DJL))
 
 
 def test_a_degree_of_the_environment_counts(tmp_path: Path) -> None:
     """TENSOR_PARALLEL_DEGREE is for all models; engine Python takes it as a property."""
     folder = properties(tmp_path / "m", text="engine=DeepSpeed", model_py=DJL)
-    with pytest.raises(InvalidArtifactError, match="tensor_parallel_degree=4"):
-        handled(folder, {"TENSOR_PARALLEL_DEGREE": "4"})
-    assert handled(folder).dialect == "djl"
+    assert handled(folder, {"TENSOR_PARALLEL_DEGREE": "4"}).tensor_parallel == 4
     properties(folder, text="engine=Python\noption.tensor_parallel_degree=4")
-    assert handled(folder).options["tensor_parallel_degree"] == "4"
+    found = handled(folder)
+    assert (found.options["tensor_parallel_degree"], found.tensor_parallel) == ("4", None)
+
+
+def test_the_built_in_handler_has_ranks_under_any_engine(tmp_path: Path) -> None:
+    """Its degree is no property that somebody's code reads."""
+    text = "engine=Python\noption.tensor_parallel_degree=2"
+    assert handled(properties(tmp_path / "m", "config.json", text=text)).tensor_parallel == 2
+
+
+def test_devices_for_a_group_are_warned_about(tmp_path: Path) -> None:
+    """They are the server's to show."""
+    text = "engine=MPI\nload_on_devices=0;1"
+    spec = describe("m", properties(tmp_path / "m", text=text, model_py=DJL))
+    assert any("load_on_devices chooses no group's GPUs" in each for each in spec.warnings)
+
+
+def test_a_group_of_a_model_that_is_served_in_process_is_warned_about(tmp_path: Path) -> None:
+    """It has no workers that could be ranks."""
+    spec = describe("m", properties(tmp_path / "m", "net.pt", text="engine=PyTorch\noption.tensor_parallel_degree=2"))
+    assert any("group of ranks" in each for each in spec.warnings)
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,15 @@ def test_every_key_of_workers_is_read(tmp_path: Path) -> None:
     batch_size = 8
     predict_timeout_s = 1.5
     memory = "2GiB"
+    tensor_parallel_degree = 2
     python = "env/bin/python"
     task = "fill-mask"
     environ = { LOG = "1" }
     options = { outputs = "predictions" }
     """
     options = {"outputs": "predictions", "task": "fill-mask"}
-    assert workers(tmp_path, text) == WorkerConfig(0, 4, 8, 1.5, 2 << 30, "env/bin/python", {"LOG": "1"}, options)
+    wanted = WorkerConfig(0, 4, 8, 1.5, 2 << 30, "env/bin/python", {"LOG": "1"}, options, tensor_parallel=2)
+    assert workers(tmp_path, text) == wanted
     assert read(tmp_path, text) == ModelConfig()
 
 

@@ -8,6 +8,7 @@ transformers is the image's or the model's own; without it the warm-up says so.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,13 @@ class HuggingFaceService:
         task = properties.get("task") or _task_of(model_id)
         device_id = int(properties.get("device_id", -1))
         device = "cpu" if device_id < 0 else f"cuda:{device_id}"
-        self.hf_pipeline = pipeline(task=task, model=model_id, device=device, **_arguments(properties))
+        arguments = _arguments(properties)
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        if ranks > 1:
+            device, arguments = _split(model_id, task, ranks, arguments)
+        else:
+            arguments["model"] = model_id
+        self.hf_pipeline = pipeline(task=task, device=device, **arguments)
         self.model, self.tokenizer = self.hf_pipeline.model, getattr(self.hf_pipeline, "tokenizer", None)
         self.initialized = True
 
@@ -105,6 +112,15 @@ def _task_of(model_id: str) -> str:
             if architecture.endswith(end):
                 return task
     raise ValueError(f"{model_id} has the architectures {architectures}, which tell no task: set option.task.")
+
+
+def _split(model_id: str, task: str, ranks: int, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the device of this rank, and what a pipeline over its part of the model takes."""
+    from serving.workers.dialects import huggingface_ranks
+
+    kind = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else "cpu"
+    model = huggingface_ranks.load_ranked(task, model_id, ranks, kind, arguments)
+    return huggingface_ranks.place(kind), {"model": model, "tokenizer": model_id}
 
 
 def _arguments(properties: dict[str, Any]) -> dict[str, Any]:
