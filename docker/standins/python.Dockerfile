@@ -7,5 +7,6 @@ ADD root.tar /
 COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
     PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
-RUN mkdir -p /usr/local/bin && ln -s /usr/bin/python3 /usr/local/bin/python3
+# No package lists, as in the official image.
+RUN mkdir -p /usr/local/bin && ln -s /usr/bin/python3 /usr/local/bin/python3 && rm -rf /var/lib/apt/lists/*
 CMD ["python3"]

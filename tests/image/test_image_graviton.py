@@ -162,7 +162,7 @@ def test_the_accuracy_gate_passes_where_bf16_is_used(emulated: Container, cpu: C
     if cpu.like != "graviton3":
         pytest.skip("two servers' starts are saved: graviton4 has the same arithmetic, graviton2 no bf16")
     gate = ("/opt/wharf/bin/python", "/benchmarks/accuracy.py", "/opt/ml/models", "network")
-    printed = emulated.exec(*gate, "--least-agreement", "0.9", timeout_s=400)
+    printed = emulated.exec(*gate, "--least-agreement", "0.9", timeout_s=800)
     log.info("%s: %s", cpu.like, printed)
 
     assert "top-1 agreement" in printed

@@ -17,6 +17,7 @@ from serving.workers.handler import Launch, Request
 from serving.workers.plan import Plan
 from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor, Wish
+from tests.waiting import until
 from tests.workers.processes import soon
 
 MODEL = """
@@ -99,7 +100,8 @@ def shared_files() -> set[str]:
 
 
 def pids(made: Pool) -> list[int]:
-    """The processes of the only group, by rank."""
+    """The processes of the only group, by rank, as soon as there is one."""
+    until(lambda: made._live)
     (group,) = made._live
     assert isinstance(group, Group)
     return group.pids
