@@ -208,7 +208,7 @@ class Server:
         return self._workers.all_bytes() + self._tensorflow.all_bytes() + self._triton.server.held_bytes()
 
     def _own_name(self, name: str) -> str:
-        """Return a model's name here: TensorFlow's container calls the one of an endpoint as the folder in its archive."""
+        """Return a name as it is here: the one model of an endpoint may be called as the folder in its archive."""
         folder = self.source.single_dir
         return self._single_name if folder is not None and os.path.isdir(folder / name) else name  # noqa: PTH112
 
