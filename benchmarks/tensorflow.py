@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -107,13 +108,15 @@ class Loop:
         self._process.wait(30)
 
 
+def request_of(model: str) -> Request:
+    """One row of halves, as raw bytes."""
+    body = b"\x00\x00\x00\x3f" * math.prod(MODELS[model])
+    return Request(f"/models/{model}/invoke", body, "application/octet-stream")
+
+
 def served(server: Server, model: str, clients: int, seconds: float) -> Cell:
     """Load the server with so many clients, one row a request."""
-    size = 4
-    for dim in MODELS[model]:
-        size *= dim
-    request = Request(f"/models/{model}/invoke", b"\x00\x00\x00\x3f" * (size // 4), "application/octet-stream")
-    found = server.measure(request, clients, seconds)
+    found = server.measure(request_of(model), clients, seconds)
     assert not found.errors, found
     return Cell(found.requests_per_s, found.cpu_us)
 
@@ -125,7 +128,8 @@ def measure(root: Path, rounds: int, seconds: float) -> None:
     server = wharf(root, WHARF_CPU_CORES="1", WHARF_ACCESS_LOG="off")
     try:
         for model in MODELS:
-            served(server, model, 2, 1)
+            server.call(request_of(model))  # loads it
+            served(server, model, CLIENTS, 3)
         for _ in range(rounds):
             for model, alone in loops.items():
                 for clients, rows in ((1, 1), (CLIENTS, JOINED_ROWS)):
