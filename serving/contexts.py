@@ -1,8 +1,9 @@
-"""A CUDA context's own cost, told apart from the models': the `a` of a + b*n.
+"""A CUDA context's own cost, told apart from the models': counted where that can be, else the `a` of a + b*n.
 
 A runtime's first model on a device brings the context along (libraries, kernels, pools), which stays when the model
-goes; each further one adds its own bytes alone. So the use of a device over the bytes that its models were expected to
-take is a line, and where the line begins is the context. Pure: `scales` measures and says what was expected.
+goes; each further one adds its own bytes alone. Where the model's allocator counts its bytes, the rest of what grew is
+the context. Else the use of a device over the bytes that its models were expected to take is a line, and where the line
+begins is the context: a guess. Pure: `scales` measures, says what was expected, and caps guesses by what is in use.
 """
 
 from __future__ import annotations
@@ -30,32 +31,55 @@ class Context:
 
     def __init__(self) -> None:
         self._points: list[tuple[int, int]] = []
-        self.prepared_bytes = 0  # taken while the runtime was started: before any model
-
-    @property
-    def is_new(self) -> bool:
+        self.is_new = True
         """Whether no load has been weighed yet."""
-        return not self._points
-
-    @property
-    def is_known(self) -> bool:
-        """Whether there are enough loads to tell it from a model that is larger than expected."""
-        return len(self._points) > 1
+        self.counted_bytes = 0
+        """Taken while the runtime was started, before any model, or beside a model that counted its own."""
+        self.noted_bytes = 0
+        """Found in use and in no book: whose it is nobody could tell."""
 
     @property
     def brought_bytes(self) -> int:
-        """What the first model brought along, in bytes: 0 up to all that the device's use grew by then."""
-        if self.is_new:
+        """What the first model brought along by the line, in bytes.
+
+        It holds three quarters of what it was expected to, at least. Later ones tell of the line when they are together
+        as large as it is: what is far from them they cannot tell.
+        """
+        if not self._points:
             return 0
-        return int(min(max(0.0, fit(self._points)[0]), self._points[0][1]))
+        (first_x, first_y), (last_x, _) = self._points[0], self._points[-1]
+        known = self._points if last_x >= 2 * first_x else self._points[:1]
+        return int(max(0, min(fit(known)[0], first_y - first_x * 3 // 4)))
+
+    @property
+    def guessed_bytes(self) -> int:
+        """That part of it that may be too much, in bytes."""
+        return self.noted_bytes + self.brought_bytes
 
     @property
     def bytes(self) -> int:
         """All of it, in bytes."""
-        return self.prepared_bytes + self.brought_bytes
+        return self.counted_bytes + self.guessed_bytes
+
+    def count(self, counted_bytes: int, grown_bytes: int) -> None:
+        """Note that a model, whose allocator counted so much, had the device's use grow by so much."""
+        if self.is_new and not self.noted_bytes:  # else it was there before
+            self.counted_bytes += max(0, grown_bytes - counted_bytes)
+        self.is_new = False
 
     def add(self, expected_bytes: int, grown_bytes: int) -> None:
-        """Note that a model, expected to take so much, had the device's use grow by so much."""
-        if len(self._points) < _POINTS_MAX:
+        """Note that a model, expected to take so much, had the device's use grow by so much.
+
+        No growth says nothing of it: something came back meanwhile.
+        """
+        is_first = self.is_new and not self.noted_bytes
+        if is_first or (self._points and grown_bytes > 0 and len(self._points) < _POINTS_MAX):
             x, y = self._points[-1] if self._points else (0, 0)
             self._points.append((x + expected_bytes, y + max(0, grown_bytes)))
+        self.is_new = False
+
+    def settle(self, left_bytes: int) -> None:
+        """Note all that is in use of it, by a reading without any model; without anything, the next may bring it."""
+        self._points.clear()
+        self.noted_bytes, self.counted_bytes = 0, left_bytes
+        self.is_new = not left_bytes

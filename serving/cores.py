@@ -145,6 +145,10 @@ class _Lease:
     def __enter__(self) -> None:
         self._budget._take(self)
 
+    def begin(self) -> None:
+        """Count its use from now on: until here it held its tokens and used nothing."""
+        self.started = self._budget._clock()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -129,7 +129,9 @@ class Loader:
         """Add what the load did to its devices; what a model's own allocator counted goes before the prediction."""
         exact = brought.model.device_bytes()
         resident_bytes = footprint.device_resident_bytes if exact is None else exact
-        expected = Expected(footprint.device_peak_bytes, resident_bytes, is_exact=exact is not None)
+        expected = Expected(
+            *(footprint.device_peak_bytes, resident_bytes), is_exact=exact is not None, is_apart=footprint.is_apart
+        )
         return replace(brought, expected=expected, growths=watch.growths())
 
     @contextmanager

@@ -346,9 +346,8 @@ class ModelManager:
             resident.artifact.release()
         memory.forget_locals(cause)
         memory.give_back()
-        left = self._scales.wait_after_failure(resident.name, resident.watch)
+        self._scales.settle_failure(resident.name, resident.watch, self._lock)
         with self._lock:
-            self._scales.note_failure(resident.watch.runtime, left)
             self._books.release(resident.name)
             # An evicted model whose reload failed is still known, unless what its url led to is gone.
             if resident.is_listed or isinstance(error, ModelNotFoundError):

@@ -33,6 +33,11 @@ class Moves:
                 self._running -= 1
 
     @property
+    def begun(self) -> int:
+        """How many moves have begun until now."""
+        return self._begun
+
+    @property
     def is_still(self) -> bool:
         """Whether nobody moves at this moment."""
         return self._running == 0

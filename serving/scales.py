@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from serving.contexts import Context
 from serving.devices import DeviceMeter, NoDevices, Placement
 from serving.ledger import Ledger, Wording
-from serving.turns import Turns
 from serving.watch import Growth, Lanes, Remains, Return, Watch
 
 log = logging.getLogger("wharf.scales")
@@ -41,12 +40,14 @@ _STILL_S = 0.2
 class Expected:
     """What a model on a device is expected to hold there, in bytes: at the peak of its load, and once it is ready.
 
-    `is_exact` says that its own allocator counted `resident_bytes`; else they were predicted from its files.
+    `is_exact` says that its own allocator counted `resident_bytes`; else they were predicted from its files. The
+    context of one that `is_apart` goes with it.
     """
 
     peak_bytes: int
     resident_bytes: int
     is_exact: bool = False
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Scales:
         self._give_back_s = give_back_s
         self._slack_bytes = slack_bytes
         self._contexts: dict[tuple[int, str], Context] = defaultdict(Context)
-        self._first: dict[tuple[int, str], tuple[str, int]] = {}  # who brought a context along, and all that grew
+        self._first: dict[tuple[int, str], tuple[str, int]] = {}  # whose context is a guess, and all that grew
         self._weighed: set[str] = set()
         self._is_closing = threading.Event()
         self.ledgers: dict[int, Ledger] = {}
@@ -104,13 +105,19 @@ class Scales:
 
     def prepare(self, runtime: str) -> Watch:
         """Watch a runtime's start on all devices for the length of a `with`."""
-        return Watch(runtime, self._lanes, self.ledgers, Turns.together)
+        # Past that limit beside an unload that hangs: a start is weighed with care (`grown_at_least`) anyway.
+        deadline = time.monotonic() + self._patience_s
+        return Watch(runtime, self._lanes, self.ledgers, lambda turns: turns.together(deadline))
 
     def note_runtime(self, runtime: str, grown: Mapping[int, int]) -> None:
         """Take what a runtime took at its start out of the budgets; under the lock."""
         for index, count in grown.items():
-            self._contexts[index, runtime].prepared_bytes += max(0, count)
-            self._take_out(index, runtime)
+            with self._changed(index, runtime) as context:
+                context.counted_bytes += max(0, count)
+
+    def _note_context(self, index: int, runtime: str, count: int) -> None:
+        with self._changed(index, runtime) as context:
+            context.noted_bytes += max(0, count)
 
     def load(self, runtime: str, placement: Placement, deadline: float) -> Watch:
         """Watch a load on its devices for the length of a `with`.
@@ -122,27 +129,27 @@ class Scales:
     def _of(self, indices: Iterable[int]) -> dict[int, Ledger]:
         return {index: self.ledgers[index] for index in indices}
 
-    def wait_after_failure(self, name: str, watch: Watch) -> dict[int, int]:
-        """Wait until a load that failed has left its devices; return what is still there of it, in bytes.
+    def settle_failure(self, name: str, watch: Watch, lock: threading.Lock) -> None:
+        """Wait until a load that failed has left its devices; what is still there of it leaves the budgets.
 
         What a runtime's first load leaves is its context, which is not waited for; one that had no turn left nothing.
         """
         if not watch.has_turn:
-            return {}
+            return
         with ExitStack() as stack:
+            has_turn = True
             for index in sorted(watch.devices):
-                stack.enter_context(self._lanes.turns[index].alone(self._give_back_s))
-            remains = [Remains(watch, index, name, self._weighed.__contains__) for index in watch.devices]
+                has_turn &= stack.enter_context(self._lanes.turns[index].alone(self._patience_s))
+            stays = self._weighed.__contains__ if has_turn else lambda _: True
+            remains = [Remains(watch, index, name, stays) for index in watch.devices]
             brings_context = any(self._is_new(index, watch.runtime) for index in watch.devices)
-            return self._wait(remains, 0.0 if brings_context else self._give_back_s)
-
-    def note_failure(self, runtime: str, left: Mapping[int, int]) -> None:
-        """Take what a load that failed left on devices out of the budgets; under the lock."""
-        for index, count in left.items():
-            if self._is_new(index, runtime):
-                self.note_runtime(runtime, {index: count})
-            else:
-                self._lose(index, count)
+            left = self._wait(remains, 0.0 if brings_context else self._give_back_s)
+            with lock:  # in turn: the next one that failed finds it in the books
+                for index, count in left.items():
+                    if self._is_new(index, watch.runtime):
+                        self._note_context(index, watch.runtime, count)
+                    else:
+                        self._lose(index, count)
 
     def _is_new(self, index: int, runtime: str) -> bool:
         context = self._contexts.get((index, runtime))
@@ -151,8 +158,8 @@ class Scales:
     def weigh(self, name: str, watch: Watch, expected: Expected, growths: Mapping[int, Growth]) -> dict[int, Weight]:
         """Correct a model's reservation on each device of `watch`, set the context apart, say what it holds.
 
-        Under the lock. `growths` are what the watch saw. The model that brought the context along is booked anew when
-        a later one tells more of it.
+        Under the lock. `growths` are what the watch saw. Where the context is a guess, the model that brought it along
+        is booked anew when a later one tells more of it.
         """
         weights = {}
         for index in watch.ledgers:
@@ -161,28 +168,36 @@ class Scales:
             if growth is not None and growth.is_alone:
                 weight = self._weigh(name, key, expected, growth.bytes)
             self.ledgers[index].correct(name, weight.booked_bytes)
-            if growth is not None and not growth.is_alone and self._contexts[key].is_new:
-                # Who brought it cannot be told; what is in use and in no book is nobody's model.
-                self.note_runtime(watch.runtime, {index: growth.used_bytes - watch.booked_bytes(index)})
+            if growth is not None and not growth.is_alone and self._contexts[key].is_new and not expected.is_apart:
+                # Who brought it cannot be told; what is in use and in no book is nobody's model, or a batch's.
+                self._note_context(*key, growth.used_bytes - watch.booked_bytes(index))
             weights[index] = weight
         self._weighed.add(name)
         return weights
 
     def _weigh(self, name: str, key: tuple[int, str], expected: Expected, grown_bytes: int) -> Weight:
         context = self._contexts[key]
-        is_first = context.is_new
-        context.add(expected.resident_bytes, grown_bytes)
-        self._take_out(*key)
+        before_bytes = context.bytes
+        if expected.is_exact:
+            with self._changed(*key):
+                context.count(expected.resident_bytes, grown_bytes)
+            # What of its growth the end of a batch, or a trimmed cache, has hidden is its own all the same.
+            booked_bytes = _believed(grown_bytes - (context.bytes - before_bytes), expected)
+            return Weight(booked_bytes, expected.resident_bytes)
+        is_first = context.is_new and not expected.is_apart
+        with self._changed(*key):
+            if expected.is_apart:
+                context.is_new = False
+            else:
+                context.add(expected.resident_bytes, grown_bytes)
         if is_first:
             self._first[key] = (name, grown_bytes)
-            own_bytes = grown_bytes - context.brought_bytes
-        else:
-            own_bytes = grown_bytes
-            self._book_first(key)
-        booked_bytes = _believed(own_bytes, expected)
-        if is_first and not expected.is_exact:  # half may be the context's: nobody can tell yet
-            return Weight(booked_bytes, min(own_bytes, expected.resident_bytes) // 2)
-        return Weight(booked_bytes, max(0, min(own_bytes, booked_bytes, expected.peak_bytes)))
+            own_bytes = grown_bytes - (context.bytes - before_bytes)
+            # Half may be the context's: nobody can tell yet.
+            return Weight(_believed(own_bytes, expected), min(own_bytes, expected.resident_bytes) // 2)
+        self._book_first(key)
+        booked_bytes = _believed(grown_bytes, expected)
+        return Weight(booked_bytes, max(0, min(booked_bytes, grown_bytes, expected.peak_bytes)))
 
     def _book_first(self, key: tuple[int, str]) -> None:
         """Book who brought the context along with the rest of what grew then: the sum of both was measured."""
@@ -190,8 +205,20 @@ class Scales:
         if name in self.ledgers[key[0]].reservations:
             self.ledgers[key[0]].correct(name, grown_bytes - self._contexts[key].brought_bytes)
 
-    def _take_out(self, index: int, runtime: str) -> None:
+    @contextmanager
+    def _changed(self, index: int, runtime: str) -> Iterator[Context]:
+        """Take out of a budget by how much a context grows in a `with`; what a look has cut of it stays cut."""
+        ledger, context = self.ledgers[index], self._contexts[index, runtime]
+        before_bytes = context.bytes
+        yield context
+        left_bytes = ledger.taken_out(_CONTEXT + runtime) + context.bytes - before_bytes
+        ledger.take_out(_CONTEXT + runtime, max(0, left_bytes))
+
+    def _take_out_whole(self, index: int, runtime: str) -> None:
         self.ledgers[index].take_out(_CONTEXT + runtime, self._contexts[index, runtime].bytes)
+
+    def _contexts_of(self, index: int) -> dict[str, Context]:
+        return {runtime: each for (where, runtime), each in self._contexts.items() if where == index}
 
     # ---- an unload --------------------------------------------------------------------------------------------------
 
@@ -201,8 +228,7 @@ class Scales:
 
         It returns what was still missing on each at the end of the wait, in bytes.
         """
-        patience_s = 0.0 if self._is_closing.is_set() else self._give_back_s
-        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(patience_s)) as watch:
+        with Watch("", self._lanes, self._of(weights), lambda turns: turns.alone(self._patience_s)) as watch:
             stays = self._weighed.__contains__
             returns = [Return(watch, index, name, weights[index].returning_bytes, stays) for index in watch.devices]
             yield lambda: self._wait(returns, self._give_back_s)
@@ -210,9 +236,16 @@ class Scales:
     def _wait(self, owed: Sequence[Return | Remains], timeout_s: float) -> dict[int, int]:
         deadline = time.monotonic() + timeout_s
         while missing := {each.index: count for each in owed if (count := each.missing_bytes()) > self._slack_bytes}:
-            if time.monotonic() >= deadline or self._is_closing.wait(_POLL_S):
+            if self._is_closing.wait(_POLL_S):
+                return {}  # all of it comes back with the process
+            if time.monotonic() >= deadline:
                 return missing
         return {}
+
+    @property
+    def _patience_s(self) -> float:
+        """How long to wait for a turn on a device where the caller has no deadline."""
+        return 0.0 if self._is_closing.is_set() else self._give_back_s
 
     def forget(self, name: str, lost: Mapping[int, int]) -> None:
         """Note that a model is gone, and what it left on devices; under the lock, before its reservation ends."""
@@ -221,35 +254,48 @@ class Scales:
             del self._first[key]
         for index, count in lost.items():
             self._lose(index, count)
+        for index, runtime in self._contexts:  # the next look says what of them is in use without it
+            self._take_out_whole(index, runtime)
 
     def look_again(self, lock: threading.Lock) -> None:
-        """Give back to the budgets what has come back late; a device that has nothing of ours is measured anew.
+        """Give back to the budgets what is in the books and not in use; a device without anything of ours is read anew.
 
         Only where nothing moves, as a reservation says more than what is in use while its model is on the way in.
         """
-        readings = {index: self._lanes.meter.used_bytes(index) for index in self.ledgers if self._is_due(index)}
+        moves = self._lanes.moves
+        due = {index: moves[index].begun for index in self.ledgers if self._is_still(index)}
+        readings = {index: self._lanes.meter.used_bytes(index) for index in due}
         with lock:
             for index, used_bytes in readings.items():
-                if used_bytes is not None and self._is_due(index):
-                    self._believe(self.ledgers[index], used_bytes)
+                if used_bytes is not None and self._is_still(index) and moves[index].begun == due[index]:
+                    self._believe(index, used_bytes)
 
-    def _is_due(self, index: int) -> bool:
-        ledger = self.ledgers[index]
-        is_ours = bool(ledger.used_bytes) or self._has_context(index)
-        is_still = self._lanes.moves[index].is_still and set(ledger.reservations) <= self._weighed
-        return is_still and (bool(ledger.taken_out(LOST)) or not is_ours)
+    def _is_still(self, index: int) -> bool:
+        return self._lanes.moves[index].is_still and set(self.ledgers[index].reservations) <= self._weighed
 
-    def _has_context(self, index: int) -> bool:
-        return any(each.bytes for (where, _), each in list(self._contexts.items()) if where == index)
+    def _believe(self, index: int, used_bytes: int) -> None:
+        """Hold the books of a device where nothing moves to what is in use there.
 
-    @staticmethod
-    def _believe(ledger: Ledger, used_bytes: int) -> None:
+        1. Nothing of ours: all of it is others'. 2. What was lost is no more than what is in no other book. 3. Nor are
+        contexts: guesses, as models need not hold all that is reserved for them; and without models all of it.
+        """
+        ledger, contexts = self.ledgers[index], self._contexts_of(index)
         lost_bytes = ledger.taken_out(LOST)
-        if not lost_bytes:
+        if not (lost_bytes or ledger.used_bytes or any(each.bytes for each in contexts.values())):  # (1)
             ledger.take_out(OTHERS, used_bytes)
             return
+        for runtime in contexts:
+            self._take_out_whole(index, runtime)
         known_bytes = ledger.taken_out_bytes + ledger.used_bytes - lost_bytes
-        ledger.take_out(LOST, min(lost_bytes, max(0, used_bytes - known_bytes)))
+        ledger.take_out(LOST, min(lost_bytes, max(0, used_bytes - known_bytes)))  # (2)
+        unused_bytes = max(0, known_bytes - used_bytes)
+        for runtime, each in contexts.items():  # (3)
+            cut_bytes = min(unused_bytes, each.guessed_bytes if ledger.used_bytes else each.bytes)
+            unused_bytes -= cut_bytes
+            if cut_bytes and not ledger.used_bytes:
+                each.settle(each.bytes - cut_bytes)
+                cut_bytes = 0
+            ledger.take_out(_CONTEXT + runtime, each.bytes - cut_bytes)
 
     def close(self) -> None:
         """Wait for no bytes any more: the process ends, and all of them come back with it."""
@@ -262,9 +308,9 @@ class Scales:
         found = {}
         for name, (text, read) in _GAUGES.items():
             found[name] = (text, {f"cuda:{index}": read(ledger) for index, ledger in self.ledgers.items()})
-        contexts: dict[str, int] = {
-            f"cuda:{index}": sum(each.bytes for (where, _), each in self._contexts.items() if where == index)
-            for index in self.ledgers
+        contexts = {
+            f"cuda:{index}": sum(ledger.taken_out(_CONTEXT + runtime) for runtime in self._contexts_of(index))
+            for index, ledger in self.ledgers.items()
         }
         return found | {"DeviceContextBytes": ("Memory of a device that runtimes hold besides models", contexts)}
 

@@ -18,6 +18,16 @@ from serving.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
+class _Start:
+    """The number of a move on a device; what was in use before it, what was taken out of its budget, and reserved."""
+
+    number: int
+    used_bytes: int
+    taken_out_bytes: int
+    reserved: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Growth:
     """By how many bytes the use of a device grew, and to how many; `is_alone` where nothing else moved there."""
 
@@ -50,15 +60,16 @@ class Watch:
         self._lanes = lanes
         self._turn = turn
         self._stack = ExitStack()
-        self._begun: dict[int, tuple[int, int]] = {}  # the move's number, and the use before it
+        self._begun: dict[int, _Start] = {}
         self.has_turn = True
 
     def __enter__(self) -> Self:
         for index in sorted(self.ledgers):  # in order: two that want several never wait for each other
             self.has_turn &= self._stack.enter_context(self._turn(self._lanes.turns[index]))
             number = self._stack.enter_context(self._lanes.moves[index].move())
-            if (before_bytes := self.used_bytes(index)) is not None:
-                self._begun[index] = (number, before_bytes)
+            if (used_bytes := self.used_bytes(index)) is not None:
+                ledger = self.ledgers[index]
+                self._begun[index] = _Start(number, used_bytes, ledger.taken_out_bytes, dict(ledger.reservations))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,7 +86,13 @@ class Watch:
 
     def before_bytes(self, index: int) -> int:
         """Return what was in use when it began."""
-        return self._begun[index][1]
+        return self._begun[index].used_bytes
+
+    def unbooked_bytes(self, index: int, name: str) -> int:
+        """Return what was in use when it began and in no book, but for `name`'s: what batches held, surely."""
+        start = self._begun[index]
+        booked_bytes = sum(count for each, count in start.reserved.items() if each != name)
+        return max(0, start.used_bytes - start.taken_out_bytes - booked_bytes)
 
     def booked_bytes(self, index: int) -> int:
         """Return what is in the books now: models' reservations, and what was taken out of the budget."""
@@ -83,7 +100,7 @@ class Watch:
 
     def is_alone(self, index: int) -> bool:
         """Say whether nothing else moved on a device since it began."""
-        return self._lanes.moves[index].stood_still(self._begun[index][0])
+        return self._lanes.moves[index].stood_still(self._begun[index].number)
 
     def growths(self) -> dict[int, Growth]:
         """Return by how much each device's use has grown; a device that cannot be read any more is left out."""
@@ -143,7 +160,10 @@ class Return:
 
 
 class Remains:
-    """What a load that failed left on one device; `watch` saw it come."""
+    """What a load that failed left on one device; `watch` saw it come.
+
+    `stays` says whose reservation is in use: beside a load that has not ended nobody can tell, so all of them.
+    """
 
     def __init__(self, watch: Watch, index: int, name: str, stays: Callable[[str], bool]) -> None:
         self.index = index
@@ -158,7 +178,8 @@ class Remains:
             return 0
         if self._watch.is_alone(self.index):
             return now - self._watch.before_bytes(self.index)
-        return now - _booked_bytes(self._watch.ledgers[self.index], self._name, self._stays)
+        booked_bytes = _booked_bytes(self._watch.ledgers[self.index], self._name, self._stays)
+        return now - booked_bytes - self._watch.unbooked_bytes(self.index, self._name)
 
 
 def _booked_bytes(ledger: Ledger, name: str, stays: Callable[[str], bool]) -> int:

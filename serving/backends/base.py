@@ -22,7 +22,8 @@ class Footprint:
     """Predicted memory of a model in bytes: while it loads (`peak_bytes`) and once it is ready (`resident_bytes`).
 
     The same on a device, 0 for a model that uses none. `devices` are those it must be on, by CUDA's numbers, with as
-    many bytes on each; () leaves it to the house, which chooses one and says so in the `placement` of the spec.
+    many bytes on each; () leaves it to the house, which chooses one and says so in the `placement` of the spec. A model
+    that `is_apart` has processes of its own there, whose contexts go with it.
     """
 
     peak_bytes: int
@@ -30,6 +31,7 @@ class Footprint:
     device_peak_bytes: int = 0
     device_resident_bytes: int = 0
     devices: tuple[int, ...] = ()
+    is_apart: bool = False
 
 
 class LoadedModel(Protocol):

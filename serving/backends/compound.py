@@ -132,6 +132,7 @@ class CompoundBackend(WrappedBackend):
         """
         peak = resident = device_peak = device_resident = 0
         devices: set[int] = set()
+        is_apart = True
         for each, backend in (*self._parts, (spec, self.inner)):
             one = backend.footprint(each)
             peak = max(peak, resident + one.peak_bytes)
@@ -139,7 +140,8 @@ class CompoundBackend(WrappedBackend):
             device_peak = max(device_peak, device_resident + one.device_peak_bytes)
             device_resident += one.device_resident_bytes
             devices |= set(one.devices)
-        return Footprint(peak, resident, device_peak, device_resident, tuple(sorted(devices)))
+            is_apart &= one.is_apart or not one.device_peak_bytes
+        return Footprint(peak, resident, device_peak, device_resident, tuple(sorted(devices)), is_apart)
 
     def load(self, spec: ModelSpec) -> CompoundModel:
         """Make all of them ready, or none; raises what the backend of one raises."""

@@ -163,7 +163,7 @@ class TorchBackend(InProcessBackend):
         return self._devices.fault
 
     def prepare(self) -> bool:
-        """Import torch; return whether this call did."""
+        """Import torch and open the server's own device; return whether this call did one of them."""
         is_new = "torch" not in sys.modules
         _prepare()
         if is_new:
@@ -174,8 +174,10 @@ class TorchBackend(InProcessBackend):
             gc.freeze()
         if self._device != "cpu":
             # Its context is the server's, not the first model's; where there is no GPU, the load says so.
+            opened = len(self._devices.opened)
             with contextlib.suppress(ServingError):
                 self._devices.device(int(self._device.partition(":")[2] or 0))
+            is_new |= len(self._devices.opened) > opened
         return is_new
 
     def footprint(self, spec: ModelSpec) -> Footprint:

@@ -1,9 +1,11 @@
 """A GPU as torch models share it: whose turn it is, how a run goes there and back, and what its failures mean.
 
 A run, on the request's thread but for 3:
-1. Inputs go to the device on the copy stream, beside what other models compute.
-2. The turn: one run computes at a time, and where runs wait, the model that used the fewest device seconds goes next.
-3. The device's one thread computes: cuBLAS and cuDNN keep handles and workspaces for every thread that ever ran.
+1. It takes one of a few places: only so many have tensors on the device, those who wait have none there. Where runs
+   wait, the model that used the fewest device seconds goes next.
+2. Inputs go to the device on the copy stream, beside what other models compute.
+3. The device's one thread computes, one run after the other: cuBLAS and cuDNN keep handles and workspaces for every
+   thread that ever ran. (Loads compute their samples on threads of their own, on the same stream.)
 4. Outputs come back on the copy stream, while the next run computes.
 
 A full memory: torch's cache is trimmed and the run tried once more; then it is the request's 507. Any other error: the
@@ -18,7 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -27,13 +29,16 @@ from serving.backends.staging import Copier, Mark, Staging
 from serving.backends.torch_errors import is_out_of_memory, summary
 from serving.backends.torch_program import Program, TorchTensors
 from serving.cores import CoreBudget
-from serving.errors import BadRequestError, DeviceFailedError, ServingError
+from serving.errors import BadRequestError, DeviceFailedError, ServingError, UnavailableError
 from serving.logs import quoted
 from serving.tensors import Tensors
 
 log = logging.getLogger("wharf.backends.torch")
 
 Result = TypeVar("Result")
+
+# One on its way there, one that computes, one on its way back.
+_PLACES = 3
 
 
 class Driver(Copier, Protocol):
@@ -65,7 +70,7 @@ class Driver(Copier, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeviceSettings:
-    """Pinned memory for copies, in bytes, and the longest wait for a turn where nobody gave a deadline."""
+    """Pinned memory for copies, in bytes, and the longest wait for a place where nobody gave a deadline."""
 
     pinned_bytes: int = 64 << 20
     timeout_s: float = 60.0
@@ -79,7 +84,8 @@ class TorchDevice:
         self._driver = driver
         self._settings = settings
         self._staging = Staging(driver, settings.pinned_bytes, settings.timeout_s)
-        self._turns = CoreBudget(1, lacking=f"{self.name} was not free within {{:g}} s: try again or add a GPU.")
+        self._lacking = f"{self.name} was not free within {{:g}} s: try again or add a GPU."
+        self._places = CoreBudget(_PLACES, lacking=self._lacking)
         self._computer = ThreadPoolExecutor(1, f"torch-{self.name}")
         self._loading = threading.Lock()
         self._fault = ""
@@ -91,14 +97,14 @@ class TorchDevice:
 
     @property
     def waiting(self) -> int:
-        """How many runs wait for a turn."""
-        return self._turns.waiting
+        """How many runs wait for a place."""
+        return self._places.waiting
 
     def run(self, model: str, program: Program, inputs: Tensors, deadline: float | None = None) -> Tensors:
         """Compute the outputs by name, as arrays of their own.
 
-        Raises `BadRequestError` for a dtype that torch has not, `UnavailableError` without a turn before `deadline` (of
-        the monotonic clock), `DeviceFailedError` when the device is lost, and what torch or the program raise.
+        Raises `BadRequestError` for a dtype that torch has not, `UnavailableError` where it has not begun at `deadline`
+        (of the monotonic clock), `DeviceFailedError` when the device is lost, and what torch or the program raise.
         """
         deadline = time.monotonic() + self._settings.timeout_s if deadline is None else deadline
         return self._twice(model, lambda: self._once(model, program, inputs, deadline))
@@ -106,16 +112,19 @@ class TorchDevice:
     def load(self, model: str, make: Callable[[str], Program]) -> tuple[Program, int]:
         """Return what `make` makes on the device of that name, and the bytes that it holds there.
 
-        One at a time: what the allocator holds more is this load's. Raises what `make` raises, `DeviceFailedError`.
+        One at a time: what the allocator holds more is this load's. Raises what `make` raises, `DeviceFailedError`, and
+        `UnavailableError` where runs leave it no moment to count.
         """
         with self._loading:
             before = self._settled_bytes(model)
+            program = None
             try:
                 program = self._twice(model, lambda: self._made(make))
+                after = self._settled_bytes(model)
             except Exception:
+                program = None
                 self.release()
                 raise
-            after = self._settled_bytes(model)
             # Tensors, or what the allocator took for them: a segment is 2 or 20 MiB.
             return program, max(0, *(now - then for now, then in zip(after, before, strict=True)))
 
@@ -132,8 +141,8 @@ class TorchDevice:
             return make(self.name)
 
     def _settled_bytes(self, model: str) -> tuple[int, int]:
-        """Return what is allocated and what reserved while no run computes: its activations are nobody's weights."""
-        with self._turns.lease(1, self._settings.timeout_s, model):
+        """Return what is allocated and what reserved while no run has a place: its tensors are nobody's weights."""
+        with self._places.lease(_PLACES, self._settings.timeout_s, model):
             self._answers()
             self._driver.trim()
             return self._driver.allocated_bytes(), self._driver.reserved_bytes()
@@ -172,11 +181,23 @@ class TorchDevice:
     def _once(self, model: str, program: Program, inputs: Tensors, deadline: float) -> Tensors:
         import torch
 
-        with torch.inference_mode():
+        place = self._places.lease(1, max(0.0, deadline - time.monotonic()), model)
+        with torch.inference_mode(), place:
             placed, marks = self._upload(model, inputs)
-            with self._turns.lease(1, max(0.0, deadline - time.monotonic()), model):
-                outputs = self._computer.submit(self._compute, program, placed, marks).result()
+
+            def compute() -> TorchTensors:
+                place.begin()
+                return self._compute(program, placed, marks)
+
+            outputs = self._in_turn(compute, deadline)
             return {name: self._staging.download(tensor) for name, tensor in outputs.items()}
+
+    def _in_turn(self, compute: Callable[[], TorchTensors], deadline: float) -> TorchTensors:
+        computing = self._computer.submit(compute)
+        timeout_s = max(0.0, deadline - time.monotonic())
+        if not wait([computing], timeout_s).done and computing.cancel():  # it has not begun
+            raise UnavailableError(self._lacking.format(timeout_s))
+        return computing.result()
 
     def _upload(self, model: str, inputs: Tensors) -> tuple[TorchTensors, list[Mark]]:
         placed: TorchTensors = {}

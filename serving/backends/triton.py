@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 from serving.backends.base import Footprint
 from serving.backends.triton_call import Caller
-from serving.backends.triton_devices import device_footprint, kept_to
+from serving.backends.triton_devices import device_footprint, has_process, kept_to
 from serving.backends.triton_messages import (
     AGAIN,
     call_error,
@@ -181,7 +181,8 @@ class TritonBackend:
             )
         device_bytes, devices = device_footprint(spec)
         return Footprint(
-            *(2 * spec.bytes + _MODEL_BYTES, spec.bytes + _MODEL_BYTES, device_bytes, device_bytes), devices
+            *(2 * spec.bytes + _MODEL_BYTES, spec.bytes + _MODEL_BYTES, device_bytes, device_bytes, devices),
+            is_apart=has_process(spec),
         )
 
     def load(self, spec: ModelSpec) -> TritonModel:

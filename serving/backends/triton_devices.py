@@ -37,8 +37,13 @@ def device_footprint(spec: ModelSpec) -> tuple[int, tuple[int, ...]]:
         anywhere += 0 if group.get("gpus") else count
         named.update({int(index): count for index in group.get("gpus") or ()})
     instances = anywhere + max(named.values(), default=0)
-    each = spec.bytes + (PROCESS_BYTES if _backend(spec) == "python" else _WORKSPACE_BYTES)
+    each = spec.bytes + (PROCESS_BYTES if has_process(spec) else _WORKSPACE_BYTES)
     return instances * each, tuple(sorted(named))
+
+
+def has_process(spec: ModelSpec) -> bool:
+    """Say whether each instance is a process beside the server's."""
+    return _backend(spec) == "python"
 
 
 def kept_to(text: str, spec: ModelSpec) -> str:

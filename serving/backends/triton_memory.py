@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.backends.triton_messages import DROPPED
+from serving.errors import ServingError
 from serving.logs import quoted
 
 log = logging.getLogger("wharf.tritonserver")
@@ -93,7 +94,8 @@ class Regions:
     def lent(self, size: int) -> Iterator[Region | None]:
         """Lend a region of `size` bytes at least for one request, or None; 0 asks for none.
 
-        It is free for the next one when the block ends, or raises what the server answered; not after anything else.
+        It is free for the next one when the block ends, or raises what the server answered or an error of ours, which
+        come before a request is sent or after its answer; not after anything else.
         """
         region = self._take(size) if 0 < size <= self.max_bytes else None
         try:
@@ -119,6 +121,8 @@ class Regions:
                 found = min(reversed(fitting), key=lambda each: each.size)
                 self._free.remove(found)
                 return found
+        if time.monotonic() < self._next_try:
+            return None
         self._ask_for_abandoned()
         rounded = _rounded(size)
         while not self._reserve(rounded):
@@ -126,9 +130,10 @@ class Regions:
                 victim = self._free.pop(0) if self._free and rounded <= self.max_bytes else None
             if victim is None:
                 return None
-            if not self._let_go(victim):
+            if not self._let_go(victim):  # a request waits: no further one is asked for
                 with self._lock:
                     self._abandoned.append(victim)
+                return None
         return self._make(rounded)
 
     def _reserve(self, size: int) -> bool:
@@ -142,7 +147,7 @@ class Regions:
         """Make a region of bytes that are reserved; None, and none for a while, where that fails."""
         region = None
         try:
-            if not self.max_bytes or time.monotonic() < self._next_try:
+            if not self.max_bytes:
                 return None
             made = Region(f"{self._prefix}io_{next(self._numbers)}", size)
             try:
@@ -171,7 +176,7 @@ class Regions:
                 return
             self._next_question = time.monotonic() + _ASK_AGAIN_S
             asked, self._abandoned = self._abandoned[:4], self._abandoned[4:]
-        kept = [each for each in asked if not self._let_go(each)]
+        kept = [each for each in asked if time.monotonic() < self._next_try or not self._let_go(each)]
         with self._lock:
             self._abandoned += kept
 
@@ -197,7 +202,8 @@ class Regions:
                 self._stub.SystemSharedMemoryUnregister(gone, timeout=_CALL_TIMEOUT_S)
             all_of_them = pb.SystemSharedMemoryStatusRequest()
             found = self._stub.SystemSharedMemoryStatus(all_of_them, timeout=_CALL_TIMEOUT_S).regions
-        except (grpc.RpcError, ValueError):  # no answer is no yes
+        except (grpc.RpcError, ValueError):  # no answer is no yes, and the next question would wait as long
+            self._next_try = time.monotonic() + _RETRY_S
             return False
         if region.name in found:
             return False
@@ -210,9 +216,11 @@ class Regions:
 
 
 def _is_answer(error: BaseException) -> bool:
-    """Say whether an error is the server's answer to the request, which is over then."""
+    """Say whether an error is the server's answer to the request, or ours: it is over then, or was never sent."""
     import grpc
 
+    if isinstance(error, ServingError):
+        return True
     if not isinstance(error, grpc.RpcError):
         return False
     code, text = error.code(), str(error.details())

@@ -201,7 +201,7 @@ class WorkerBackend:
         if devices is None or sizes.ranks:
             return Footprint(held_bytes, held_bytes)
         device_bytes = (PROCESS_BYTES + spec.bytes) * sizes.most
-        return Footprint(held_bytes, held_bytes, device_bytes, device_bytes, devices)
+        return Footprint(held_bytes, held_bytes, device_bytes, device_bytes, devices, is_apart=True)
 
     def load(self, spec: ModelSpec) -> WorkerModel:
         """Start the workers and wait until they are ready.

@@ -164,7 +164,8 @@ class CardBackend(TestBackend):
     """The fake backend, whose models also take bytes of cards: `takes` by name, `predicted` where that differs.
 
     `named` are models that want devices of their own choice; `is_counting` has the models say what they hold;
-    `at_start` are the cards whose context is made by `prepare`; `fails_after` models take their bytes and fail.
+    `is_apart` has them be processes of their own; `at_start` are the cards whose context is made by `prepare`;
+    `fails_after` models take their bytes and fail.
     """
 
     def __init__(self, cards: Cards) -> None:
@@ -175,6 +176,7 @@ class CardBackend(TestBackend):
         self.peaks: dict[str, int] = {}
         self.named: dict[str, tuple[int, ...]] = {}
         self.is_counting = False
+        self.is_apart = False
         self.at_start: tuple[int, ...] = ()
         self.fails_after: set[str] = set()
         self.overflows: list[str] = []
@@ -192,7 +194,8 @@ class CardBackend(TestBackend):
             return said
         stays = self.predicted.get(spec.name, self.takes[spec.name])
         peak = max(stays, self.peaks.get(spec.name, 0))
-        return Footprint(said.peak_bytes, said.resident_bytes, peak, stays, self.named.get(spec.name, ()))
+        devices = self.named.get(spec.name, ())
+        return Footprint(said.peak_bytes, said.resident_bytes, peak, stays, devices, self.is_apart)
 
     def load(self, spec: ModelSpec) -> LoadedModel:
         model = super().load(spec)

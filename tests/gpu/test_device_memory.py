@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from serving.errors import InsufficientMemoryError, InvalidArtifactError, UnavailableError
 from serving.ledger import Ledger
 from serving.residents import Limits
+from serving.scales import Weight
 from tests.gpu.cards import CONTEXT, UNIT, CardHouse, Cards, FakeCards
 from tests.unit.house import KIB, OVERHEAD_BYTES, others
 from tests.waiting import until
@@ -189,6 +191,77 @@ def test_a_context_is_told_apart_from_the_models(tmp_path: Path) -> None:
     house.manager.unload("m2")
     assert house.context_units() == NEAR(5)
     assert (house.lost_units(), house.units()) == (0, {})
+
+
+def test_a_guess_of_a_context_ends_with_the_models(tmp_path: Path) -> None:
+    """A card without contexts and a model larger than predicted: with nothing there, nothing is taken out."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path, 1, 32, context_bytes=0, headroom_bytes=0), is_platform=True)
+    house.bring("m1", 16, predicted=6)
+    assert (house.context_units(), house.units()) == (10, {"m1": 6})
+    house.manager.unload("m1")
+    house.bring("m2", 31)
+    assert (house.context_units(), house.units()) == (0, {"m2": 31})
+
+
+def test_a_guess_of_a_context_is_no_more_than_what_is_in_use(tmp_path: Path) -> None:
+    """Two loads bring it side by side while another runtime's batch holds bytes; later they are back."""
+    cards = FakeCards(tmp_path, 1, 32, headroom_bytes=0)
+    house = CardHouse(tmp_path, cards, is_platform=True)
+    urls = {name: house.put(name, 2) for name in ("a", "b")}
+    gates = [house.backend.hold(name) for name in urls]
+    with others() as pool:
+        loads = [pool.submit(house.manager.load, *each) for each in urls.items()]
+        for gate in gates:
+            assert gate.reached.wait(5)
+        batch_ends = cards.take(0, 6 * UNIT)
+        for gate in gates:
+            gate.go()
+        for load in loads:
+            load.result(5)
+    assert house.context_units() == 11
+    batch_ends()
+    house.bring("c", 1)
+    assert (house.context_units(), house.units()) == (5, {"a": 2, "b": 2, "c": 1})
+    for name in ("a", "b", "c"):
+        house.manager.unload(name)
+    house.bring("d", 26)
+    assert (house.context_units(), house.units()) == (5, {"d": 26})
+
+
+def test_models_that_are_processes_leave_no_context(tmp_path: Path) -> None:
+    """It is in what they hold, and goes with them."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path, context_bytes=0))
+    house.backend.is_apart = True
+    house.bring("m1", 7, predicted=2)
+    house.bring("m2", 7, predicted=2)
+    assert (house.context_units(), house.units()) == (0, {"m1": 7, "m2": 7})
+
+
+def test_a_model_that_counts_its_bytes_keeps_them_whatever_later_loads_show(tmp_path: Path) -> None:
+    """A cache that was warm is trimmed before the second load: its growth is hidden, and the first is no context."""
+    cards = FakeCards(tmp_path)
+    house = CardHouse(tmp_path, cards, is_platform=True)
+    house.backend.is_counting = True
+    house.bring("m0", 5)
+    caches = cards.take(0, 3 * UNIT)
+    url = house.put("m1", 1)
+    gate = house.backend.hold("m1")
+    with others() as pool:
+        load = pool.submit(house.manager.load, "m1", url)
+        assert gate.reached.wait(5)
+        caches()
+        gate.go()
+        load.result(5)
+    assert (house.context_units(), house.units()) == (5, {"m0": 5, "m1": 1})
+    cards.is_kept.set()
+    cards.was_given.clear()
+    with others() as pool:
+        unloading = pool.submit(house.manager.unload, "m1")
+        assert cards.was_given.wait(5)
+        assert not unloading.done()
+        cards.let_go()
+        unloading.result(5)
+    assert (house.context_units(), house.lost_units(), house.units()) == (5, 0, {"m0": 5})
 
 
 def test_a_real_or_fake_context_stays_when_its_model_goes(tmp_path: Path, cards: Cards) -> None:
@@ -379,6 +452,40 @@ def test_the_end_of_the_server_waits_for_no_device(tmp_path: Path) -> None:
     house.bring("a", 4)
     cards.is_kept.set()
     assert house.manager.close(10)
+    assert (house.lost_units(), house.metrics.value("DeviceGiveBackTimeouts")) == (0, 0)
+
+
+def test_the_end_of_the_server_waits_for_no_load(tmp_path: Path) -> None:
+    """One that hangs holds its turn: nobody waits for that."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path), give_back_s=600)
+    for name in ("a", "b"):
+        house.bring(name, 1)
+    gate = house.backend.hold("slow")
+    url = house.put("slow", 1)
+    with others() as pool:
+        load = pool.submit(house.manager.load, "slow", url)
+        assert gate.reached.wait(5)
+        assert pool.submit(house.manager.close, 10).result(20)
+        gate.go()
+        load.result(5)
+
+
+def test_a_runtime_starts_beside_an_unload_that_hangs(tmp_path: Path) -> None:
+    """One for the CPU, say, on every device: it waits no longer than an unload may."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path, 2), give_back_s=0.05)
+    has_begun, ends = threading.Event(), threading.Event()
+
+    def unload() -> None:
+        with house.scales.unload("x", {0: Weight(1, 1)}):
+            has_begun.set()
+            assert ends.wait(30)
+
+    with others() as pool:
+        unloading = pool.submit(unload)
+        assert has_begun.wait(5)
+        pool.submit(house.load, "plain").result(5)
+        ends.set()
+        unloading.result(5)
 
 
 def test_a_load_that_fails_leaves_a_context_and_no_more(tmp_path: Path) -> None:
@@ -405,6 +512,66 @@ def test_what_a_failed_load_leaks_is_out_of_the_budget(tmp_path: Path) -> None:
     cards.let_go()
     house.bring("good", room)
     assert house.lost_units() == 0
+
+
+def test_a_load_that_fails_beside_a_slow_one_loses_nothing_of_that(tmp_path: Path) -> None:
+    """What is reserved for the slow one may be in use by then."""
+    cards = FakeCards(tmp_path, 1, 64)
+    house = CardHouse(tmp_path, cards, is_platform=True, give_back_s=0.05)
+    ready(house)
+    house.backend.fails_after.add("bad")
+    urls = {name: house.put(name, 20) for name in ("slow", "bad")}
+    gates = {name: house.backend.hold(name) for name in urls}
+    with others() as pool:
+        slow, bad = (pool.submit(house.manager.load, *each) for each in urls.items())
+        for gate in gates.values():
+            assert gate.reached.wait(5)
+        held = cards.take(0, 20 * UNIT)  # the slow one has its bytes and is not done
+        gates["bad"].go()
+        with pytest.raises(InsufficientMemoryError, match="was told"):
+            bad.result(5)
+        assert (house.lost_units(), house.units()) == (0, {"slow": 20})
+        held()
+        gates["slow"].go()
+        slow.result(5)
+    assert (house.lost_units(), house.units()) == (0, {"slow": 20})
+
+
+def test_a_load_that_fails_loses_nothing_of_batches(tmp_path: Path) -> None:
+    """Their bytes are in no book, and were there before; another load came and stayed meanwhile."""
+    cards = FakeCards(tmp_path)
+    house = CardHouse(tmp_path, cards, is_platform=True, give_back_s=0.05)
+    ready(house)
+    cards.take(0, 2 * UNIT)
+    house.backend.fails_after.add("bad")
+    url = house.put("bad", 3)
+    gate = house.backend.hold("bad")
+    with others() as pool:
+        bad = pool.submit(house.manager.load, "bad", url)
+        assert gate.reached.wait(5)
+        house.bring("quick", 3)
+        gate.go()
+        with pytest.raises(InsufficientMemoryError, match="was told"):
+            bad.result(5)
+    assert (house.lost_units(), house.units()) == (0, {"quick": 3})
+
+
+def test_two_first_loads_that_fail_leave_one_context(tmp_path: Path) -> None:
+    """The second finds in the books what the first has left."""
+    house = CardHouse(tmp_path, FakeCards(tmp_path))
+    house.backend.fails_after |= {"bad", "worse"}
+    urls = {name: house.put(name, 2) for name in ("bad", "worse")}
+    gates = [house.backend.hold(name) for name in urls]
+    with others() as pool:
+        loads = [pool.submit(house.manager.load, *each) for each in urls.items()]
+        for gate in gates:
+            assert gate.reached.wait(5)
+        for gate in gates:
+            gate.go()
+        for load in loads:
+            with pytest.raises(InsufficientMemoryError, match="was told"):
+                load.result(5)
+    assert (house.context_units(), house.lost_units(), house.units()) == (5, 0, {})
 
 
 # ---- several devices -------------------------------------------------------------------------------------------------

@@ -36,24 +36,74 @@ def test_one_load_is_taken_at_its_word() -> None:
     context = Context()
     assert (context.is_new, context.bytes) == (True, 0)
     context.add(100, 130)
-    assert (context.is_new, context.is_known, context.bytes) == (False, False, 30)
+    assert (context.is_new, context.bytes, context.guessed_bytes) == (False, 30, 30)
 
 
 def test_a_model_smaller_than_expected_makes_no_context_below_nothing() -> None:
-    """Nor is it more than what grew with the first."""
+    """It is booked with three quarters of that, at least."""
     context = Context()
     context.add(100, 70)
     assert context.bytes == 0
-    context.add(100, 0)
-    assert 0 <= context.bytes <= 70
+    context.add(100, 1)
+    assert context.bytes == 0
 
 
-def test_what_was_prepared_comes_on_top() -> None:
+@pytest.mark.parametrize("grown", [0, -900])
+def test_a_load_whose_growth_is_hidden_says_nothing(grown: int) -> None:
+    """A cache was trimmed meanwhile: the first model does not become context."""
+    context = Context()
+    context.add(100, 600)
+    context.add(100, grown)
+    assert context.bytes == 500
+
+
+def test_a_tiny_model_does_not_tell_how_the_line_ends_far_away() -> None:
+    """1 MiB that took a segment of 20; many of them do."""
+    context = Context()
+    context.add(100, 600)
+    context.add(1, 20)
+    assert context.bytes == 500
+    for _ in range(10):
+        context.add(10, 20)
+    assert context.bytes == pytest.approx(400, abs=10)
+
+
+def test_where_a_model_counts_its_bytes_the_rest_is_the_context() -> None:
+    """No line: what later ones do, beside warm caches, says nothing of it."""
+    context = Context()
+    context.count(100, 600)
+    for grown in (-900, 20, 5000):
+        context.count(100, grown)
+    assert (context.bytes, context.guessed_bytes) == (500, 0)
+
+
+def test_what_was_there_before_comes_on_top() -> None:
     """A runtime that makes its context at its start."""
     context = Context()
-    context.prepared_bytes = 50
+    context.counted_bytes = 50
     context.add(100, 100)
     assert context.bytes == 50
+
+
+def test_a_context_that_was_found_already_is_not_brought_again() -> None:
+    """Two loads side by side: it is noted; what the next one adds is its own."""
+    for add in (Context.add, Context.count):
+        context = Context()
+        context.noted_bytes = 50
+        add(context, 100, 130)
+        add(context, 100, 130)
+        assert (context.is_new, context.bytes, context.guessed_bytes) == (False, 50, 50)
+
+
+def test_a_reading_without_models_goes_before_all_guesses() -> None:
+    """Where nothing is left the next model may bring it."""
+    context = Context()
+    context.add(100, 130)
+    context.settle(10)
+    context.add(100, 500)
+    assert (context.bytes, context.guessed_bytes) == (10, 0)
+    context.settle(0)
+    assert (context.is_new, context.bytes) == (True, 0)
 
 
 def test_loads_after_the_first_ones_change_it_no_more() -> None:

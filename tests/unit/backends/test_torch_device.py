@@ -104,12 +104,12 @@ def test_one_thread_computes_and_one_run_at_a_time(
 def test_inputs_are_copied_while_another_model_computes(
     device: TorchDevice, driver: StandInDriver, pool: ThreadPoolExecutor
 ) -> None:
-    """The copy stream does not wait for the turn."""
+    """The copy stream does not wait for it."""
     gate = threading.Event()
     slow = pool.submit(device.run, "slow", program(lambda x: (gate.wait(10), x)[1]), {"x": X})
     until(lambda: driver.copies == 1)
     quick = pool.submit(device.run, "quick", program(lambda x: x), {"x": X})
-    until(lambda: driver.copies == 2 and device.waiting == 1)
+    until(lambda: driver.copies == 2)
     assert not quick.done()
     gate.set()
     assert [len(run.result(10)) for run in (slow, quick)] == [1, 1]
@@ -126,26 +126,45 @@ def test_a_run_computes_with_inputs_that_have_arrived(
     np.testing.assert_array_equal(run.result(10)["output"], 2 * X)
 
 
-def test_device_seconds_are_shared_fairly_between_models(device: TorchDevice, pool: ThreadPoolExecutor) -> None:
-    """After a long run of one the other goes first, however many of the one came before it."""
+def test_device_seconds_are_shared_fairly_between_models(
+    device: TorchDevice, driver: StandInDriver, pool: ThreadPoolExecutor
+) -> None:
+    """After a long run of one, and those of it that have a place, the other goes first, whoever came before it."""
     order: list[str] = []
     gate = threading.Event()
 
-    def ask(name: str, waits: int, gate: threading.Event | None = None) -> None:
+    def ask(name: str, copies: int, waits: int) -> None:
         def call(x: Any) -> Any:
             order.append(name)
-            assert gate is None or gate.wait(10)
+            assert gate.wait(10)
             return x
 
         pool.submit(device.run, name, program(call), {"x": X})
-        until(lambda: device.waiting == waits and len(order) > 0)
+        until(lambda: (driver.copies, device.waiting) == (copies, waits))
 
-    ask("hot", 0, gate)
+    for copies in (1, 2, 3):
+        ask("hot", copies, 0)
     for waits, name in enumerate(("hot", "hot", "cold", "cold"), 1):
-        ask(name, waits)
+        ask(name, 3, waits)
     gate.set()
-    until(lambda: len(order) == 5)
-    assert order[1:3] == ["cold", "cold"]
+    until(lambda: len(order) == 7)
+    assert order[3:5] == ["cold", "cold"]
+
+
+def test_runs_that_wait_have_nothing_on_the_device(
+    device: TorchDevice, driver: StandInDriver, pool: ThreadPoolExecutor
+) -> None:
+    """Only a few have a place there; and what they hold is no weight of a model that is loaded meanwhile."""
+    gate = threading.Event()
+    runs = [pool.submit(device.run, "m", program(lambda x: (gate.wait(10), x)[1]), {"x": X}) for _ in range(7)]
+    until(lambda: (driver.copies, device.waiting) == (3, 4))
+    assert driver.allocated_bytes() == 3 * X.nbytes
+    load = pool.submit(device.load, "new", weights(driver, 1000))
+    until(lambda: device.waiting == 5)
+    gate.set()
+    assert load.result(10)[1] == 1000
+    assert [len(run.result(10)) for run in runs] == [1] * 7
+    assert driver.copies == 14
 
 
 def test_a_run_that_gets_no_turn_in_time_is_a_503(device: TorchDevice, pool: ThreadPoolExecutor) -> None:
@@ -345,6 +364,32 @@ def test_a_load_that_fails_leaves_nothing_on_the_device() -> None:
     with pytest.raises(Exception, match="CUDA out of memory"):
         device.load("m", weights(driver, 1000))
     assert driver.reserved_bytes() == 0
+
+
+def test_a_load_that_cannot_be_counted_leaves_nothing_on_the_device(
+    driver: StandInDriver, pool: ThreadPoolExecutor
+) -> None:
+    """A run that does not end leaves it no moment for that."""
+    device = TorchDevice(driver, DeviceSettings(timeout_s=0.5))
+    gate, has_begun = threading.Event(), threading.Event()
+
+    def call(x: Any) -> Any:
+        has_begun.set()
+        assert gate.wait(10)
+        return x
+
+    def make(name: str) -> Program:
+        made = weights(driver, 1000)(name)
+        running.append(pool.submit(device.run, "slow", program(call), {"x": X}))
+        assert has_begun.wait(10)
+        return made
+
+    running: list[Any] = []
+    with pytest.raises(UnavailableError, match="cpu was not free within"):
+        device.load("m", make)
+    assert driver.reserved_bytes() == X.nbytes
+    gate.set()
+    assert running[0].result(10)
 
 
 # --- several devices

@@ -139,8 +139,9 @@ def test_what_a_model_is_on_a_device_is_predicted_from_its_file(gpus: Gpus, tmp_
 
 def test_a_server_on_a_gpu_opens_it_before_its_first_model_is_measured(gpus: Gpus) -> None:
     """The context is the server's; where there is no GPU the first load says so."""
-    gpus.backend.prepare()
+    assert gpus.backend.prepare()  # torch was there, and its context is new
     assert list(gpus.devices.opened) == [0]
+    assert not gpus.backend.prepare()
 
     def none(_: int) -> StandInDriver:
         raise LoadFailedError("torch finds no such device")

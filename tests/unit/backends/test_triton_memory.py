@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 from serving.backends import triton_memory
 from serving.backends.triton import TritonBackend
 from serving.backends.triton_memory import FOLDER, Regions
+from serving.errors import BadRequestError
 from tests.unit.backends.grpc_errors import Failed
 from tests.waiting import until
 
@@ -101,6 +102,36 @@ def test_it_is_lent_again_only_when_the_server_has_answered(
         assert (again is region) is is_over
         assert again is not None
         assert registered(regions) == {again.name}
+
+
+def test_a_request_that_is_refused_before_it_is_sent_keeps_no_region(regions: Regions) -> None:
+    """A client's mistake costs nobody shared memory."""
+    with pytest.raises(BadRequestError), regions.lent(100) as region:
+        raise BadRequestError("a parameter of no type that Triton has")
+    with regions.lent(100) as again:
+        assert again is region
+
+
+def test_a_server_that_answers_nothing_is_asked_for_one_region(regions: Regions, backend: TritonBackend) -> None:
+    """A request that wants another size waits for that and no more; the next ones do not ask."""
+    pid = backend.server.pid
+    assert pid is not None
+    with regions.lent(250 * KIB), regions.lent(250 * KIB), regions.lent(250 * KIB):
+        pass
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            with regions.lent(900 * KIB) as none:
+                assert none is None
+            assert (len(regions._free), len(regions._abandoned)) == (2, 1)
+        with regions.lent(250 * KIB) as free:
+            assert free is not None
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    regions._next_try = regions._next_question = 0.0
+    with regions.lent(900 * KIB) as region:
+        assert region is not None
+    assert (len(regions._free), len(regions._abandoned)) == (1, 0)
 
 
 def test_a_full_dev_shm_is_no_error(regions: Regions, caplog: pytest.LogCaptureFixture) -> None:
