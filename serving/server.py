@@ -206,13 +206,9 @@ class Server:
         self._healthy.set()
 
     def _own_name(self, name: str) -> str:
-        """Return what the model of that name is called here.
-
-        In TensorFlow's container the one model of an endpoint is called as the folder in its archive.
-        """
+        """Return a name as it is here: the one model of an endpoint may be called as the folder in its archive."""
         folder = self.source.single_dir
-        is_folder = folder is not None and name != self._single_name and _is_folder(folder / name)
-        return self._single_name if is_folder else name
+        return self._single_name if folder is not None and os.path.isdir(folder / name) else name  # noqa: PTH112
 
     def _default_model(self) -> str:
         if self.source.single_dir is not None and self.settings.default_model in (None, self._single_name):
@@ -240,13 +236,6 @@ class Server:
             with contextlib.suppress(ServingError):
                 models.append({"modelName": name, "modelUrl": self.source.find(name)[1], "loaded": name in loaded})
         return models
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long
-        return False
 
 
 def _share(value: int | Share, whole_bytes: int) -> int:

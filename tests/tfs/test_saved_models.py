@@ -88,8 +88,8 @@ def test_classify_answers_pairs_of_label_and_score(client: httpx.Client) -> None
         (":regress", {"signature_name": "classify_x_to_y", "examples": [{"x": 1.0}]}, "No regression outputs found"),
         (":regress", {"signature_name": "no", "examples": [{"x": 1.0}]}, 'Serving signature name: "no" not found'),
         (":predict", {"signature_name": "no", "instances": [1.0]}, "has classify_x_to_y, regress_x_to_y, serving_def"),
-        (":regress", {"signature_name": "regress_x_to_y", "examples": [{"x": 1}]}, "InvalidArgumentError"),
-        (":predict", {"signature_name": "regress_x_to_y", "instances": ["no example"]}, "InvalidArgumentError"),
+        (":regress", {"signature_name": "regress_x_to_y", "examples": [{"x": 1}]}, "Data types don't match"),
+        (":predict", {"signature_name": "regress_x_to_y", "instances": ["none"]}, "Could not parse example input"),
     ],
 )
 def test_what_a_signature_does_not_take_is_a_400(client: httpx.Client, path: str, document: Any, said: str) -> None:

@@ -44,7 +44,7 @@ DTYPES = {
 # (docs/tensorflow.md).
 _MOST_ROWS = 8
 _MESSAGE_MAX_CHARS = 500
-_HEADINGS = ("Graph execution error", "Detected at node")
+_HEADINGS = ("Graph execution error", "Detected at node", "Node: ")
 # Statuses of TensorFlow's own errors, by the name of their class; any other is the model's failure.
 _STATUSES = {"InvalidArgumentError": 400, "OutOfRangeError": 400, "ResourceExhaustedError": 507}
 

@@ -9,6 +9,7 @@ starts this where a script names the address.
 from __future__ import annotations
 
 import re
+import socket
 import socketserver
 import threading
 import traceback
@@ -21,7 +22,6 @@ from serving.workers.dialects.tensorflow_predict import Predictor
 from serving.workers.handler import HandlerError
 
 _PATH = re.compile(rf"/v1/models/(?P<name>[^:]+?)(?:/versions/(?P<version>\d+))?(?::(?P<method>{'|'.join(METHODS)}))?")
-_NEVER_S = 1e6  # it is not asked to stop: the process ends
 
 
 class RestServer:
@@ -33,13 +33,22 @@ class RestServer:
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _handler_of(self), bind_and_activate=True)
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(
-            target=self._server.serve_forever, args=(_NEVER_S,), name="tensorflow-rest", daemon=True
-        ).start()
+        self._is_closed = False
+        threading.Thread(target=self._serve, name="tensorflow-rest", daemon=True).start()
 
     def close(self) -> None:
-        """Take no more requests."""
+        """Take no more requests; who connects now is refused."""
+        self._is_closed = True
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # a close alone waits for the thread that accepts
         self._server.server_close()
+
+    def _serve(self) -> None:
+        """Hand each connection to a thread of its own; the library's loop would wake up for nothing, twice a second."""
+        while not self._is_closed:
+            try:
+                self._server.process_request(*self._server.get_request())
+            except OSError:  # the caller is gone, or this is the end
+                continue
 
     def answer(self, is_post: bool, path: str, body: bytes) -> Response:
         """Answer one request; what the model raises is a 500."""
