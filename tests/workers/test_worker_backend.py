@@ -80,7 +80,7 @@ def test_on_a_device_there_is_room_for_all_workers_that_may_be(
     spec = replace(script_spec(tmp_path, **handler), device="cuda")
     found = backend.footprint(spec)
     assert found.device_peak_bytes == found.device_resident_bytes == workers * (512 * MIB + 1000)
-    assert found.devices == ()
+    assert (found.devices, found.is_apart) == ((), True)
     assert backend.footprint(replace(spec, device="cuda:1")).devices == (1,)
     assert backend.footprint(replace(spec, device="cpu")).device_peak_bytes == 0
 

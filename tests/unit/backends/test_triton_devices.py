@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from serving.backends.compound import backend_of
 from serving.backends.triton import TritonBackend
 from serving.backends.triton_devices import device_footprint, kept_to
 from serving.devices import Placement
@@ -89,6 +91,20 @@ def test_the_backend_asks_for_what_its_model_is_expected_to_take(tmp_path: Path)
     found = backend.footprint(spec('platform: "tensorrt_plan" instance_group { gpus: [ 1 ] }'))
     assert (found.device_peak_bytes, found.device_resident_bytes, found.devices) == (228 * MIB, 228 * MIB, (1,))
     assert backend.footprint(spec('backend: "python"')).device_peak_bytes == 0
+
+
+def test_models_that_are_processes_are_said_to_take_their_contexts_along(tmp_path: Path) -> None:
+    """Of several that go as one all must be, or be on no device."""
+    backend = TritonBackend(Path("/bin/true"), tmp_path, timeout_s=1, load_timeout_s=1)
+    on_gpu = 'backend: "python" instance_group { kind: KIND_GPU }'
+    python, plan, cpu = map(spec, (on_gpu, 'platform: "tensorrt_plan"', 'backend: "python"'))
+
+    def is_apart(one: ModelSpec, *versions: ModelSpec) -> bool:
+        whole = replace(one, versions=versions)
+        return backend_of({"triton": backend}, whole).footprint(whole).is_apart
+
+    assert (is_apart(python), is_apart(plan)) == (True, False)
+    assert (is_apart(python, cpu), is_apart(python, plan), is_apart(plan, cpu)) == (True, False, False)
 
 
 def test_what_is_laid_into_the_repository_names_the_device(tmp_path: Path) -> None:
