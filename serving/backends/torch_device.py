@@ -189,8 +189,13 @@ class TorchDevice:
                 place.begin()
                 return self._compute(program, placed, marks)
 
-            outputs = self._in_turn(compute, deadline)
-            return {name: self._staging.download(tensor) for name, tensor in outputs.items()}
+            outputs: TorchTensors = {}
+            try:
+                outputs = self._in_turn(compute, deadline)
+                return {name: self._staging.download(tensor) for name, tensor in outputs.items()}
+            finally:  # whoever still knows of them: with the place goes what was on the device
+                placed.clear()
+                outputs.clear()
 
     def _in_turn(self, compute: Callable[[], TorchTensors], deadline: float) -> TorchTensors:
         computing = self._computer.submit(compute)

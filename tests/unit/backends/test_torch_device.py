@@ -131,9 +131,11 @@ def test_device_seconds_are_shared_fairly_between_models(
 ) -> None:
     """After a long run of one, and those of it that have a place, the other goes first, whoever came before it."""
     order: list[str] = []
-    gate = threading.Event()
+    gates: list[threading.Event] = []
 
     def ask(name: str, copies: int, waits: int) -> None:
+        gates.append(gate := threading.Event())
+
         def call(x: Any) -> Any:
             order.append(name)
             assert gate.wait(10)
@@ -146,7 +148,11 @@ def test_device_seconds_are_shared_fairly_between_models(
         ask("hot", copies, 0)
     for waits, name in enumerate(("hot", "hot", "cold", "cold"), 1):
         ask(name, 3, waits)
-    gate.set()
+    for copies, gate in zip((5, 7, 9), gates, strict=False):  # its outputs come back, the next one's inputs go
+        gate.set()
+        until(lambda copies=copies: driver.copies == copies)
+    for gate in gates:
+        gate.set()
     until(lambda: len(order) == 7)
     assert order[3:5] == ["cold", "cold"]
 
