@@ -148,9 +148,13 @@ def test_device_seconds_are_shared_fairly_between_models(
         ask("hot", copies, 0)
     for waits, name in enumerate(("hot", "hot", "cold", "cold"), 1):
         ask(name, 3, waits)
-    for copies, gate in zip((5, 7, 9), gates, strict=False):  # its outputs come back, the next one's inputs go
+
+    def end(gate: threading.Event, copies: int) -> None:
         gate.set()
-        until(lambda copies=copies: driver.copies == copies)
+        until(lambda: driver.copies == copies)
+
+    for gate, copies in zip(gates, (5, 7, 9), strict=False):  # its outputs come back, the next one's inputs go
+        end(gate, copies)
     for gate in gates:
         gate.set()
     until(lambda: len(order) == 7)
