@@ -87,6 +87,15 @@ def test_what_is_not_finite_goes_in_and_out_as_a_token(token: str) -> None:
     assert repr(json.loads(text)["predictions"][0][1]) == repr(float(token.replace("Infinity", "inf")))
 
 
+@pytest.mark.parametrize(("signature", "said"), [(FLOATS, "without loss of precision"), (OPEN, "send numbers up to")])
+@pytest.mark.parametrize("form", ["instances", "inputs"])
+def test_a_whole_number_that_no_float_holds_is_refused(form: str, signature: Signature, said: str) -> None:
+    """Python's own parser, which reads tokens, lets it through: between floats, and between whole numbers."""
+    for values in (f"[1{'0' * 400}, NaN]", f"[-1, 1{'0' * 400}]"):
+        with pytest.raises(BadRequestError, match=said):
+            read(f'{{"{form}": [{values}], "id": NaN}}'.encode(), signature)
+
+
 def test_a_key_that_is_there_twice_is_refused() -> None:
     """Beside a token too, where another parser reads."""
     for value in ("1", "NaN"):
