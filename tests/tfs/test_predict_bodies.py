@@ -283,6 +283,14 @@ def test_any_document_is_read_or_refused(document: Any, signature: Signature) ->
         assert types.get(name) in (None, array.dtype)
 
 
+@pytest.mark.parametrize("form", ["instances", "inputs"])
+def test_a_large_body_is_refused_by_its_reader_alone(form: str) -> None:
+    """A walk over a million values in Python would take seconds; the place of the wrong one is told all the same."""
+    with pytest.raises(BadRequestError) as caught:
+        read({form: [*([[1, 2]] * 60_000), [1, "a"]]})
+    assert caught.value.message == "Input 'x' has 'a' at [60000][1] and wants FP32."
+
+
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     """Also within what looks like a request."""
