@@ -167,6 +167,21 @@ def test_an_unloaded_model_and_a_failed_load_have_ended(front: Front) -> None:
     assert post(front, "quick:predict").status == 404
 
 
+def test_a_model_that_a_request_could_not_load_has_ended(front: Front) -> None:
+    """Until a request can: it is tried anew each time."""
+    front.house.make("broken", fail_load="no good")
+    assert states(get(front, "broken")) == [("1", "AVAILABLE")]
+    assert post(front, "broken:predict").status == 500
+    (found,) = get(front, "broken").json()["model_version_status"]
+    assert (found["state"], found["status"]["error_code"]) == ("END", "UNKNOWN")
+    assert "no good" in found["status"]["error_message"]
+    front.house.make("broken")
+    assert post(front, "broken:predict").status == 200
+    assert states(get(front, "broken")) == [("1", "AVAILABLE")]
+    front.ask("DELETE", "/models/broken")
+    assert states(get(front, "broken")) == [("1", "AVAILABLE")]
+
+
 def test_a_folder_that_cannot_be_served_has_ended(front: Front) -> None:
     """With the sentence that a load would answer."""
     (front.house.root / "odd").mkdir()
