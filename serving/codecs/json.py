@@ -25,6 +25,7 @@ import orjson
 
 from serving.codecs.binary import cast, place, single
 from serving.codecs.json_numbers import MAX_RANK, SIMDJSON_FROM_BYTES, read_numbers
+from serving.codecs.tf_example import from_base64
 from serving.errors import BadRequestError, NotAcceptableError
 from serving.tensors import DTYPES, Array, Signature, Tensors, TensorSpec
 
@@ -255,7 +256,7 @@ def _texts(leaves: Iterable[Any], shape: list[int], name: str) -> Array:
 def _from_base64(leaf: dict[str, Any], name: str) -> bytes:
     if leaf.keys() == {"b64"} and type(leaf["b64"]) is str:
         try:
-            return base64.b64decode(leaf["b64"], validate=True)
+            return from_base64(leaf["b64"])
         except ValueError:
             pass
     raise BadRequestError(f'Input \'{name}\' has {_short(leaf)} and wants a string or {{"b64": "<base64>"}}.')

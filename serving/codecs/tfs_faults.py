@@ -8,7 +8,6 @@ Knows no signature and no HTTP.
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.codecs.json_numbers import MAX_RANK
-from serving.codecs.tf_example import is_base64, shown, type_of
+from serving.codecs.tf_example import from_base64, is_base64, shown, type_of
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES
 
@@ -123,7 +122,7 @@ def _base64_fault(value: dict[str, Any]) -> str:
     if not is_base64(value):
         return f"JSON Value: {shown(value)} not formatted correctly for base64 data"
     try:
-        base64.b64decode(value["b64"], validate=True)
+        from_base64(value["b64"])
     except ValueError:
         return "Unable to base64 decode"
     return ""

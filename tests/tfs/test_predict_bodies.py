@@ -61,6 +61,7 @@ def test_columns_need_not_be_of_one_length() -> None:
     [
         ({"instances": ["a", {"b64": "/wA="}]}, [b"a", b"\xff\x00"]),
         ({"instances": [{"b64": "/wA="}]}, [b"\xff\x00"]),
+        ({"instances": [{"b64": "/wA"}]}, [b"\xff\x00"]),  # padding may be left out, as there
         ({"instances": [{"t": {"b64": "/wA="}}]}, [b"\xff\x00"]),
         ({"inputs": [{"b64": "/wA="}, "é"]}, [b"\xff\x00", "é".encode()]),
         ({"inputs": {"t": ["x"]}}, [b"x"]),
