@@ -343,6 +343,7 @@ def test_another_accepted_type_is_written_too(front: Front) -> None:
         ("tfs-model-version=9", 404, "version 9 is not found"),
         ("tfs-method=classify", 400, "key 'examples' is expected"),
         ("tfs-model-version=1", 200, ""),
+        ("tfs-model-version=01", 200, ""),
         ("tfs-model-version=1,tfs-method=predict", 200, ""),
         ("tfs-other=1", 200, ""),
     ],
