@@ -1,11 +1,12 @@
 """SavedModels through our server, next to TensorFlow's own loop over them in one process without a server: the limit.
 
 Both have one thread and core 0, the client (wrk) the last core; rounds are interleaved. Two cells: one client, beside a
-loop of single rows; 16 clients with a row each, beside a loop of as many rows as our batcher joins. The loop is a
-session's callable, TensorFlow's cheapest way to call a SavedModel. The models are a ResNet-50 and a small CNN with
-random weights. Goal: at least 85 % of the limit for ResNet-50; for the CNN the figure says what HTTP costs beside
-0.2 ms of work. Both figures of each cell are ratios to the limit: of rows a second, and of CPU time a row, which is the
-one to believe on a machine that others use. Usage: python benchmarks/tensorflow.py [--rounds 5] [--seconds 6]
+loop of single rows; 16 clients with a row each, beside a loop of as many rows as each model's wharf.toml has joined
+(batch_size). The loop is a session's callable, TensorFlow's cheapest way to call a SavedModel. The models are a
+ResNet-50 and a small CNN with random weights. Goal: at least 85 % of the limit for ResNet-50; for the CNN the figure
+says what HTTP costs beside 0.2 ms of work. Both figures of each cell are ratios to the limit: of rows a second, and of
+CPU time a row, which is the one to believe on a machine that others use. Usage: python benchmarks/tensorflow.py
+[--rounds 5] [--seconds 6]
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from benchmarks.rig import Request, Server, need_wrk, wharf
 
 MODELS = {"resnet50": (224, 224, 3), "small_cnn": (32, 32, 3)}
 CLIENTS = 16
-JOINED_ROWS = 8  # serving/workers/dialects/tensor_methods.py
+JOINED_ROWS = 8  # docs/tensorflow.md: more cost more a row
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
@@ -43,6 +44,8 @@ def build(root: Path) -> None:
     body = [layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(), layers.Conv2D(64, 3, activation="relu")]
     net = keras.Sequential([keras.Input((32, 32, 3)), *body, layers.Flatten(), layers.Dense(10, activation="softmax")])
     net.export(str(root / "small_cnn" / "1"), verbose=False)
+    for model in MODELS:
+        (root / model / "wharf.toml").write_text(f"batch_size = {JOINED_ROWS}\n")
 
 
 def loop(path: str, shape: tuple[int, ...]) -> None:

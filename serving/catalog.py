@@ -93,7 +93,8 @@ class Catalog:
     def states(self, name: str) -> list[tuple[str, str, str]]:
         """Return version, state and reason of what a model has or would have, states as TensorFlow Serving names them.
 
-        None for a model that is not there. What a first request would load is as good as loaded, as in `is_ready`.
+        None for a model that is not there. What a first request would load is as good as loaded, as in `is_ready`,
+        unless its last load failed.
         """
         gone = self._gone_for(name)
         if gone is not None:
@@ -110,7 +111,9 @@ class Catalog:
             versions = self._versions_unloaded(whole)
         except ServingError as error:
             return [(_FIRST, "END", error.message)]
-        return [(version, "AVAILABLE" if state is None else state.name, "") for version in versions]
+        reason = self._manager.recall.failed.get(whole, "") if state is None else ""
+        here = state.name if state is not None else "END" if reason else "AVAILABLE"
+        return [(version, here, reason) for version in versions]
 
     def _is_known(self, name: str) -> bool:
         return self._manager.recall.knows(name) or self._is_available(name)

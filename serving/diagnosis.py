@@ -13,7 +13,7 @@ from typing import Any
 
 from serving.kernels import Library, look
 from serving.settings import Settings
-from serving.tuning import Machine, Tuning, allows_bf16, apply, read_machine, tune
+from serving.tuning import Machine, Tuning, allows_bf16, apply, asks_for_bf16, read_machine, tune
 
 _ONNX_OPTION = "mlas.enable_gemm_fastmath_arm64_bfloat16"
 _LABEL_CHARS = 46
@@ -103,7 +103,7 @@ def disagreements(
     """Yield a sentence for each library that did not do on an Arm CPU what is set."""
     if not machine.processor.is_arm64:
         return
-    is_asked = environ.get("DNNL_DEFAULT_FPMATH_MODE") in ("BF16", "ANY") and machine.processor.has_bf16
+    is_asked = asks_for_bf16(environ) and machine.processor.has_bf16
     for each in libraries:
         if each.trouble:
             continue

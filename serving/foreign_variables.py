@@ -33,7 +33,7 @@ _INSTEAD: Mapping[str, str] = {
     "SAGEMAKER_TFS_WAIT_TIME_SECONDS": "set WHARF_LOAD_TIMEOUT instead.",
     "SAGEMAKER_TFS_INTER_OP_PARALLELISM": _THREADS,
     "SAGEMAKER_TFS_INTRA_OP_PARALLELISM": _THREADS,
-    "SAGEMAKER_TFS_ENABLE_BATCHING": "requests that wait are joined where rows allow it.",
+    "SAGEMAKER_TFS_ENABLE_BATCHING": "batch_size in a model's wharf.toml joins the rows of requests that wait.",
     "SAGEMAKER_TFS_MAX_BATCH_SIZE": _QUEUE,
     "SAGEMAKER_TFS_BATCH_TIMEOUT_MICROS": _QUEUE,
     "SAGEMAKER_TFS_NUM_BATCH_THREADS": "set min_workers and max_workers in a model's wharf.toml instead.",

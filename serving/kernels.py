@@ -74,7 +74,7 @@ report(onnxruntime.__version__, session.run(None, {"a": a, "w": w})[0])
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A primitive that ran: oneDNN's names of the operation and of the implementation."""
+    """A primitive that ran: oneDNN's names of the operation and of the implementation; `gemm_api` has none there."""
 
     operation: str
     implementation: str
@@ -133,7 +133,7 @@ def parse(name: str, output: str) -> Library:
         return Library(name, trouble="its process gave no result")
     result = json.loads(found[1])
     kernels = dict.fromkeys(
-        Kernel(operation, implementation, bool(re.search(r"\bwei[:_]bf16", rest)))
+        Kernel(operation, implementation or "not named", bool(re.search(r"\bwei[:_]bf16", rest)))
         for operation, implementation, rest in _LINE.findall(output)
         if operation not in _SKIPPED
     )

@@ -319,7 +319,7 @@ class ModelManager:
             self._books.host.correct(resident.name, brought.resident_bytes)
             resident.model = brought.model
             self._withdrawn.pop(resident.name, None)
-            self._barred.discard(resident.name)
+            self.recall.arrives(resident.name)
             self._residents.touch(resident)
             self._residents.move(resident, Event.LOADED)
         brought.model.attach(Tenant(resident, self._residents, self._books.host, self._room.settle, self._withdraw))
@@ -352,6 +352,8 @@ class ModelManager:
             # An evicted model whose reload failed is still known, unless what its url led to is gone.
             if resident.is_listed or isinstance(error, ModelNotFoundError):
                 self._urls.pop(resident.name, None)
+            if not self.is_platform:  # there a model that is not loaded is not there
+                self.recall.fails(resident.name, error)
             resident.error = error
             self._residents.move(resident, Event.LOAD_FAILED)
         self._source.overrides.sweep()

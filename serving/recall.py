@@ -1,12 +1,14 @@
 """What is remembered of models that are not loaded: where they are loaded from again, by which names, and whether.
 
 A model that was loaded by a url, or from what came with its load, comes back from there after an eviction; one that was
-unloaded for good is barred: no mere request loads it. `manager` writes here, under the lock of `residents`, as things
-happen to models; `catalog` asks, and says what is to follow a model that it loads anew.
+unloaded for good is barred: no mere request loads it; of one whose last load failed the reason is kept. `manager`
+writes here, under the lock of `residents`, as things happen to models; `catalog` asks, and says what is to follow a
+model that it loads anew.
 """
 
 from __future__ import annotations
 
+from serving.errors import InvalidArtifactError, LoadFailedError, ServingError
 from serving.lifecycle import State
 from serving.residents import Resident, Residents
 
@@ -20,6 +22,7 @@ class Recall:
         self.urls: dict[str, str] = {}  # names loaded by url: standalone finds them again after an eviction
         self.aliases: dict[str, str] = {}  # names as asked for -> names of the repository
         self.barred: set[str] = set()  # names that no mere request loads, none of them READY
+        self.failed: dict[str, str] = {}  # names whose last load failed, and why; a request tries again
 
     # ---- under the lock, for `manager` ------------------------------------------------------------------------------
 
@@ -31,6 +34,16 @@ class Recall:
         """Return who is READY by a name."""
         resident = self.named(asked)
         return resident if resident is not None and resident.state is State.READY else None
+
+    def arrives(self, name: str) -> None:
+        """Forget what kept a model away that is loaded now."""
+        self.barred.discard(name)
+        self.failed.pop(name, None)
+
+    def fails(self, name: str, error: ServingError) -> None:
+        """Keep why a load failed, where that is the model's own fault: want of memory or of time passes."""
+        if isinstance(error, (LoadFailedError, InvalidArtifactError)):
+            self.failed[name] = error.message
 
     def leaves(self, name: str, resident: Resident | None, *, stays_away: bool) -> None:
         """Forget where a model came from that is unloaded, evicted before where there is no `resident`."""

@@ -63,10 +63,19 @@ def allows_bf16(processor: Processor, *, is_fast: bool) -> bool:
     return is_fast and processor.is_arm64 and processor.has_bf16
 
 
+def asks_for_bf16(environ: Mapping[str, str]) -> bool:
+    """Say whether oneDNN is told to compute in bf16: by the first of its two names, in letters of any size."""
+    return any(mode in _USES_BF16 for _, mode in _modes(environ)[:1])
+
+
+def _modes(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(name, environ[name].upper()) for name in _FPMATH if environ.get(name, "").strip()]
+
+
 def tune(machine: Machine, environ: Mapping[str, str], *, is_fast: bool) -> Tuning:
     """Decide; an empty variable counts as unset."""
     given = {name: value for name, value in environ.items() if value.strip()}
-    wanted = [_threads(machine), *(_for_arm64(machine, is_fast) if machine.processor.is_arm64 else ())]
+    wanted = [_threads(machine), *(_for_arm64(machine, given, is_fast) if machine.processor.is_arm64 else ())]
     choices = tuple(_unless_given(choice, given) for choice in wanted)
     return Tuning(choices, tuple(_warnings(machine, given, is_fast)))
 
@@ -90,7 +99,7 @@ def _threads(machine: Machine) -> Choice:
     return Choice("OMP_NUM_THREADS", str(machine.cores), why)
 
 
-def _for_arm64(machine: Machine, is_fast: bool) -> Iterator[Choice]:
+def _for_arm64(machine: Machine, given: Mapping[str, str], is_fast: bool) -> Iterator[Choice]:
     why = "TensorFlow's wheel uses oneDNN with Arm's Compute Library by itself on Graviton3 alone"
     yield Choice("TF_ENABLE_ONEDNN_OPTS", "1", why)
     yield _fpmath(machine.processor, is_fast)
@@ -98,7 +107,7 @@ def _for_arm64(machine: Machine, is_fast: bool) -> Iterator[Choice]:
     yield Choice("OMP_PLACES", "cores", "a model that turns binding on gets a core a thread")
     yield Choice("LRU_CACHE_CAPACITY", str(_PRIMITIVES), "torch keeps oneDNN's primitives of so many shapes")
     yield _huge_pages(machine.huge_pages)
-    yield _least_dim(machine.processor, is_fast)
+    yield _least_dim(machine.processor, given, is_fast)
 
 
 def _fpmath(processor: Processor, is_fast: bool) -> Choice:
@@ -119,9 +128,10 @@ def _huge_pages(mode: str) -> Choice:
     return Choice(name, None, f"the host's transparent huge pages are '{mode}'")
 
 
-def _least_dim(processor: Processor, is_fast: bool) -> Choice:
+def _least_dim(processor: Processor, given: Mapping[str, str], is_fast: bool) -> Choice:
     name = "TORCH_MKLDNN_MATMUL_MIN_DIM"
-    if allows_bf16(processor, is_fast=is_fast):
+    is_asked = asks_for_bf16(given) if _modes(given) else is_fast
+    if is_asked and processor.has_bf16:
         return Choice(name, None, "small products would go to OpenBLAS, which has no bf16")
     return Choice(
         name, str(_LEAST_DIM), "without bf16 oneDNN gains nothing on small products and reorders their weights"
@@ -142,12 +152,12 @@ def _warnings(machine: Machine, given: Mapping[str, str], is_fast: bool) -> Iter
     if binding.split(",")[0] in _BOUND:
         yield f"OMP_PROC_BIND is {binding}: threads of all models and workers are bound to the same cores; unset it."
     threads = given.get("OMP_NUM_THREADS", "")
-    if threads.isdigit() and int(threads) > machine.cores:
+    if threads.isascii() and threads.isdigit() and int(threads) > machine.cores:
         yield f"OMP_NUM_THREADS is {threads} and there are {machine.cores} cores: threads would wait; unset it."
 
 
 def _fpmath_warnings(processor: Processor, given: Mapping[str, str], is_fast: bool) -> Iterator[str]:
-    modes = [(name, given[name].upper()) for name in _FPMATH if name in given]
+    modes = _modes(given)
     if len({mode for _, mode in modes}) == 2:
         yield f"{_FPMATH[0]} is {modes[0][1]} and {_FPMATH[1]} is {modes[1][1]}: oneDNN reads the first; unset one."
     for name, mode in modes[:1]:

@@ -91,6 +91,8 @@ def _odd(tf: Any, folder: Path) -> None:
     _save(tf, folder / "picky", {"serving_default": (lambda index: {"y": tf.gather(values, index)}, [index])})
     named = {"ask": (lambda x: {"y": x + 1}, [fixed]), "tell": (lambda x: {"y": x + 2}, [fixed])}
     _save(tf, folder / "nameless", named)
+    rows = tf.TensorSpec([None], tf.float32, "x")
+    _save(tf, folder / "center", {"serving_default": (lambda x: {"y": x - tf.reduce_mean(x)}, [rows])})
     files = tf.TensorSpec([], tf.string, "path")
     in_python = tf.TensorSpec([None], tf.float32, "x")
     called = {"serving_default": (lambda x: {"y": tf.numpy_function(lambda y: y, [x], tf.float32)}, [in_python])}

@@ -4,8 +4,8 @@ A `GroupedModel` is a `queued` one: a worker that is free takes a batch in one c
 error, and nothing is joined here; that is the worker's choice. Triton's Python models get the list itself, TensorFlow's
 join rows. As many batches run at once as there are workers. Requests wait in this line and hardly ever in the pool's.
 
-A model of TensorFlow without a config.pbtxt is an `UnboundModel` where its worker says that rows join: nobody gave it a
-largest batch, so that a request of any size is taken. `server` wraps the backends of workers; all other models are left
+A model of TensorFlow without a config.pbtxt whose wharf.toml has a `batch_size` is an `UnboundModel`: that is how many
+rows are joined, and a request of any size is taken. `server` wraps the backends of workers; all other models are left
 to the pool's own line. Knows neither channel nor dialect.
 """
 
@@ -88,13 +88,18 @@ class GroupingBackend(WrappedBackend):
         self._workers = inner
 
     def load(self, spec: ModelSpec) -> WorkerModel | GroupedModel:
-        """Make the model ready; put the batcher before it, unless wharf.toml has set a batch_size of its own."""
+        """Make the model ready; put the batcher before it, where its configuration asks for one.
+
+        Of a wharf.toml's batch_size Triton's models make the pool's line, TensorFlow's a batcher that joins rows.
+        """
         model = self._workers.load(spec)
-        if spec.handler is None or spec.handler.dialect not in _GROUPED or spec.handler.batch_size > 1:
+        if spec.handler is None or spec.handler.dialect not in _GROUPED:
             return model
         if spec.triton is None and spec.handler.dialect != DIALECT:
             scheduling = _completed(Scheduling(), model.batching)
             return UnboundModel(spec.name, model, scheduling) if scheduling.is_dynamic else model
+        if spec.handler.batch_size > 1:
+            return model
         scheduling = _completed(spec.scheduling or Scheduling(), model.batching)
         if not scheduling.is_dynamic and (spec.triton or {}).get("dynamic_batching") is None:
             return model  # first come, first served, one at a time: the pool's own line, and 25 us less a request

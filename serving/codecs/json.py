@@ -15,6 +15,7 @@ import json
 import math
 import re
 import reprlib
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -24,6 +25,7 @@ import orjson
 
 from serving.codecs.binary import cast, place, single
 from serving.codecs.json_numbers import MAX_RANK, SIMDJSON_FROM_BYTES, read_numbers
+from serving.codecs.tf_example import from_base64
 from serving.errors import BadRequestError, NotAcceptableError
 from serving.tensors import DTYPES, Array, Signature, Tensors, TensorSpec
 
@@ -169,7 +171,7 @@ def to_array(values: Any, dtype: str | None, name: str) -> Array:
         return cast(values, dtype or _UNTOLD[values.dtype.kind], name)
     shape, leaves, kinds = _flatten(values, name)
     if kinds <= _NUMBERS:
-        numbers = _integers(leaves) if kinds == {int} else np.array(leaves, np.float64)
+        numbers = _integers(leaves, name) if kinds == {int} else _floats(leaves, name)
     elif kinds == {bool}:
         numbers = np.array(leaves, np.bool_)
     elif kinds == {np.ndarray}:
@@ -183,13 +185,21 @@ def to_array(values: Any, dtype: str | None, name: str) -> Array:
     return cast(numbers.reshape(shape), dtype or _UNTOLD[numbers.dtype.kind], name)
 
 
-def _integers(leaves: list[int]) -> Array:
+def _integers(leaves: list[int], name: str) -> Array:
     for dtype in (np.int64, np.uint64):
         try:
             return np.array(leaves, dtype)
         except OverflowError:
             continue
-    return np.array(leaves, np.float64)  # both below 0 and over 2**63: no integer type holds them
+    return _floats(leaves, name)  # both below 0 and over 2**63: no integer type holds them
+
+
+def _floats(leaves: list[Any], name: str) -> Array:
+    try:
+        return np.array(leaves, np.float64)
+    except OverflowError:  # Python's parser, which `tfs` needs for NaN, takes whole numbers of any length
+        odd = next(leaf for leaf in leaves if type(leaf) is int and abs(leaf) > sys.float_info.max)
+        raise BadRequestError(f"Input '{name}' has {_short(odd)}: send numbers up to 1.8e308.") from None
 
 
 def _flatten(values: Any, name: str) -> tuple[list[int], list[Any], set[type]]:
@@ -246,7 +256,7 @@ def _texts(leaves: Iterable[Any], shape: list[int], name: str) -> Array:
 def _from_base64(leaf: dict[str, Any], name: str) -> bytes:
     if leaf.keys() == {"b64"} and type(leaf["b64"]) is str:
         try:
-            return base64.b64decode(leaf["b64"], validate=True)
+            return from_base64(leaf["b64"])
         except ValueError:
             pass
     raise BadRequestError(f'Input \'{name}\' has {_short(leaf)} and wants a string or {{"b64": "<base64>"}}.')

@@ -47,6 +47,11 @@ def is_base64(value: Any) -> bool:
     return type(value) is dict and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
+def from_base64(text: str) -> bytes:
+    """Return the bytes of a base64 text, its padding there or not, as TensorFlow Serving does; raises `ValueError`."""
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
 def is_object(value: Any) -> bool:
     """Say whether a value is an object of named tensors."""
     return type(value) is dict and not is_base64(value)
@@ -77,7 +82,7 @@ def _value(name: str, value: Any) -> tuple[int, Any]:
         return _BYTES, _utf8(value)
     if is_base64(value):
         try:
-            return _BYTES, base64.b64decode(value["b64"], validate=True)
+            return _BYTES, from_base64(value["b64"])
         except ValueError:
             raise BadRequestError("Unable to base64 decode") from None
     if isinstance(value, int):  # a boolean too

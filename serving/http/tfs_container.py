@@ -65,7 +65,7 @@ def checked(attributes: Attributes) -> tuple[str, str]:
         raise BadRequestError(f"invalid tfs-method: {ascii(method[:40])}: send {', '.join(tfs_methods.METHODS)}.")
     if not (version == "" or (version.isascii() and version.isdigit())):
         raise BadRequestError(f"invalid tfs-model-version: {ascii(version[:40])}: send a number.")
-    return version, method
+    return version and (version.lstrip("0") or "0"), method
 
 
 def is_tensorflow(spec: ModelSpec) -> bool:

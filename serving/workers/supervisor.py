@@ -20,6 +20,7 @@ from pathlib import Path
 
 from serving import memory
 from serving.errors import LoadFailedError, UnavailableError
+from serving.logs import quoted
 from serving.workers.channel import Channel, ChannelError, Kind, Message, pair
 from serving.workers.process_tree import kill_families
 
@@ -29,6 +30,8 @@ log = logging.getLogger("wharf.workers")
 # loaded machine took 73 s.
 _START_TIMEOUT_S = 180.0
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from serving.workers.zygote import main; main()"
+# The end of what an import said before it ended the zygote: a crash report with its stack.
+_SAID_MAX_BYTES = 16 << 10
 _ROOT = str(Path(__file__).resolve().parents[2])
 # Not for people's code: what opens our management routes.
 _SECRETS = ("WHARF_ADMIN_TOKEN",)
@@ -188,25 +191,32 @@ class Supervisor:
     def _start_zygote(self) -> tuple[Channel, subprocess.Popen[bytes], dict[str, dict[str, str]]]:
         channel, theirs = pair()
         environ = {name: value for name, value in self._environ.items() if name not in _SECRETS}
-        command = [sys.executable, "-c", _BOOT, _ROOT, str(theirs.fileno()), self._log_format, ",".join(self._preload)]
-        with theirs:
-            self._zygote = zygote = subprocess.Popen(  # noqa: S603  our own interpreter and our own words
-                command,
-                pass_fds=[theirs.fileno()],
-                env=environ | _ONE_THREAD | _QUIET,
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-            )
+        names = ",".join(self._preload)
+        said_fd = os.memfd_create("wharf-said")  # ours too: it outlives an import that ends the zygote
+        fds = [theirs.fileno(), said_fd]
         try:
+            with theirs:
+                self._zygote = zygote = subprocess.Popen(  # noqa: S603  our own interpreter and our own words
+                    [sys.executable, "-c", _BOOT, _ROOT, *map(str, fds), self._log_format, names],
+                    pass_fds=fds,
+                    env=environ | _ONE_THREAD | _QUIET,
+                    stdin=subprocess.DEVNULL,
+                    cwd="/",
+                )
             return channel, zygote, channel.receive(time.monotonic() + _START_TIMEOUT_S).meta
         except ChannelError as error:
             channel.close()
             zygote.kill()
             status = zygote.wait()
+            for line in _tail(said_fd).splitlines():
+                log.error("event=import_output preload=%s text=%s", names, quoted(line))
             raise LoadFailedError(
-                f"The zygote, which workers are forked from, did not start ({error}, status {status}): see the log; "
-                "WHARF_PRELOAD names what it imports."
+                f"The zygote that imports {names or 'nothing'}, and that workers are forked from, did not start "
+                f"({error}, status {status}): see event=import_output in the log, and leave what cannot be imported "
+                "out of WHARF_PRELOAD, or out of the image where that does not name it."
             ) from None
+        finally:
+            os.close(said_fd)
 
     def _listen(self, channel: Channel, zygote: subprocess.Popen[bytes]) -> None:
         try:
@@ -219,7 +229,8 @@ class Supervisor:
             channel.close()
             status = zygote.wait()  # of this one: there may be another by now
             if not self._is_closed:
-                log.error("event=zygote_ended status=%s workers=%d error=%r", status, len(orphans), str(error))
+                figures = (",".join(self._preload), status, len(orphans), str(error))
+                log.error("event=zygote_ended preload=%s status=%s workers=%d error=%r", *figures)
             # They died with it; what they started may not have.
             kill_families([process.pid for process in orphans if process.pid])
             for process in orphans:
@@ -235,6 +246,12 @@ class Supervisor:
                 process = self._processes.pop(message.call, None)
             if process is not None:
                 process.ended(int(message.meta["status"]), str(message.meta["reason"]))
+
+
+def _tail(number: int) -> str:
+    """Return the end of an open file."""
+    size = os.fstat(number).st_size
+    return os.pread(number, _SAID_MAX_BYTES, max(0, size - _SAID_MAX_BYTES)).decode("utf-8", "replace")
 
 
 def describe_end(status: int | None, reason: str) -> str:

@@ -20,7 +20,6 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -268,12 +267,15 @@ def _execute(python: str, channel_fd: int, environ: dict[str, str]) -> NoReturn:
     os.execve(python, [python, "-c", _BOOT, str(channel_fd), _PACKAGE], os.environ | environ)  # noqa: S606  no shell wanted
 
 
-def preload(names: Sequence[str], *, is_json: bool = False) -> dict[str, str]:
-    """Import what is installed of `names`; return the versions of what was imported, and print what failed."""
+def preload(names: Sequence[str], said_fd: int, *, is_json: bool = False) -> dict[str, str]:
+    """Import what is installed of `names`; return the versions of what was imported, and print what failed.
+
+    What they write meanwhile goes to the file `said_fd`: `supervisor` finds it there if an import ends this process.
+    """
     found = {}
     for name in names:
         try:
-            with _said_by(name, is_json=is_json):
+            with _said_by(name, said_fd, is_json=is_json):
                 module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if not name.startswith(str(error.name)):
@@ -286,27 +288,28 @@ def preload(names: Sequence[str], *, is_json: bool = False) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _said_by(name: str, *, is_json: bool) -> Iterator[None]:
+def _said_by(name: str, said_fd: int, *, is_json: bool) -> Iterator[None]:
     """Make lines of the log of what a library writes to its standard error while it is imported (TensorFlow does)."""
     stderr = os.dup(_STDERR)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), _STDERR)
-        try:
-            yield
-        finally:
-            flush_output()
-            os.dup2(stderr, _STDERR)
-            os.close(stderr)
-            kept.seek(0)
-            for line in kept.read().decode("utf-8", "replace").splitlines():
-                fields = {"time": timestamp(time.time()), "level": "info", "room": "wharf.zygote"}
-                said = fields | {"message": f"event=import_output module={name} text={quoted(line)}"}
-                os.write(_STDERR, (write_line(said, is_json=is_json) + "\n").encode())
+    os.dup2(said_fd, _STDERR)
+    try:
+        yield
+    finally:
+        flush_output()
+        os.dup2(stderr, _STDERR)
+        os.close(stderr)
+        text = os.pread(said_fd, os.fstat(said_fd).st_size, 0)
+        os.truncate(said_fd, 0)
+        os.lseek(said_fd, 0, os.SEEK_SET)
+        for line in text.decode("utf-8", "replace").splitlines():
+            fields = {"time": timestamp(time.time()), "level": "info", "room": "wharf.zygote"}
+            said = fields | {"message": f"event=import_output module={name} text={quoted(line)}"}
+            os.write(_STDERR, (write_line(said, is_json=is_json) + "\n").encode())
 
 
 def main() -> None:
-    """Run as `python -c ... FD FORMAT NAMES`."""
-    number, log_format, names = sys.argv[1:4]
+    """Run as `python -c ... FD SAID_FD FORMAT NAMES`."""
+    number, said_fd, log_format, names = sys.argv[1:5]
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)  # a terminal's whole group gets them; the server decides when we end
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -314,7 +317,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # each worker's output is one; 1,024 is the usual limit
     set_title("wharf zygote")
     channel = Channel(socket.socket(fileno=int(number)))
-    loaded = preload([name for name in names.split(",") if name], is_json=log_format == "json")
+    loaded = preload([name for name in names.split(",") if name], int(said_fd), is_json=log_format == "json")
+    os.close(int(said_fd))
     flush_output()  # what a library printed at its import, each worker would print again
     find_blas()
     # Forked pages stay shared only while no collection writes into their headers.

@@ -82,6 +82,7 @@ def _write(root: Path) -> None:
     module.weights = tf.Variable(tf.random.stateless_normal([3072, 10], [1, 2]) / 50)
     for name, signatures in _functions(tf, module.weights).items():
         tf.saved_model.save(module, str(root / f"{name}/1"), signatures=signatures)
+    (root / "pair/wharf.toml").write_text("batch_size = 8\n")
     _keras(root / "keras")
 
 

@@ -29,6 +29,7 @@ def serialized(document: Any) -> list[bytes]:
         (1.5, "0a0f0a0d0a0178120812060a040000c03f"),
         ([1, True, -1], "0a170a150a017812101a0e0a0c0101ffffffffffffffffff01"),
         (["a", {"b64": "AA=="}], "0a0f0a0d0a017812080a060a01610a0100"),
+        (["a", {"b64": "AA"}], "0a0f0a0d0a017812080a060a01610a0100"),
         ([], "0a070a050a01781200"),
     ],
 )

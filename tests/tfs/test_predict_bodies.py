@@ -61,6 +61,7 @@ def test_columns_need_not_be_of_one_length() -> None:
     [
         ({"instances": ["a", {"b64": "/wA="}]}, [b"a", b"\xff\x00"]),
         ({"instances": [{"b64": "/wA="}]}, [b"\xff\x00"]),
+        ({"instances": [{"b64": "/wA"}]}, [b"\xff\x00"]),  # padding may be left out, as there
         ({"instances": [{"t": {"b64": "/wA="}}]}, [b"\xff\x00"]),
         ({"inputs": [{"b64": "/wA="}, "é"]}, [b"\xff\x00", "é".encode()]),
         ({"inputs": {"t": ["x"]}}, [b"x"]),
@@ -85,6 +86,15 @@ def test_what_is_not_finite_goes_in_and_out_as_a_token(token: str) -> None:
     text = tfs.write_predict({"y": found["x"]}, "instances")
     assert text == f'{{"predictions":[[1.0,{token}]]}}'.encode()
     assert repr(json.loads(text)["predictions"][0][1]) == repr(float(token.replace("Infinity", "inf")))
+
+
+@pytest.mark.parametrize(("signature", "said"), [(FLOATS, "without loss of precision"), (OPEN, "send numbers up to")])
+@pytest.mark.parametrize("form", ["instances", "inputs"])
+def test_a_whole_number_that_no_float_holds_is_refused(form: str, signature: Signature, said: str) -> None:
+    """Python's own parser, which reads tokens, lets it through: between floats, and between whole numbers."""
+    for values in (f"[1{'0' * 400}, NaN]", f"[-1, 1{'0' * 400}]"):
+        with pytest.raises(BadRequestError, match=said):
+            read(f'{{"{form}": [{values}], "id": NaN}}'.encode(), signature)
 
 
 def test_a_key_that_is_there_twice_is_refused() -> None:
@@ -272,6 +282,14 @@ def test_any_document_is_read_or_refused(document: Any, signature: Signature) ->
         return
     for name, array in found.items():
         assert types.get(name) in (None, array.dtype)
+
+
+@pytest.mark.parametrize("form", ["instances", "inputs"])
+def test_a_large_body_is_refused_by_its_reader_alone(form: str) -> None:
+    """A walk over a million values in Python would take seconds; the place of the wrong one is told all the same."""
+    with pytest.raises(BadRequestError) as caught:
+        read({form: [*([[1, 2]] * 60_000), [1, "a"]]})
+    assert caught.value.message == "Input 'x' has 'a' at [60000][1] and wants FP32."
 
 
 @given(st.binary(max_size=40))

@@ -167,6 +167,21 @@ def test_an_unloaded_model_and_a_failed_load_have_ended(front: Front) -> None:
     assert post(front, "quick:predict").status == 404
 
 
+def test_a_model_that_a_request_could_not_load_has_ended(front: Front) -> None:
+    """Until a request can: it is tried anew each time."""
+    front.house.make("broken", fail_load="no good")
+    assert states(get(front, "broken")) == [("1", "AVAILABLE")]
+    assert post(front, "broken:predict").status == 500
+    (found,) = get(front, "broken").json()["model_version_status"]
+    assert (found["state"], found["status"]["error_code"]) == ("END", "UNKNOWN")
+    assert "no good" in found["status"]["error_message"]
+    front.house.make("broken")
+    assert post(front, "broken:predict").status == 200
+    assert states(get(front, "broken")) == [("1", "AVAILABLE")]
+    front.ask("DELETE", "/models/broken")
+    assert states(get(front, "broken")) == [("1", "AVAILABLE")]
+
+
 def test_a_folder_that_cannot_be_served_has_ended(front: Front) -> None:
     """With the sentence that a load would answer."""
     (front.house.root / "odd").mkdir()
@@ -328,6 +343,7 @@ def test_another_accepted_type_is_written_too(front: Front) -> None:
         ("tfs-model-version=9", 404, "version 9 is not found"),
         ("tfs-method=classify", 400, "key 'examples' is expected"),
         ("tfs-model-version=1", 200, ""),
+        ("tfs-model-version=01", 200, ""),
         ("tfs-model-version=1,tfs-method=predict", 200, ""),
         ("tfs-other=1", 200, ""),
     ],

@@ -94,6 +94,20 @@ def test_one_that_did_is_none(library: Library) -> None:
     assert said(library) == []
 
 
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [
+        ({"DNNL_DEFAULT_FPMATH_MODE": "bf16"}, 1),
+        ({"ONEDNN_DEFAULT_FPMATH_MODE": "any"}, 1),
+        ({"ONEDNN_DEFAULT_FPMATH_MODE": "STRICT", "DNNL_DEFAULT_FPMATH_MODE": "BF16"}, 0),
+    ],
+)
+def test_either_name_of_onednns_mode_counts_in_letters_of_any_size(environ: dict[str, str], count: int) -> None:
+    """The first that oneDNN reads is what it was told."""
+    slow = Library("tensorflow", "2.21.0", "", ACL, 3e-7)
+    assert len(list(disagreements(ARM, (slow,), environ, has_onnx_bf16=True))) == count
+
+
 def test_on_x86_nothing_is_expected() -> None:
     """There is no Arm Compute Library to miss."""
     assert said(Library("tensorflow", "2.21.0", "", EIGEN, 3e-7), X86) == []

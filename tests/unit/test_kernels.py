@@ -44,6 +44,12 @@ def test_the_lines_of_an_older_onednn_are_read_too() -> None:
     assert found.precision == "fp32"
 
 
+def test_a_kernel_without_a_name_says_so() -> None:
+    """oneDNN names no implementation of its own products (gemm_api), which torch calls."""
+    line = "onednn_verbose,v1,primitive,exec,cpu,gemm_api,,undef,src:f32::blocked:ab::f0,,,1,5.8\n"
+    assert parse("torch", line + OLD).kernels[0] == Kernel("gemm_api", "not named", is_bf16=False)
+
+
 @pytest.mark.parametrize(
     ("difference", "precision"), [(None, ""), (0.0, "fp32"), (3e-7, "fp32"), (2.4e-3, "bf16"), (1.2, "wrong")]
 )

@@ -102,6 +102,14 @@ def test_the_other_name_of_onednns_variable_counts_too() -> None:
     assert "DNNL_DEFAULT_FPMATH_MODE" not in environ
 
 
+def test_small_products_follow_the_mode_that_the_user_set() -> None:
+    """Where it leaves bf16 out they go to OpenBLAS, where it asks for bf16 they stay, whatever WHARF_FAST_MATH says."""
+    name = "TORCH_MKLDNN_MATMUL_MIN_DIM"
+    assert values(tuned(GRAVITON3, DNNL_DEFAULT_FPMATH_MODE="strict"))[name] == "1024"
+    assert values(tuned(GRAVITON3, is_fast=False, ONEDNN_DEFAULT_FPMATH_MODE="bf16"))[name] is None
+    assert values(tuned(GRAVITON2, DNNL_DEFAULT_FPMATH_MODE="BF16"))[name] == "1024"
+
+
 def test_what_is_left_unset_is_not_written() -> None:
     """A variable of no value is none."""
     environ: dict[str, str] = {}
@@ -149,6 +157,7 @@ def test_a_combination_that_cannot_be_meant_is_a_warning_by_name(
         (X86, {"TF_ENABLE_ONEDNN_OPTS": "0", "THP_MEM_ALLOC_ENABLE": "1"}),
         (X86, {"DNNL_DEFAULT_FPMATH_MODE": "BF16"}),  # x86 may have it: what it has is not known
         (X86, {"OMP_NUM_THREADS": "many"}),  # OpenMP's own complaint
+        (X86, {"OMP_NUM_THREADS": "\u00b2"}),  # a digit to Python, no number to anybody
     ],
 )
 def test_what_can_be_meant_is_no_warning(machine: Machine, environ: dict[str, str]) -> None:

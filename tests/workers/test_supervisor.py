@@ -380,14 +380,18 @@ def test_what_a_library_writes_at_its_import_is_a_line_of_the_log(
     )
 
 
-def test_a_preload_that_ends_the_process_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the status and the setting."""
-    (tmp_path / "endsit.py").write_text("import os\nos._exit(9)\n")
+def test_a_preload_that_ends_the_process_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the status, the setting and what was to be imported; its last words are in the log. No folder is needed."""
+    (tmp_path / "endsit.py").write_text("import os\nos.write(2, b'no AVX here\\n')\nos._exit(9)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    supervisor = Supervisor(("endsit",))
-    with pytest.raises(LoadFailedError, match=r"did not start .*status 9.*WHARF_PRELOAD"):
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    supervisor = Supervisor(("json", "endsit"))
+    with pytest.raises(LoadFailedError, match=r"imports json,endsit, .*did not start .*status 9.*WHARF_PRELOAD"):
         supervisor.start()
     supervisor.close()
+    assert 'event=import_output preload=json,endsit text="no AVX here"' in caplog.text
 
 
 @pytest.mark.slow

@@ -278,20 +278,35 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
     return found
 
 
+def test_requests_share_no_run_unless_asked(load: Load) -> None:
+    """A free first dimension need not be a batch: here each answer depends on all numbers of its request."""
+    for model in (load("center"), load("center", wharf__toml="batch_size = 1")):
+        assert isinstance(model, WorkerModel)
+        found = at_once(*(partial(ask, model, x=np.array([n, n + 2], np.float32)) for n in range(24)))
+        assert [each["y"].tolist() for each in found] == [[-1, 1]] * 24
+
+
+def test_a_batch_size_for_what_cannot_be_joined_is_refused(load: Load) -> None:
+    """At the load, with the next step."""
+    words = r"batch_size = 4 and not all tensors of its signature 'serving_default' .*: take batch_size away"
+    with pytest.raises(LoadFailedError, match=words):
+        load("fixed", wharf__toml="batch_size = 4")
+
+
 def test_rows_of_many_requests_share_runs(load: Load) -> None:
     """Each gets its own back; larger ones than a batch are taken too, and other signatures go by themselves."""
-    model = load("half")
+    model = load("half", wharf__toml="batch_size = 8")
     assert isinstance(model, UnboundModel)
     calls = [partial(ask, model, x=floats([n, n])) for n in range(40)]
     calls += [partial(ask, model, "total", x=floats([1, 2])), partial(ask, model, x=np.ones((100, 2), np.float32))]
     *found, total, large = at_once(*calls)
-    assert [each["y"].tolist() for each in found] == [[[(n / 2 + 1) * 3] * 2] for n in range(40)]
+    assert [each["y"].tolist() for each in found] == [[[n / 2 + 1] * 2] for n in range(40)]
     assert (total["sum"].tolist(), large["y"].shape) == ([3], (100, 2))
 
 
 def test_one_bad_request_does_not_fail_those_that_it_shares_a_run_with(load: Load) -> None:
     """It alone gets the error."""
-    model = load("picky")
+    model = load("picky", wharf__toml="batch_size = 8")
     found = at_once(*(partial(ask, model, index=np.array([n % 4], np.int32)) for n in range(24)))
     for number, each in enumerate(found):
         if number % 4 == 3:
@@ -320,14 +335,14 @@ def test_instances_of_a_group_are_workers(load: Load) -> None:
     assert isinstance(model, WorkerModel)
     assert model._pool.workers == 2
     assert model._pool.plan.launch.threads == 1
-    assert load("pair")._workers._pool.plan.launch.threads == 2  # type: ignore[union-attr]
+    assert load("pair")._pool.plan.launch.threads == 2  # type: ignore[union-attr]
 
 
 def test_an_unload_gives_all_of_it_back(load: Load, backend: TensorFlowBackend) -> None:
     """The process is gone, and what all processes hold is as before."""
     before = backend.all_bytes()
     model = load("half")
-    pids = [each.process.pid for each in model._workers._pool._live]  # type: ignore[union-attr]
+    pids = [each.process.pid for each in model._pool._live]  # type: ignore[union-attr]
     ask(model, x=floats([1, 2]))
     held = model.held_bytes() or 0
     assert 4 << 20 < held < 120 << 20

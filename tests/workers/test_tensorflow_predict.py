@@ -49,7 +49,7 @@ def test_the_pair_stands_around_the_scripts_own_predict(
         ({"instances": []}, "(0,)"),
         ({"instances": ["a", "b"]}, "(2,)"),
         ({"instances": [{"b64": "AAA="}]}, "(1,) b'\\x00\\x00'"),
-        ({"inputs": {"b64": "AAA="}}, "() b'\\x00\\x00'"),
+        ({"inputs": {"b64": "AAA"}}, "() b'\\x00\\x00'"),
         ({"instances": [{"image": {"b64": "AAA="}}]}, "{'image': (1,)}"),
         ({"instances": [[{"b64": "AAA="}, {"b64": "AAE="}]]}, "(1, 2) b'\\x00\\x00'"),
     ],

@@ -2,7 +2,8 @@
 
 Knows how a request chooses its method (the parameter `signature_name`), how requests of one method become one run (rows
 are joined where all its tensors have a free first dimension, and the answers dealt out again), and which status an
-error of TensorFlow is. Knows no TensorFlow: what runs comes in as a function from arrays to arrays.
+error of TensorFlow is. Rows are joined only where the model's configuration asks for it: a free first dimension need
+not be a batch. Knows no TensorFlow: what runs comes in as a function from arrays to arrays.
 """
 
 from __future__ import annotations
@@ -39,10 +40,6 @@ DTYPES = {
 }
 """TensorFlow's names of the types that travel."""
 
-# Rows that are joined at most where nobody configured that. Milliseconds of CPU a row at 1, 8 and 16 rows: a small CNN
-# 0.57, 0.16, 0.14; ResNet-50 117, 82, 91; MobileNetV2, which outgrows the caches, 16.6, 20.6, 21.7
-# (docs/tensorflow.md).
-_MOST_ROWS = 8
 _MESSAGE_MAX_CHARS = 500
 _HEADINGS = ("Graph execution error", "Detected at node", "Node: ")
 # Statuses of TensorFlow's own errors, by the name of their class; any other is the model's failure.
@@ -61,7 +58,7 @@ class Method:
 
     @property
     def joins(self) -> bool:
-        """Whether rows of several requests may be one run."""
+        """Whether rows of several requests can be one run, as far as shapes tell."""
         dims = [each["dims"] for each in (*self.inputs, *self.outputs)]
         return bool(self.inputs) and all(each is not None and each[:1] == [-1] for each in dims)
 
@@ -82,8 +79,13 @@ class MethodsHandler:
         self.outputs = methods[default].outputs
         self.signatures = {name: each.described() for name, each in methods.items()}
         _check_config(methods[default], launch)
-        is_free = not launch.config and methods[default].joins
-        self.batching = {"max_batch_size": _MOST_ROWS, "is_dynamic": True} if is_free else None
+        is_asked = launch.batch_size > 1 and not launch.config  # config.pbtxt says itself what its batcher does
+        if is_asked and not methods[default].joins:
+            raise HandlerError(
+                f"wharf.toml of '{launch.name}' has batch_size = {launch.batch_size} and not all tensors of its "
+                f"signature '{default}' have a free first dimension, whose rows could be joined: take batch_size away."
+            )
+        self.batching = {"max_batch_size": launch.batch_size, "is_dynamic": True} if is_asked else None
 
     def call(self, requests: list[Request]) -> list[Reply]:
         """Answer requests: those of one method whose rows join in one run, else one after the other."""

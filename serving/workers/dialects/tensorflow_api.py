@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from serving.codecs.tf_example import example_bytes, is_base64
+from serving.codecs.tf_example import example_bytes, from_base64, is_base64
 from serving.errors import BadRequestError
 from serving.workers.dialects.sagemaker_context import listed
 from serving.workers.dialects.tensorflow_predict import Asked, AskedWronglyError, Predict
@@ -131,7 +131,7 @@ def _array(value: Any) -> Any:
 def _unwrapped(value: Any) -> Any:
     """Return `value` itself, or a copy of it with each `{"b64": …}` as bytes."""
     if isinstance(value, dict):
-        return base64.b64decode(value["b64"], validate=True)
+        return from_base64(value["b64"])
     if not isinstance(value, list) or not value or isinstance(value[0], (int, float)):
         return value
     parts = [_unwrapped(each) for each in value]
