@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from serving import logs, memory
 from serving.catalog import Catalog
 from serving.cores import CoreBudget
-from serving.devices import find_devices, say_devices
+from serving.devices import DeviceMeter, find_devices, say_devices
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
 from serving.http.admission import Admission, Gate
@@ -76,18 +76,11 @@ class Server:
         self._runtimes = Runtimes(settings, cores, environ)
         ledger = _make_ledger(settings, limits)
         self.manager = ModelManager(
-            self.source,
-            self._runtimes.by_format,
-            ledger,
-            self.metrics,
+            *(self.source, self._runtimes.by_format, ledger, self.metrics),
             is_platform=settings.is_platform,
             limits=_limits(settings),
             journal=Journal(journal_path),
-            scales=Scales(
-                meter,
-                lambda capacity_bytes: _share(settings.device_headroom, capacity_bytes),
-                give_back_s=settings.device_give_back_s,
-            ),
+            scales=_make_scales(settings, meter),
         )
         usage = Usage(limits, cores, admission, settings.cache_dir, self._runtimes.outside_bytes, meter)
         self.metrics.gauges = lambda: _merge(self.manager.gauges(), usage.read())
@@ -335,6 +328,14 @@ def _make_ledger(settings: Settings, limits: memory.Limits) -> Ledger:
         return Ledger(budget_bytes)
     base_bytes = memory.resident_bytes() + memory.resident_bytes(os.getppid())
     return Ledger(max(0, budget_bytes - base_bytes), pays_for_runtimes=True)
+
+
+def _make_scales(settings: Settings, meter: DeviceMeter) -> Scales:
+    return Scales(
+        meter,
+        lambda capacity_bytes: _share(settings.device_headroom, capacity_bytes),
+        give_back_s=settings.device_give_back_s,
+    )
 
 
 def _merge(ours: Gauges, scalars: dict[str, tuple[str, float]]) -> Gauges:
