@@ -61,7 +61,7 @@ check: $(STAMP)-dev ## Format, lint, types, floors, Dockerfiles, shell scripts
 
 .PHONY: test
 test: cover ## Run every test but those of the images: first `cover`, then the tests of whole servers
-	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --ignore tests/gpu --server wharf
+	$(BIN)/python -m pytest -m "not image" --ignore tests/unit --ignore tests/state --ignore tests/workers --ignore tests/gpu --ignore tests/tfs --server wharf
 
 # SERVER: triton, wharf or both. RECORD=--record with SERVER=triton writes down anew what a real tritonserver answers.
 .PHONY: test-oracle
@@ -69,8 +69,8 @@ test-oracle: $(STAMP)-dev .oracle/.stamp ## Ask a real tritonserver and ours the
 	$(BIN)/python -m pytest tests/oracle --server $(or $(SERVER),both) $(RECORD)
 
 .PHONY: cover
-cover: install-dev models .oracle/.stamp ## Run the tests of rooms, state machines, workers and device memory; hold branch coverage to its gate (pyproject.toml)
-	$(BIN)/python -m pytest tests/unit tests/state tests/workers tests/gpu --cov --cov-report=term-missing:skip-covered
+cover: install-dev models .oracle/.stamp ## Run the tests of rooms, state machines, workers, device memory and TensorFlow's language; hold branch coverage to its gate (pyproject.toml)
+	$(BIN)/python -m pytest tests/unit tests/state tests/workers tests/gpu tests/tfs --cov --cov-report=term-missing:skip-covered
 
 .PHONY: bench
 bench: install-dev models ## Run the benchmarks and print their ratios
