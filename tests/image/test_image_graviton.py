@@ -46,6 +46,13 @@ CPUS = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _flavour(flavour: str) -> None:
+    """Skip before anything is built, not after."""
+    if flavour != "graviton":
+        pytest.skip("the image with TensorFlow alone")
+
+
 @pytest.fixture(scope="module")
 def arm_image(engine: str, base_image: str) -> Iterator[str]:
     """The image for arm64, built from this working tree; what registers QEMU is taken away after the tests."""
