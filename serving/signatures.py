@@ -30,8 +30,8 @@ def signature_of(model: LoadedModel, question: Question, name: str) -> Signature
 
     Raises `BadRequestError` for one that the model, of the name `name`, has not.
     """
-    wanted, methods = question.parameters.get(PARAMETER), methods_of(model)
-    if wanted is None or not methods:
+    wanted = question.parameters.get(PARAMETER)
+    if wanted is None or not (methods := methods_of(model)):
         return model.signature
     if wanted not in methods:
         raise BadRequestError(
