@@ -6,14 +6,14 @@ import re
 import socket
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import StartServer
+from tests.fuzz.barrage import fire
 from tests.models import make_fake
 from tests.server import RunningServer
 
-BATCH = 20
+# Of 20 requests each.
 EXAMPLES = 500
 # Those that a server gives on purpose: too busy, load failed, no room. 500 is only ever a failed load's.
 DELIBERATE = {503, 504, 507}
@@ -127,21 +127,15 @@ def test_ten_thousand_malformed_requests_get_a_deliberate_answer(start_server: S
     server.client.post("/models", json={"model_name": "tiny", "url": str(server.root / "tiny")})
     connection = _Connection(server)
 
-    @settings(
-        max_examples=EXAMPLES // (1 if http_server == "granian" else 5),
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.lists(requests, min_size=BATCH, max_size=BATCH))
-    def ask(batch: list[tuple[str, str, list[tuple[str, str]], bytes]]) -> None:
-        for method, path, fields, body in batch:
-            wire = _encode(method, path, fields, body)
-            status, answer = connection.ask(wire, is_head=method == "HEAD")
-            assert status < 500 or status in DELIBERATE, (wire, answer)
-            assert b"Traceback" not in answer, wire
-            assert b'File "' not in answer, wire
+    def check(request: tuple[str, str, list[tuple[str, str]], bytes]) -> None:
+        method, path, fields, body = request
+        wire = _encode(method, path, fields, body)
+        status, answer = connection.ask(wire, is_head=method == "HEAD")
+        assert status < 500 or status in DELIBERATE, (wire, answer)
+        assert b"Traceback" not in answer, wire
+        assert b'File "' not in answer, wire
 
-    ask()
+    fire(requests, EXAMPLES // (1 if http_server == "granian" else 5), check)
     connection.close()
     assert server.client.get("/ping").status_code == 200
     again = server.client.post("/models", json={"model_name": "tiny", "url": str(server.root / "tiny")})

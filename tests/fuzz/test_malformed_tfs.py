@@ -9,14 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import StartServer
-from tests.models import make_fake
-from tests.server import RunningServer
+from tests.fuzz.barrage import client_of, fire, make_models
 
-BATCH = 20
+# Of 20 requests each.
 EXAMPLES = 60
 # Too busy, no room, not served here; 500 is a model that failed.
 DELIBERATE = {501, 503, 507}
@@ -105,37 +103,24 @@ def _ask(client: httpx.Client, request: Any) -> httpx.Response:
     return client.request(method, f"/{route}", content=body, headers=sent)
 
 
-def _fakes(server: RunningServer) -> None:
-    for name, config in (("tiny", {"dims": [2]}), ("open", {}), ("fails", {"fail_run": "told to"})):
-        make_fake(server.root, name, **config)
-
-
 @pytest.mark.parametrize("http_server", ["granian", "gunicorn"])
 def test_malformed_requests_get_a_deliberate_answer(start_server: StartServer, http_server: str) -> None:
     """Never a 5xx but deliberate ones, always JSON, never a traceback, and the server lives."""
     server = start_server(WHARF_HTTP_SERVER=http_server, WHARF_ACCESS_LOG="off", WHARF_DEFAULT_MODEL="tiny")
-    _fakes(server)
-    # Granian drops a connection whose body nobody read: each request has its own.
-    client = httpx.Client(base_url=server.url, timeout=20, limits=httpx.Limits(max_keepalive_connections=0))
+    make_models(server.root)
+    client = client_of(server)
 
-    @settings(
-        max_examples=EXAMPLES // (1 if http_server == "granian" else 4),
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.lists(requests, min_size=BATCH, max_size=BATCH))
-    def ask(batch: list[Any]) -> None:
-        for request in batch:
-            answer = _ask(client, request)
-            if answer.status_code >= 500 and answer.status_code not in DELIBERATE:
-                assert answer.status_code == 500, (request, answer.text)
-                assert FAILED.search(answer.json()["error"]), (request, answer.text)
-            if answer.status_code >= 400 and request[0].startswith("v1/"):
-                assert answer.json().keys() == {"error"}, (request, answer.text)
-            assert "Traceback" not in answer.text, request
-            assert "Internal error" not in answer.text, request
+    def check(request: Any) -> None:
+        answer = _ask(client, request)
+        if answer.status_code >= 500 and answer.status_code not in DELIBERATE:
+            assert answer.status_code == 500, (request, answer.text)
+            assert FAILED.search(answer.json()["error"]), (request, answer.text)
+        if answer.status_code >= 400 and request[0].startswith("v1/"):
+            assert answer.json().keys() == {"error"}, (request, answer.text)
+        assert "Traceback" not in answer.text, request
+        assert "Internal error" not in answer.text, request
 
-    ask()
+    fire(requests, EXAMPLES // (1 if http_server == "granian" else 4), check)
     client.close()
     good = server.client.post("/v1/models/tiny:predict", json={"instances": [[1, 2]]})
     assert (good.status_code, good.json()) == (200, {"predictions": [[4, 8]]})

@@ -12,14 +12,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import StartServer
-from tests.models import MIB, make_fake
-from tests.server import RunningServer
+from tests.fuzz.barrage import client_of, fire, make_models
+from tests.models import MIB
 
-BATCH = 20
+# Of 20 requests each.
 EXAMPLES = 60
 # Too busy, no room, not served here. 500 is what Triton says of a body that does not parse and of a model that failed.
 DELIBERATE = {501, 503, 507}
@@ -112,35 +111,22 @@ def _ask(client: httpx.Client, request: Any) -> httpx.Response:
     )
 
 
-def _fakes(server: RunningServer) -> None:
-    for name, config in (("tiny", {"dims": [2]}), ("open", {}), ("fails", {"fail_run": "told to"})):
-        make_fake(server.root, name, **config)
-
-
 @pytest.mark.parametrize("http_server", ["granian", "gunicorn"])
 def test_malformed_v2_requests_get_a_deliberate_answer(start_server: StartServer, http_server: str) -> None:
     """Never a 5xx but deliberate ones, never a traceback, and the server lives."""
     server = start_server(WHARF_HTTP_SERVER=http_server, WHARF_ACCESS_LOG="off")
-    _fakes(server)
-    # Granian drops a connection whose body nobody read: each request has its own.
-    client = httpx.Client(base_url=server.url, timeout=20, limits=httpx.Limits(max_keepalive_connections=0))
+    make_models(server.root)
+    client = client_of(server)
 
-    @settings(
-        max_examples=EXAMPLES // (1 if http_server == "granian" else 4),
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.lists(requests, min_size=BATCH, max_size=BATCH))
-    def ask(batch: list[Any]) -> None:
-        for request in batch:
-            answer = _ask(client, request)
-            if answer.status_code >= 500 and answer.status_code not in DELIBERATE:
-                assert answer.status_code == 500, (request, answer.text)
-                assert PARSE_OR_MODEL.search(answer.json()["error"]), (request, answer.text)
-            assert "Traceback" not in answer.text, request
-            assert "Internal error" not in answer.text, request
+    def check(request: Any) -> None:
+        answer = _ask(client, request)
+        if answer.status_code >= 500 and answer.status_code not in DELIBERATE:
+            assert answer.status_code == 500, (request, answer.text)
+            assert PARSE_OR_MODEL.search(answer.json()["error"]), (request, answer.text)
+        assert "Traceback" not in answer.text, request
+        assert "Internal error" not in answer.text, request
 
-    ask()
+    fire(requests, EXAMPLES // (1 if http_server == "granian" else 4), check)
     client.close()
     assert server.client.get("/v2/health/ready").status_code == 200
     assert "internal_error" not in server.log()
@@ -155,7 +141,7 @@ def _peak_bytes(pid: int) -> int:
 def test_a_bomb_and_a_huge_shape_take_no_more_memory_than_a_body_may(start_server: StartServer) -> None:
     """A gigabyte of nothing in a megabyte; a shape of a petabyte in a hundred bytes."""
     server = start_server(WHARF_MAX_BODY_BYTES=str(8 * MIB))
-    _fakes(server)
+    make_models(server.root)
     good = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
     assert server.client.post("/v2/models/tiny/infer", json=good).status_code == 200
     before = _peak_bytes(server.server_pid())
@@ -176,7 +162,7 @@ def test_a_bomb_and_a_huge_shape_take_no_more_memory_than_a_body_may(start_serve
 def test_empty_tensors_are_tensors(start_server: StartServer) -> None:
     """No rows in, no rows out, binary or not."""
     server = start_server()
-    _fakes(server)
+    make_models(server.root)
     item = {"name": "x", "datatype": "FP32", "shape": [0, 2], "data": []}
     asked = [{"name": "y", "parameters": {"classification": 1}}]
     for outputs in ([{"name": "y"}], asked):
