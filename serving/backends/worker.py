@@ -60,6 +60,8 @@ class WorkerSettings:
     request_timeout_s: float = 60.0
     load_timeout_s: float = 360.0
     max_deaths: int = 5
+    ping_s: float = 10.0
+    ping_timeout_s: float = 30.0
     default_accept: str = "application/json"
     max_reply_bytes: int = 64 << 20
     address_space_bytes: int = 0
@@ -142,8 +144,9 @@ class WorkerModel:
         self._pool.adopt(host)
 
     def look_after(self, *, is_due: bool = False) -> None:
-        """End a worker that has long been idle; have the ledger corrected where one has grown, or when that is due."""
+        """End a worker that was idle for long, ask others if they live; correct the ledger if one grew, or when due."""
         self._pool.trim()
+        self._pool.ping()
         self._pool.measure(is_due=is_due)
 
     def close(self) -> None:
@@ -276,6 +279,8 @@ class WorkerBackend:
             handler.predict_timeout_s or ours.request_timeout_s,
             handler.load_timeout_s or ours.load_timeout_s,
             ours.max_deaths,
+            ours.ping_s,
+            ours.ping_timeout_s,
             sizes.slices,
         )
 
