@@ -122,6 +122,8 @@ def _make_workers(
         request_timeout_s=settings.request_timeout_s,
         load_timeout_s=settings.load_timeout_s,
         max_deaths=settings.worker_deaths,
+        ping_s=settings.worker_ping_s,
+        ping_timeout_s=settings.worker_ping_timeout_s,
         default_accept=settings.default_accept,
         max_reply_bytes=settings.max_reply_bytes,
         address_space_bytes=settings.worker_memory_bytes,

@@ -288,6 +288,15 @@ class Settings:
     worker_deaths: int = _setting(5, "a count", _count, "WHARF_WORKER_DEATHS")
     """Deaths in a row, without one answer between them, after which a model is withdrawn with the reason."""
 
+    worker_ping_s: float = _setting(10.0, "seconds", _seconds, "WHARF_WORKER_PING")
+    """How often a worker that has nothing to do is asked whether it lives: some 0.2 ms of CPU each time."""
+
+    worker_ping_timeout_s: float = _setting(30.0, "seconds", _seconds, "WHARF_WORKER_PING_TIMEOUT")
+    """An idle worker that does not answer for so long hangs, and is replaced.
+
+    Its own threads may hold the GIL that long, and a handler's work after its answer take that long.
+    """
+
     worker_memory_bytes: int = _setting(0, "bytes, 512MiB, 4GiB", parse_bytes, "WHARF_WORKER_MEMORY")
     """Address space of one worker (RLIMIT_AS); 0 is no limit. torch alone maps several GiB that it never touches."""
 

@@ -27,7 +27,7 @@ from serving.repository.triton_layout import DIALECT
 from serving.statistics import Spent
 from serving.tensors import Tensors
 from serving.workers.handler import Reply, Request
-from serving.workers.instance import Held
+from serving.workers.held import Held
 
 _GROUPED = (DIALECT, SAVED_MODEL, KERAS)
 

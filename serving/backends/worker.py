@@ -22,7 +22,7 @@ from serving.errors import InsufficientMemoryError, InvalidArtifactError, ModelF
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.layouts import ModelSpec
 from serving.tensors import DTYPES, Method, Signature, Tensors, TensorSpec
-from serving.workers.device_slices import visible_devices
+from serving.workers.device_slices import chosen_devices, visible_devices
 from serving.workers.environments import Environment, Environments
 from serving.workers.group_sizes import GroupSizes, group_sizes
 from serving.workers.handler import Launch, Reply, Request
@@ -60,6 +60,8 @@ class WorkerSettings:
     request_timeout_s: float = 60.0
     load_timeout_s: float = 360.0
     max_deaths: int = 5
+    ping_s: float = 10.0
+    ping_timeout_s: float = 30.0
     default_accept: str = "application/json"
     max_reply_bytes: int = 64 << 20
     address_space_bytes: int = 0
@@ -142,8 +144,9 @@ class WorkerModel:
         self._pool.adopt(host)
 
     def look_after(self, *, is_due: bool = False) -> None:
-        """End a worker that has long been idle; have the ledger corrected where one has grown, or when that is due."""
+        """End a worker that was idle for long, ask others if they live; correct the ledger if one grew, or when due."""
         self._pool.trim()
+        self._pool.ping()
         self._pool.measure(is_due=is_due)
 
     def close(self) -> None:
@@ -185,7 +188,7 @@ class WorkerBackend:
         """Predict from the size of the files: their bytes once more in memory, for each of the first workers.
 
         A group's is the sum over its ranks. On a device with a context each, and for all workers that there may be:
-        they ask for no more room there later. A group has devices of its own, which the books do not know.
+        they ask for no more room there later. Of a group each device has one rank, with an equal share of the files.
         """
         handler = _handler(spec)
         sizes = self._sizes(spec, handler)
@@ -198,9 +201,11 @@ class WorkerBackend:
             each = (own_bytes + spec.bytes) * max(1, sizes.ranks)
         held_bytes = each * sizes.least
         devices = named_devices(spec.device or self._settings.device)
-        if devices is None or sizes.ranks:
+        if devices is None:
             return Footprint(held_bytes, held_bytes)
         device_bytes = (PROCESS_BYTES + spec.bytes) * sizes.most
+        if sizes.ranks:
+            devices, device_bytes = sizes.devices, PROCESS_BYTES + -(-spec.bytes // sizes.ranks)
         return Footprint(held_bytes, held_bytes, device_bytes, device_bytes, devices, is_apart=True)
 
     def load(self, spec: ModelSpec) -> WorkerModel:
@@ -276,23 +281,32 @@ class WorkerBackend:
             handler.predict_timeout_s or ours.request_timeout_s,
             handler.load_timeout_s or ours.load_timeout_s,
             ours.max_deaths,
+            ours.ping_s,
+            ours.ping_timeout_s,
             sizes.slices,
         )
 
     def _sizes(self, spec: ModelSpec, handler: HandlerSpec) -> GroupSizes:
         """Return how many workers or groups a model has; on a device only those that its own configuration wants."""
         ours = self._settings
-        is_cpu = named_devices(spec.device or ours.device) is None
+        named = named_devices(spec.device or ours.device)
         if handler.tensor_parallel is None:
             least = handler.min_workers or ours.min_workers
-            most = handler.max_workers or (ours.max_workers if is_cpu else least)
+            most = handler.max_workers or (ours.max_workers if named is None else least)
             return GroupSizes(0, least, max(least, most))
-        devices = None if is_cpu else visible_devices(os.environ)
+        devices = None
+        if named is not None:
+            devices = chosen_devices(spec.name, visible_devices(os.environ), handler.devices or named)
         return group_sizes(spec.name, handler.tensor_parallel, handler.min_workers, handler.max_workers, devices)
 
     def _device(self, spec: ModelSpec) -> str:
-        """Return where its code is to run: what was said, with the number of the device that it has room on."""
+        """Return where its code is to run: what was said, with the number of the device that it has room on.
+
+        A rank sees the GPUs of its group alone, and finds its own among them.
+        """
         device, index = spec.device or self._settings.device, spec.placement.device
+        if _handler(spec).tensor_parallel is not None:
+            return device.partition(":")[0]
         return device if index is None or named_devices(device) is None else f"cuda:{index}"
 
     def _loaded(self) -> list[WorkerModel]:

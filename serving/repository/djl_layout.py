@@ -156,6 +156,7 @@ def _handled(folder: ModelFolder, properties: Properties, entry: Path | str) -> 
         options=options,
         environ=dict(properties.environ),
         tensor_parallel=_ranks(properties, is_built_in=entry == BUILT_IN),
+        devices=tuple(int(each.partition(":")[2]) for each in properties.devices if each != "cpu"),
         **_figures(properties),
     )
     seen = file or folder.find(_MODEL_FILE)
@@ -214,9 +215,7 @@ def _idle(properties: Properties, found: Found) -> list[str]:
     idle = {"reserved_memory_mb": properties.reserved_bytes, "retry_threshold": properties.retry_threshold}
     idle["option.max_output_size"] = properties.max_output_bytes
     said = [f"{FILE_NAME}: {key} has no effect in this version." for key, value in idle.items() if value is not None]
-    if found.handler is not None and found.handler.tensor_parallel and properties.devices not in ((), ("cpu",)):
-        said.append(f"{FILE_NAME}: load_on_devices chooses no group's GPUs: the server's CUDA_VISIBLE_DEVICES does.")
-    elif len(properties.devices) > 1:
+    if len(properties.devices) > 1 and (found.handler is None or found.handler.tensor_parallel is None):
         said.append(f"{FILE_NAME}: of load_on_devices only {properties.devices[0]} is used in this version.")
     if found.handler is None and (properties.is_group or (properties.tensor_parallel or 1) != 1):
         said.append(f"{FILE_NAME} asks for a group of ranks, and a model that is served in process has none.")

@@ -18,7 +18,8 @@ class HandlerSpec:
     `dialect` names a module of `workers.dialects`. `folder` is the model's folder, the working directory. `file` is the
     Python file, or the model file of a plain model. `paths` go to the front of sys.path, in order. `python` is an
     interpreter, or an environment (folder or packed archive), to run under instead of ours. `tensor_parallel` is the
-    number of processes that are one worker, a group of ranks: `max` as many as there are devices, None no group.
+    number of processes that are one worker, a group of ranks: `max` as many as there are devices, None no group; it
+    uses the GPUs `devices`, by CUDA's numbers, () for all.
     """
 
     dialect: str
@@ -40,3 +41,4 @@ class HandlerSpec:
     load_timeout_s: float | None = None
     memory_bytes: int | None = None
     tensor_parallel: int | Literal["max"] | None = None
+    devices: tuple[int, ...] = ()

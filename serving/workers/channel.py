@@ -64,8 +64,8 @@ _T = TypeVar("_T")
 class Kind(IntEnum):
     """What a message is. To a worker: LAUNCH, CALL, CANCEL, STOP; from it: READY, FAILED, REPLY, ERROR, CHUNK, END.
 
-    A rank of a group gets NEXT, or CANCEL, after each CHUNK. SPAWN, KILL, SPAWNED and EXITED are spoken with the zygote
-    alone, READY with both.
+    An idle worker answers a PING with a PONG. A rank of a group gets NEXT, or CANCEL, after each CHUNK. SPAWN, KILL,
+    SPAWNED and EXITED are spoken with the zygote alone, READY with both.
     """
 
     LAUNCH = 1
@@ -83,6 +83,8 @@ class Kind(IntEnum):
     SPAWNED = 13
     EXITED = 14
     NEXT = 15
+    PING = 16
+    PONG = 17
 
 
 class ChannelError(Exception):

@@ -1,4 +1,4 @@
-"""Which GPUs a group of ranks runs on: the visible ones, cut into slices of one group each.
+"""Which GPUs a group of ranks runs on: the visible ones, or those chosen of them, cut into slices of one group each.
 
 Knows CUDA_VISIBLE_DEVICES and the device files of the driver, and asks no library. On the CPU nobody makes `Slices`.
 The worker backend counts with it, each `group` takes a slice and gives it back. Unverified on a machine with several
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.devices import VISIBLE
+from serving.errors import LoadFailedError
 
 # Words for none: empty, -1, and what NVIDIA's container runtime sets.
 _NONE = ("", "-1", "NoDevFiles", "none", "void")
@@ -30,6 +31,20 @@ def visible_devices(environ: Mapping[str, str], folder: Path = Path("/dev")) -> 
         return names[: next((at for at, name in enumerate(names) if name in _NONE), len(names))]
     found = (_DEVICE_FILE.fullmatch(each.name) for each in folder.iterdir())
     return tuple(map(str, sorted(int(each[1]) for each in found if each)))
+
+
+def chosen_devices(name: str, visible: Sequence[str], numbers: Sequence[int]) -> dict[int, str]:
+    """Return the names of the GPUs that model `name` chose by CUDA's numbers, in its order; all where it chose none.
+
+    Raises `LoadFailedError` for one that is not there.
+    """
+    for number in numbers:
+        if number >= len(visible):
+            raise LoadFailedError(
+                f"Model '{name}' is to use GPU {number} and {VISIBLE} shows {len(visible)}, from 0: correct its "
+                "load_on_devices or device, or show it more GPUs."
+            )
+    return {number: visible[number] for number in numbers or range(len(visible))}
 
 
 class Slices:

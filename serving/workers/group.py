@@ -50,7 +50,7 @@ class Group:
         self.name = launch.name
         self.number = launch.instance
         self.ready: dict[str, Any] = {}
-        self.idle_since = 0.0
+        self.idle_since = self.heard_at = 0.0
         self.is_stopped = False
         self._on_exit = on_exit
         self._slices = slices
@@ -126,14 +126,10 @@ class Group:
         items, buffers = pack(requests)
         timeout_s = deadline - time.monotonic()
         seed = random.getrandbits(32)  # a model's, no secret
-        everyone = range(len(self._ranks))
-        calls: list[int] = []
-        for rank in everyone:
-            try:
-                calls.append(self._ranks[rank].begin(items, buffers, deadline, seed))
-            except ServingError as error:
-                raise self._lost(rank, error) from None
-        answers = self._gather(everyone, lambda rank: self._ranks[rank].answer(calls[rank], deadline), deadline, _fails)
+        calls = self._begin(lambda rank: rank.begin(items, buffers, deadline, seed))
+        answers = self._gather(
+            range(len(calls)), lambda rank: self._ranks[rank].answer(calls[rank], deadline), deadline, _fails
+        )
         replies, _ = answers[0]
         streams = {rank for rank, (_, is_stream) in answers.items() if is_stream}
         if 0 in streams:
@@ -142,6 +138,11 @@ class Group:
         else:
             self._cancel(calls, streams)
         return replies
+
+    def ping(self, deadline: float) -> None:
+        """Have every rank of an idle group say that it lives; raises what `Instance.ping` raises."""
+        calls = self._begin(lambda rank: rank.beat(deadline))
+        self._gather(range(len(calls)), lambda rank: self._ranks[rank].pong(calls[rank], deadline), deadline)
 
     def stop(self) -> None:
         """End all ranks: their farewells, then SIGKILL; return when their memory is back."""
@@ -206,8 +207,10 @@ class Group:
         )
 
     def _hung(self, late: Collection[int]) -> ServingError:
+        ranks = ",".join(map(str, sorted(late)))
+        figures = (self.name, self.number, ranks, self._ranks[0].asked)
+        log.warning("event=worker_hung model=%s instance=%d rank=%s requests=%d", *figures)
         self.kill()
-        ranks = ", ".join(map(str, sorted(late)))
         return ran(
             WorkerLostError(
                 f"Model '{self.name}' did not answer in time (rank {ranks} of {len(self._ranks)}), its group was ended "
@@ -225,6 +228,16 @@ class Group:
         return ran(ModelFailedError(f"Model '{self.name}' (rank {rank}) failed where another rank did not: {said}"))
 
     # ---- all ranks at once -----------------------------------------------------------------------------------------
+
+    def _begin(self, ask: Callable[[Instance], int]) -> list[int]:
+        """Ask every rank; return the numbers of the calls, by rank."""
+        calls: list[int] = []
+        for number, rank in enumerate(self._ranks):
+            try:
+                calls.append(ask(rank))
+            except ServingError as error:
+                raise self._lost(number, error) from None
+        return calls
 
     def _gather(
         self,

@@ -10,7 +10,7 @@ Pure; the worker backend calls it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,18 +23,24 @@ Degree = int | Literal["max"]
 
 @dataclass(frozen=True, slots=True)
 class GroupSizes:
-    """`ranks` processes a group (0: no groups, single workers), from `least` to `most` of them."""
+    """`ranks` processes a group (0: no groups, single workers), from `least` to `most` of them.
+
+    `devices` are the GPUs of all that there may be, by CUDA's numbers, in `slices` of one group each.
+    """
 
     ranks: int
     least: int
     most: int
     slices: Slices | None = None
+    devices: tuple[int, ...] = ()
 
 
 def group_sizes(
-    name: str, degree: Degree, least: int | None, most: int | None, devices: Sequence[str] | None
+    name: str, degree: Degree, least: int | None, most: int | None, devices: Mapping[int, str] | None
 ) -> GroupSizes:
-    """Return the sizes of model `name`; `least` and `most` are its own wishes, `devices` the GPUs, None on the CPU.
+    """Return the sizes of model `name`; `least` and `most` are its own wishes.
+
+    `devices` are the GPUs that it may use, their names by CUDA's numbers, None on the CPU.
 
     Raises `LoadFailedError` where the devices do not suffice.
     """
@@ -45,10 +51,11 @@ def group_sizes(
     groups = len(devices) // ranks if ranks else 0
     wanted = max(1, least or 1)
     if groups < wanted:  # 3
-        found = f"{len(devices)} ({VISIBLE}={','.join(devices)})" if devices else "none"
+        found = f"{len(devices)} ({VISIBLE}={','.join(devices.values())})" if devices else "none"
         raise LoadFailedError(
             f"Model '{name}' wants {wanted * max(1, ranks)} GPUs ({wanted} groups of tensor_parallel_degree={degree}) "
             f"and there are {found}: lower the degree or minWorkers, show it more GPUs, or set device=cpu."
         )
-    most = min(groups, most or groups)
-    return GroupSizes(ranks, least or most, max(most, wanted), Slices(devices, ranks))
+    most = max(wanted, min(groups, most or groups))
+    numbers = tuple(devices)[: most * ranks]
+    return GroupSizes(ranks, least or most, most, Slices([devices[each] for each in numbers], ranks), numbers)

@@ -45,6 +45,7 @@ _PLACES_MAX, _PLACE_MAX_CHARS = 16, 500
 _NOTEWORTHY_BYTES = 8 << 20
 # After a client has left, for the handler's generator to come to its next yield.
 CANCEL_S = 2.0
+_ANSWERS = (Kind.REPLY, Kind.ERROR, Kind.CHUNK, Kind.END, Kind.PONG)
 _BY_STATUS: dict[int, type[ServingError]] = {
     each.status: each
     for each in (
@@ -69,14 +70,14 @@ class Instance:
         self.name = launch.name
         self.number = launch.instance
         self.ready: dict[str, Any] = {}
-        self.idle_since = 0.0
+        self.idle_since = self.heard_at = 0.0
         self._touched_bytes = 0  # at the last measurement
         self.is_stopped = False  # by us: its end is no death
         self._who = f"Model '{launch.name}'" + f" (rank {launch.rank})" * (launch.ranks > 0)
         self._supervisor = supervisor
         self._launch = launch
         self._calls = itertools.count(1)
-        self._asked = 0  # requests of the call under way
+        self.asked = 0  # requests of the call under way; 0 for a ping
         self._oom_kills = memory.oom_kills()
         self.process: WorkerProcess = supervisor.spawn(
             wish, lambda: on_exit(self), reply_max_bytes=launch.max_reply_bytes
@@ -162,7 +163,7 @@ class Instance:
 
         Raises `WorkerLostError`, as all of this class that talks to the worker.
         """
-        call, self._asked = next(self._calls), len(items)
+        call, self.asked = next(self._calls), len(items)
         self.process.channel.body_max_bytes = len(items) * self._launch.max_reply_bytes
         meta = {"items": items} if seed is None else {"items": items, "seed": seed}
         self._send(Kind.CALL, call, deadline, meta, buffers)
@@ -175,8 +176,8 @@ class Instance:
             raise self._told(message.meta)
         try:
             replies = [_reply(item, message.body) for item in message.meta["items"]]
-            if len(replies) != self._asked:
-                raise ValueError(f"{len(replies)} answers to {self._asked} requests")
+            if len(replies) != self.asked:
+                raise ValueError(f"{len(replies)} answers to {self.asked} requests")
             return replies, bool(message.meta["items"][0].get("is_stream"))
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise self._lost(ProtocolError(repr(error))) from None
@@ -193,6 +194,21 @@ class Instance:
     def go_on(self, call: int, deadline: float, *, is_wanted: bool) -> None:
         """Have a rank of a group make its next chunk, or end its stream where none is wanted."""
         self._send(Kind.NEXT if is_wanted else Kind.CANCEL, call, deadline)
+
+    def ping(self, deadline: float) -> None:
+        """Have an idle worker say that it lives; raises `WorkerLostError`."""
+        self.pong(self.beat(deadline), deadline)
+
+    def beat(self, deadline: float) -> int:
+        """Ask whether it lives; return the number of the call, whose `pong` must come next."""
+        call, self.asked = next(self._calls), 0
+        self._send(Kind.PING, call, deadline)
+        return call
+
+    def pong(self, call: int, deadline: float) -> None:
+        """Wait for its word that it lives."""
+        if (kind := self._heard(call, deadline).kind) is not Kind.PONG:
+            raise self._lost(ProtocolError(f"{kind.name} in answer to a PING"))
 
     def stop(self) -> None:
         """End the worker: its farewell, then SIGKILL; return when its memory is back."""
@@ -246,7 +262,7 @@ class Instance:
 
     def _expect(self, call: int, deadline: float) -> Message:
         message = self._receive(deadline)
-        if message.call != call or message.kind not in (Kind.REPLY, Kind.ERROR, Kind.CHUNK, Kind.END):
+        if message.call != call or message.kind not in _ANSWERS:
             raise ProtocolError(f"{message.kind.name} {message.call} in answer to call {call}")
         return message
 
@@ -284,6 +300,8 @@ class Instance:
         return ran(_BY_STATUS.get(status, ModelFailedError)(f"{self._who} failed: {said}"))
 
     def _hung(self) -> ServingError:
+        figures = (self.name, self.number, self._launch.rank, self.asked)
+        log.warning("event=worker_hung model=%s instance=%d rank=%d requests=%d", *figures)
         self.kill()
         return ran(
             WorkerLostError(
@@ -316,37 +334,6 @@ class Instance:
     def _was_out_of_memory(self) -> bool:
         """Whether the kernel's own counter says so; a SIGKILL alone may come from anybody."""
         return self.process.status == -9 and not self.process.reason and memory.oom_kills() > self._oom_kills
-
-
-class Held:
-    """Chunks that give their worker back at their end, once."""
-
-    def __init__(self, chunks: Iterator[bytes], at_end: Callable[[], None]) -> None:
-        self._chunks = chunks
-        self._at_end = at_end
-        self._is_over = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            return next(self._chunks)
-        except BaseException:
-            self._finish()
-            raise
-
-    def close(self) -> None:
-        """Stop the generator in the worker, and give the worker back."""
-        try:
-            getattr(self._chunks, "close", lambda: None)()
-        finally:
-            self._finish()
-
-    def _finish(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._at_end()
 
 
 def ran(error: ServingError) -> ServingError:

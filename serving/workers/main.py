@@ -80,6 +80,8 @@ class _Loop:
                 return
             if message.kind is Kind.CALL:
                 self._answer(message)
+            elif message.kind is Kind.PING:  # by the thread that would answer a call, and holding the GIL as it would
+                self._channel.send(Kind.PONG, message.call)
             # A CANCEL for a stream that ended meanwhile needs nothing.
 
     def _answer(self, message: Message) -> None:

@@ -19,6 +19,9 @@ class Member(Protocol):
     ready: dict[str, Any]
     """What the model said of itself when it was ready."""
     idle_since: float
+    """When it was last used."""
+    heard_at: float
+    """When it last said something."""
     is_stopped: bool
     """Whether it was ended by us: that is no death."""
 
@@ -39,6 +42,9 @@ class Member(Protocol):
 
     def call(self, requests: Sequence[Request], deadline: float) -> list[Reply]:
         """Have requests answered; a reply's `chunks` must be read to the end or closed before the next call."""
+
+    def ping(self, deadline: float) -> None:
+        """Have it say that it lives; raise a `ServingError` and leave no process when it does not by `deadline`."""
 
     def stop(self) -> None:
         """End it with its farewell, then by SIGKILL; return when its memory is back."""

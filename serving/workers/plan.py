@@ -30,6 +30,8 @@ class Plan:
     predict_timeout_s: float = 60.0
     load_timeout_s: float = 360.0
     max_deaths: int = 5
+    ping_s: float = 10.0
+    ping_timeout_s: float = 30.0
     slices: Slices | None = None
 
 

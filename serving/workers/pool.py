@@ -17,14 +17,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from serving.errors import ServingError, UnavailableError
-from serving.workers import refusals
+from serving.workers import batch, refusals
 from serving.workers.deaths import Deaths
 from serving.workers.group import Group
 from serving.workers.handler import Reply, Request
-from serving.workers.instance import Held, Instance
+from serving.workers.held import Held
+from serving.workers.idle import Idle
+from serving.workers.instance import Instance
 from serving.workers.line import Job, Line
 from serving.workers.member import Member
 from serving.workers.plan import Alone, Host, Plan
@@ -46,7 +49,7 @@ class Pool:
         self._leaders = 0
         self._line = Line(self._name, plan.queue_size)
         self._live: set[Member] = set()
-        self._idle: list[Member] = []
+        self._idle = Idle()
         self._starting = 0
         self._loading: set[Member] = set()
         self._granted = 0  # workers that memory was asked for
@@ -55,7 +58,7 @@ class Pool:
         self._deaths = Deaths(plan.max_deaths)
         self._gone = ""  # why no request is taken any more
         self._given_up = ""  # the same, where it was our own decision
-        self._timers: set[threading.Timer] = set()
+        self._timer: threading.Timer | None = None  # for the next worker
         self._bytes_each = 0
         self._heard: Callable[[int], None] = lambda _count: None
 
@@ -128,7 +131,7 @@ class Pool:
         with self._lock:
             if wait_s <= 0:
                 raise refusals.busy(self._name)
-            instance = self._idle.pop() if self._idle and not self._leaders else None
+            instance = self._idle.take() if self._idle and not self._leaders else None
             if instance is None:
                 job = self._queue(requests)
         if job is not None:
@@ -142,8 +145,9 @@ class Pool:
         assert instance is not None
         if not may_gather:
             return self._call(instance, requests, time.monotonic() + wait_s)
-        batch = [job or Job(requests[0]), *self._gather()]
-        return self._lead(instance, batch, time.monotonic() + wait_s)
+        jobs = [job or Job(requests[0]), *self._gather()]
+        deadline = time.monotonic() + wait_s
+        return batch.answer(self._name, jobs, lambda together: self._call(instance, together, deadline))
 
     def watch(self, heard: Callable[[int], None]) -> None:
         """Have `heard` called with the number of workers, now and when it changes; it must not call this pool."""
@@ -162,10 +166,9 @@ class Pool:
     def trim(self) -> None:
         """End one worker beyond the least number that has been idle for long enough."""
         with self._lock:
-            long_ago = time.monotonic() - self.plan.idle_s
-            if len(self._live) <= self.plan.min_workers or not self._idle or self._idle[0].idle_since > long_ago:
+            is_least = len(self._live) <= self.plan.min_workers
+            if is_least or (instance := self._idle.take_unused(self.plan.idle_s)) is None:
                 return
-            instance = self._idle.pop(0)
             self._live.discard(instance)
             self._heard(len(self._live))
         instance.stop()
@@ -173,16 +176,27 @@ class Pool:
             self._give_back_grants()
         log.info("event=worker_idle model=%s instance=%d workers=%d", instance.name, instance.number, len(self._live))
 
+    def ping(self) -> None:
+        """Have idle workers that nobody has heard of for a while say that they live; return at once.
+
+        Each is nobody else's meanwhile, some 0.1 ms. One that hangs is ended, which is a death.
+        """
+        with self._lock:
+            unheard = self._idle.take_unheard(self.plan.ping_s)
+        for instance in unheard:
+            threading.Thread(target=self._ping, args=[instance], name="worker-ping", daemon=True).start()
+
     def close(self) -> None:
         """End every worker; return when their memory is back."""
         with self._lock:
             self._line.fail(self._go("it is being unloaded"))
             self._heard = lambda _count: None
-            live, self._live, self._idle = list(self._live), set(), []
-            timers, loading = list(self._timers), list(self._loading)
+            live, self._live = list(self._live), set()
+            self._idle.clear()
+            timer, loading = self._timer, list(self._loading)
             for instance in live:
                 instance.is_stopped = True
-        for timer in timers:
+        if timer is not None:
             timer.cancel()
         ends = [instance.stop for instance in live] + [instance.kill for instance in loading]
         threads = [threading.Thread(target=end) for end in ends[1:]]
@@ -221,18 +235,23 @@ class Pool:
         with self._lock:
             self._pass_on(instance)
 
-    def _pass_on(self, instance: Member) -> None:
+    def _pass_on(self, instance: Member, *, is_used: bool = True) -> None:
         if instance not in self._live or instance.is_ended:
             instance.let_go()
             return
-        instance.idle_since = time.monotonic()
-        self._idle.append(instance)
+        (self._idle.add if is_used else self._idle.put_back)(instance)
         self._serve_line()
 
     def _serve_line(self) -> None:
         """Give idle workers to who waits, unless a leader gathers them; under the lock."""
         while self._idle and not self._leaders and (job := self._line.take()) is not None:
-            job.lead(self._idle.pop())
+            job.lead(self._idle.take())
+
+    def _ping(self, instance: Member) -> None:
+        with suppress(ServingError):  # it has ended: `_on_exit` hears of that
+            instance.ping(time.monotonic() + self.plan.ping_timeout_s)
+        with self._lock:
+            self._pass_on(instance, is_used=False)
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
@@ -254,35 +273,15 @@ class Pool:
             if not is_held:
                 self._release(instance)
 
-    def _lead(self, instance: Member, batch: list[Job], deadline: float) -> list[Reply]:
-        """Have a batch answered, and hand out the answers to who follows."""
-        error: ServingError = UnavailableError(f"Model '{self._name}' failed on another request of a batch.")
-        replies: Sequence[Reply | None] = [None] * len(batch)
-        try:
-            replies = found = self._call(instance, [each.request for each in batch], deadline)
-            return found
-        except ServingError as failure:
-            error = failure
-            raise
-        finally:
-            for each, reply in zip(batch[1:], replies[1:], strict=True):
-                each.end(reply or error)
-
     def _gather(self) -> list[Job]:
-        until = time.monotonic() + self.plan.max_batch_delay_s
-        batch: list[Job] = []
         with self._lock:
             self._leaders += 1
             try:
-                while len(batch) < self.plan.launch.batch_size - 1:
-                    if (job := self._line.take()) is not None:
-                        batch.append(job)
-                    elif (left_s := until - time.monotonic()) <= 0 or not self._came.wait(left_s):
-                        break
+                launch = self.plan.launch
+                return batch.gather(self._line, self._came, launch.batch_size - 1, self.plan.max_batch_delay_s)
             finally:
                 self._leaders -= 1
                 self._serve_line()
-        return batch
 
     # ---- birth and death --------------------------------------------------------------------------------------------
 
@@ -360,8 +359,7 @@ class Pool:
                 return
             self._live.discard(instance)
             self._heard(len(self._live))
-            if instance in self._idle:
-                self._idle.remove(instance)
+            if self._idle.discard(instance):
                 instance.let_go()
             log.warning("event=worker_lost model=%s instance=%d how=%r", instance.name, instance.number, instance.end)
             self._after_death(f"its worker {instance.end}")
@@ -381,22 +379,18 @@ class Pool:
         missing = self.plan.min_workers - len(self._live) - self._starting
         if missing > 0 and not self._deaths.pause_s:
             self._start_in_background()
-        elif missing > 0 and not self._timers:
-            self._later(self._deaths.pause_s)
+        elif missing > 0 and self._timer is None:
+            self._timer = timer = threading.Timer(self._deaths.pause_s, self._start_missing)
+            timer.daemon = True
+            timer.start()
         if not self._live and not self._starting:
             self._line.fail(refusals.resting(self._name, self._deaths.last))
 
-    def _later(self, delay_s: float) -> None:
-        def start() -> None:
-            with self._lock:
-                self._timers.discard(timer)
-                while not self._gone and len(self._live) + self._starting < self.plan.min_workers:
-                    self._start_in_background()
-
-        timer = threading.Timer(delay_s, start)
-        timer.daemon = True
-        self._timers.add(timer)
-        timer.start()
+    def _start_missing(self) -> None:
+        with self._lock:
+            self._timer = None
+            while not self._gone and len(self._live) + self._starting < self.plan.min_workers:
+                self._start_in_background()
 
     def _go(self, reason: str) -> UnavailableError:
         error = refusals.gone(self._name, reason)

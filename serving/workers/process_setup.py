@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.workers.handler import Launch
+from serving.workers.local_store import keep_local
 
 _NICENESS = 5
 _blas: list[Any] = []
@@ -49,6 +50,8 @@ def set_up(launch: Launch) -> None:
     _set_paths(launch)
     reseed(int.from_bytes(os.urandom(4), "little"))  # workers of one zygote would all draw the same numbers
     _set_threads(launch.threads)
+    if launch.ranks:
+        keep_local(os.environ["MASTER_ADDR"])
     faulthandler.enable(2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as Python made it
 

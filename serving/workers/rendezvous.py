@@ -1,8 +1,8 @@
 """Where the ranks of a group meet: a port on loopback, the environment that tells each of them, what is named after it.
 
 The names are those that torch.distributed, mpirun's users, DeepSpeed (LOCAL_SIZE) and DJL's handlers read. The port is
-one that the kernel gives to nobody unasked; rank 0 listens there (torch's store, on all interfaces: see
-docs/large-models.md). `group` makes one for each generation of ranks and closes it when they are gone.
+one that the kernel gives to nobody unasked; rank 0 listens there (torch's store: see `local_store`). `group` makes one
+for each generation of ranks and closes it when they are gone.
 """
 
 from __future__ import annotations
@@ -71,6 +71,6 @@ def _free_port() -> int:
 def _is_free(port: int) -> bool:
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("", port))  # on all interfaces, as torch's store will
+        probe.bind(("", port))  # on all interfaces, as a store that people make by themselves will
         return True
     return False

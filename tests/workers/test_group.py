@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.errors import DeadlineExceededError, LoadFailedError, ModelFailedError, ServingError, UnavailableError
+from serving.errors import DeadlineExceededError, LoadFailedError, ModelFailedError, UnavailableError
 from serving.workers.handler import Reply, Request
 from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor
 from tests.waiting import until
-from tests.workers.processes import in_background, is_alive, launch_of, pool, soon
-from tests.workers.rank_models import ask, groups, pids, ranked_launch, shared_files
+from tests.workers.processes import in_background, is_alive, launch_of, soon
+from tests.workers.rank_models import ask, groups, pids, ranked_launch
 
 pytestmark = pytest.mark.torch
 
@@ -84,6 +81,22 @@ def test_ranks_find_themselves_by_every_name_that_people_read(pair: Pool, rank: 
     assert {environ[name] for name in mine} == {str(rank)}
     assert {environ[name] for name in size} == {"2"}
     assert (environ["MASTER_ADDR"], environ["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
+
+
+LISTENING = """[agree(), sorted(
+    line.split()[1].split(":")[0]
+    for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}").readlines()[1:]
+    if line.split()[3] == "0A" and int(line.split()[1].split(":")[1], 16) == int(os.environ["MASTER_PORT"])
+)]"""
+"""On which addresses somebody listens at the group's port, as the kernel writes them."""
+
+
+def test_ranks_meet_on_loopback_alone(supervisor: Supervisor, tmp_path: Path) -> None:
+    """torch's store would listen on all interfaces, without a password; who meets anew meets there, too."""
+    again = "(dist.destroy_process_group(), dist.init_process_group('gloo'))"
+    with groups(supervisor, ranked_launch(tmp_path)) as made:
+        assert ask(made, LISTENING) == [2, ["0100007F"]]
+        assert ask(made, f"{again} and {LISTENING}") == [2, ["0100007F"]]
 
 
 def test_all_ranks_draw_the_same_numbers_and_others_for_the_next_request(pair: Pool) -> None:
@@ -317,95 +330,3 @@ def test_shared_memory_of_the_ranks_goes_with_them(supervisor: Supervisor, tmp_p
         assert other.exists()
     finally:
         other.unlink()
-
-
-# ---- all of it, in any order -----------------------------------------------------------------------------------------
-
-
-def provoke(made: Pool, way: str, moment: str, rank: int) -> Reply | ServingError | None:
-    """Have a rank killed, stopped or fail, idle, in a call or in a stream; return what the caller gets."""
-    if way == "raise":
-        code = f"fail({rank}) or agree()" if moment != "stream" else f"stream(9, lambda s: fail(*[{rank}] * (s == 2)))"
-    else:
-        code = "stream(1000000)" if moment == "stream" else f"rank == {rank} and time.sleep(60) or agree()"
-    number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}.get(way)
-    if moment == "idle" and number:
-        os.kill(pids(made)[rank], number)
-        code = "agree()"
-    try:
-        if moment == "call" and number:
-            with in_background(lambda: send(made, "begun() or " + code)) as answers:
-                until(lambda: answers[0] or list(Path(made.plan.launch.folder).glob("begun-*")))
-                os.kill(pids(made)[rank], number)
-            assert isinstance(answers[0], (Reply, ServingError))
-            return answers[0]
-        reply = send(made, code)
-        for _ in reply.chunks or ():
-            if moment == "stream" and number:
-                os.kill(pids(made)[rank], number)
-                number = None
-        return reply
-    except ServingError as error:
-        return error
-
-
-@contextmanager
-def neighbour(supervisor: Supervisor, folder: Path) -> Iterator[list[Any]]:
-    """Another model, asked again and again by somebody else: what it answered, errors too."""
-    folder.mkdir()
-    is_over = threading.Event()
-    answers: list[Any] = []
-
-    def visit(made: Pool) -> None:
-        while not is_over.wait(0.01):
-            try:
-                answers.append(bytes(send(made, "1 + 1").body))
-            except ServingError as error:
-                answers.append(error)
-
-    with pool(supervisor, launch_of(folder)) as made:
-        visitor = threading.Thread(target=visit, args=[made], daemon=True)
-        visitor.start()
-        yield answers
-        is_over.set()
-        visitor.join(30)
-
-
-@pytest.mark.slow
-def test_fifty_faults_in_random_order_are_each_answered_and_survived(supervisor: Supervisor, tmp_path: Path) -> None:
-    """Killed, stopped, raised; at load, idle, in a call, in a stream; either rank. Nothing stays behind.
-
-    A neighbour notices nothing.
-    """
-    chance = random.Random(7)
-    shared = shared_files()
-    seen: set[int] = set()
-    launch = ranked_launch(tmp_path)
-    with (
-        neighbour(supervisor, tmp_path / "neighbour") as answers,
-        groups(supervisor, launch, predict_timeout_s=2.0, load_timeout_s=20, max_deaths=99) as made,
-    ):
-        for number in range(50):
-            way, moment = chance.choice(["kill", "stop", "raise"]), chance.choice(["load", "idle", "call", "stream"])
-            rank = chance.choice([0, 1])
-            if moment == "load":
-                fault = {
-                    "kill": "os.kill(os.getpid(), 9)",
-                    "stop": "os.kill(os.getpid(), 19)",
-                    "raise": f"fail({rank})",
-                }
-                at_load = f"rank == {rank} and {fault[way]}"
-                broken = ranked_launch(tmp_path, at_load=at_load)
-                with pytest.raises(ServingError), groups(supervisor, broken, load_timeout_s=1.0):
-                    pass
-            else:
-                seen.update(pids(made))
-                for file in tmp_path.glob("begun-*"):
-                    file.unlink()
-                answer = provoke(made, way, moment, rank)
-                assert answer is not None, (number, way, moment, rank)
-            is_back(made)
-    assert not any(map(is_alive, seen))
-    assert shared_files() <= shared
-    assert len(answers) > 50
-    assert set(answers) == {b"2"}

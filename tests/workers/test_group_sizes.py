@@ -9,7 +9,7 @@ import pytest
 
 from serving.errors import LoadFailedError
 from serving.workers import rendezvous
-from serving.workers.device_slices import Slices, visible_devices
+from serving.workers.device_slices import Slices, chosen_devices, visible_devices
 from serving.workers.group_sizes import group_sizes
 from serving.workers.rendezvous import Rendezvous
 
@@ -41,9 +41,11 @@ def test_on_gpus_there_are_as_many_groups_as_fit(
     degree: int, least: int | None, most: int | None, wanted: tuple[int, int, int]
 ) -> None:
     """All started, unless fewer are asked for."""
-    sizes = group_sizes("m", degree, least, most, [str(each) for each in range(8)])
+    sizes = group_sizes("m", degree, least, most, {each: str(each) for each in range(8)})
     assert (sizes.ranks, sizes.least, sizes.most) == wanted
     assert sizes.slices is not None
+    assert sizes.slices.count == sizes.most
+    assert sizes.devices == tuple(range(sizes.ranks * sizes.most))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_devices_that_do_not_suffice_are_an_error(
 ) -> None:
     """That says what there is."""
     with pytest.raises(LoadFailedError, match=words):
-        group_sizes("m", degree, least, None, devices)
+        group_sizes("m", degree, least, None, dict(enumerate(devices)))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,23 @@ def test_devices_are_the_visible_ones(tmp_path: Path, told: str | None, wanted: 
     for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia9", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert visible_devices({} if told is None else {"CUDA_VISIBLE_DEVICES": told}, tmp_path) == tuple(wanted)
+
+
+def test_the_gpus_of_a_model_are_those_that_it_chose() -> None:
+    """In its order; all without a choice; one that is not there is named."""
+    visible = ("4", "GPU-b", "6")
+    assert chosen_devices("m", visible, (2, 1)) == {2: "6", 1: "GPU-b"}
+    assert chosen_devices("m", visible, ()) == {0: "4", 1: "GPU-b", 2: "6"}
+    with pytest.raises(LoadFailedError, match="'m' is to use GPU 3 and CUDA_VISIBLE_DEVICES shows 3, from 0"):
+        chosen_devices("m", visible, (0, 3))
+
+
+def test_groups_are_cut_from_the_chosen_gpus() -> None:
+    """In their order."""
+    sizes = group_sizes("m", 2, None, 1, {3: "c", 1: "a", 2: "b"})
+    assert (sizes.most, sizes.devices) == (1, (3, 1))
+    assert sizes.slices is not None
+    assert sizes.slices.take() == ("c", "a")
 
 
 def test_a_slice_is_one_groups_until_it_is_given_back() -> None:

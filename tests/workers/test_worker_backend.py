@@ -85,6 +85,20 @@ def test_on_a_device_there_is_room_for_all_workers_that_may_be(
     assert backend.footprint(replace(spec, device="cpu")).device_peak_bytes == 0
 
 
+def test_each_device_of_a_group_has_room_for_one_rank(
+    backend: WorkerBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context and its share of the files, on all that the groups may use."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4,3")
+    spec = replace(script_spec(tmp_path, tensor_parallel=2), device="cuda")
+    found = backend.footprint(spec)
+    assert found.device_peak_bytes == found.device_resident_bytes == 512 * MIB + 500
+    assert (found.devices, found.is_apart) == ((0, 1, 2, 3), True)
+    chosen = replace(spec, handler=replace(spec.handler, devices=(4, 0), tensor_parallel="max"))
+    assert backend.footprint(chosen).devices == (4, 0)
+    assert backend._device(chosen.placed(Placement((4, 0)))) == "cuda"
+
+
 def test_a_worker_is_told_which_device_has_room(backend: WorkerBackend, tmp_path: Path) -> None:
     """By its number; on the CPU a placement says nothing."""
     spec = script_spec(tmp_path).placed(Placement((2,)))

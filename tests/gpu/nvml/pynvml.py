@@ -127,7 +127,7 @@ def _known(handle: Path, key: str) -> int:
 def _held(handle: Path) -> dict[int, int]:
     found = {}
     for process in handle.iterdir():
-        if process.is_dir():
+        if process.is_dir() and Path("/proc", process.name).exists():  # a driver takes back what the dead had
             found[int(process.name)] = sum(_size(each) for each in process.iterdir())
     return found
 

@@ -164,11 +164,14 @@ def test_the_built_in_handler_has_ranks_under_any_engine(tmp_path: Path) -> None
     assert handled(properties(tmp_path / "m", "config.json", text=text)).tensor_parallel == 2
 
 
-def test_devices_for_a_group_are_warned_about(tmp_path: Path) -> None:
-    """They are the server's to show."""
-    text = "engine=MPI\nload_on_devices=0;1"
+def test_devices_of_a_group_are_those_that_it_names(tmp_path: Path) -> None:
+    """By their numbers, in its order; that is nothing to warn about."""
+    text = "engine=MPI\nload_on_devices=3;gpu1"
     spec = describe("m", properties(tmp_path / "m", text=text, model_py=DJL))
-    assert any("load_on_devices chooses no group's GPUs" in each for each in spec.warnings)
+    assert spec.handler is not None
+    assert (spec.handler.devices, spec.device) == ((3, 1), "cuda")
+    assert not any("load_on_devices" in each for each in spec.warnings)
+    assert handled(properties(tmp_path / "all", text="engine=MPI", model_py=DJL)).devices == ()
 
 
 def test_a_group_of_a_model_that_is_served_in_process_is_warned_about(tmp_path: Path) -> None:
