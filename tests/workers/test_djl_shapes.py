@@ -288,15 +288,17 @@ def handle(inputs):
 """
 
 FINALIZED = """
-import threading
+opened = []
 
-lock = threading.Lock()
+def close(what):
+    opened.remove(what)
 
 def handle(inputs):
     if inputs.is_empty():
         return None
-    lock.acquire()  # a handler that was not finalized before the next request would hang here
-    return Output().add(inputs.get_as_bytes()).finalize(lock.release)
+    what = inputs.get_as_bytes()
+    opened.append(what)
+    return Output().add(what).finalize(close, what)
 """
 
 ASYNC = """

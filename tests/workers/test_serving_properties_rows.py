@@ -393,7 +393,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(loaded: Make, key: str, ne
 
 def rows(model: Model) -> Any:
     """Send two rows of two."""
-    answer = model.house.client.post(f"/models/{model.name}/invoke", json={"instances": [[2, 4], [0, 0]]})
+    answer = model.house.client.post(f"/models/{model.name}/invoke", json={"instances": [[2.0, 4.0], [0.0, 0.0]]})
     assert answer.status_code == 200, answer.text
     return answer.json()["predictions"]
 
