@@ -18,7 +18,7 @@ from serving import memory
 from serving.backends.base import Backend, Footprint, LoadedModel
 from serving.backends.compound import all_of, backend_of
 from serving.books import Books, Demand
-from serving.errors import UnavailableError
+from serving.errors import InsufficientMemoryError, UnavailableError
 from serving.logs import quoted
 from serving.metrics import Metrics
 from serving.repository.layouts import ModelSpec
@@ -89,8 +89,9 @@ class Loader:
             for warning in dict.fromkeys(warning for each in all_of(artifact.spec) for warning in each.warnings):
                 _warn(resident.name, warning)
             backend = backend_of(self._backends, artifact.spec)
-            footprint = backend.footprint(artifact.spec)
-            demand = Demand(footprint.peak_bytes, footprint.device_peak_bytes, footprint.devices)
+            footprint, wish = backend.footprint(artifact.spec), artifact.spec.wish
+            peak_bytes = wish.peak(footprint.peak_bytes)
+            demand = Demand(peak_bytes, wish.device_peak(footprint.device_peak_bytes), footprint.devices)
             if demand.device_bytes:
                 self._scales.look_again(self._residents.lock)
             self._books.check_possible(resident.name, demand)
@@ -106,6 +107,11 @@ class Loader:
         with self._on_devices(resident) as watch:
             model = backend.load(spec)
             held_bytes = model.held_bytes() or footprint.resident_bytes
+            try:
+                self._room.keep(resident.name, held_bytes)
+            except InsufficientMemoryError:
+                model.close()
+                raise
             return self._weighed(Brought(model, held_bytes, footprint.resident_bytes), footprint, watch)
 
     def _load_here(self, backend: Backend, spec: ModelSpec, footprint: Footprint) -> Brought:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from serving import eviction
 from serving.books import Books, Demand
 from serving.devices import Placement
-from serving.errors import UnavailableError
+from serving.errors import InsufficientMemoryError, UnavailableError
 from serving.ledger import Ledger, format_bytes
 from serving.lifecycle import Event, State
 from serving.logs import quoted
@@ -85,6 +85,26 @@ class Room:
             with self._residents.lock:
                 self._queue.remove(waiter)
                 self._residents.wake()
+
+    def keep(self, name: str, held_bytes: int) -> None:
+        """Raise the reservation of a load to what it turned out to hold.
+
+        Raises `InsufficientMemoryError`, and then nothing has changed, for more than is free (platform), or than there
+        is at all (standalone, where idle models make room afterwards).
+        """
+        with self._residents.lock:
+            host = self._books.host
+            reserved_bytes = host.reservations[name]
+            if held_bytes <= reserved_bytes:
+                return
+            room_bytes = host.budget_bytes if self._may_evict else host.free_bytes + reserved_bytes
+            if held_bytes > room_bytes:
+                raise InsufficientMemoryError(
+                    f"Model '{name}' holds {format_bytes(held_bytes)} after its load and the budget of "
+                    f"{format_bytes(host.budget_bytes)} has {format_bytes(max(0, room_bytes))} for it: unload a model "
+                    "or raise WHARF_MEMORY_BUDGET."
+                )
+            host.correct(name, held_bytes)
 
     def settle(self, newcomer: Resident | None = None) -> None:
         """Get back under the budgets after a correction passed one, as far as idle models suffice; the newcomer stays.

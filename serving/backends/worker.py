@@ -215,6 +215,7 @@ class WorkerBackend:
         `InvalidArtifactError` for an environment that cannot be.
         """
         handler = _handler(spec)
+        _check_device(spec, handler)
         environment = self._environments.open(handler, spec.name)
         try:
             pool = Pool(self._plan(spec, handler, environment), self._supervisor)
@@ -258,7 +259,7 @@ class WorkerBackend:
             threads=spec.threads or max(1, ours.cores // (sizes.most * max(1, sizes.ranks))),
             batch_size=handler.batch_size,
             default_accept=ours.default_accept,
-            max_reply_bytes=ours.max_reply_bytes,
+            max_reply_bytes=min(handler.max_reply_bytes or ours.max_reply_bytes, ours.max_reply_bytes),
             address_space_bytes=ours.address_space_bytes,
             open_files=ours.open_files,
             processes=ours.processes,
@@ -277,10 +278,10 @@ class WorkerBackend:
             sizes.most,
             handler.max_batch_delay_s,
             handler.queue_size or ours.queue_size,
-            handler.idle_s or ours.idle_s,
+            ours.idle_s if handler.idle_s is None else handler.idle_s,
             handler.predict_timeout_s or ours.request_timeout_s,
             handler.load_timeout_s or ours.load_timeout_s,
-            ours.max_deaths,
+            handler.max_deaths or ours.max_deaths,
             ours.ping_s,
             ours.ping_timeout_s,
             sizes.slices,
@@ -334,6 +335,15 @@ def _handler(spec: ModelSpec) -> HandlerSpec:
     if spec.handler is None:
         raise InvalidArtifactError(f"Model '{spec.name}' names no handler for its workers.")
     return spec.handler
+
+
+def _check_device(spec: ModelSpec, handler: HandlerSpec) -> None:
+    """Refuse a model that is configured for a GPU where there is none; a group's devices are counted by its sizes."""
+    if spec.device not in (None, "cpu") and handler.tensor_parallel is None and not visible_devices(os.environ):
+        raise InvalidArtifactError(
+            f"Model '{spec.name}' is to run on {spec.device} and this machine shows no GPU: take load_on_devices or "
+            "device out of its configuration, say cpu there, or show it a GPU (CUDA_VISIBLE_DEVICES)."
+        )
 
 
 def _methods(described: Any) -> dict[str, Method]:

@@ -2,10 +2,11 @@
 
 1. An engine of tensor-parallel groups (Rubikon, DeepSpeed, MPI) makes each worker a group of ranks; with stages of a
    pipeline it is refused by name. With engine Python the degree is a property, and the built-in handler's ranks.
-2. A Java engine serves a plain file: that file is served, in process or by its built-in handler.
+2. A Java engine serves a plain file or a SavedModel: that is served, in process or by its built-in handler.
 3. The entry point: option.entryPoint, DJL_ENTRY_POINT, `<model's name>.py`, model.py. A model.py without the handler's
    function gives way to the built-in Hugging Face handler where there is something for it.
-4. Without one: files that are served in process or by a built-in handler (no engine named), then Hugging Face's.
+4. Without one: what an engine of Java's would serve, in DJL's order (no engine named), then files with a built-in
+   handler, then Hugging Face's.
 
 DJL itself prefers a .pt to a model.py where no engine is named; here the handler that somebody wrote goes first. Python
 is looked at as text and never run. `handlers` calls this room.
@@ -19,13 +20,15 @@ from typing import Any, Literal
 
 from serving.errors import InvalidArtifactError
 from serving.repository.archives import SUFFIXES as ARCHIVE_SUFFIXES
-from serving.repository.folders import HANDLER_FILES, model_files
+from serving.repository.folders import HANDLER_FILES, model_files, saved_model_file
+from serving.repository.memory_wish import MemoryWish
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.plain_files import TREES
 from serving.repository.plain_layout import find_plain
-from serving.repository.properties_keys import PYTHON_ENGINES
+from serving.repository.properties_keys import PYTHON_ENGINES, built_in_warnings, in_process_warnings
 from serving.repository.python_files import look
 from serving.repository.sagemaker_layout import TOOLKIT, search_paths
+from serving.repository.saved_model_layout import SAVED_MODEL, find_saved_model
 from serving.repository.serving_properties import FILE_NAME, Properties, read_properties
 
 DIALECT = "djl"
@@ -33,18 +36,16 @@ BUILT_IN = "djl_python.huggingface"
 
 _MODEL_FILE = HANDLER_FILES[1]
 
-_JAVA = {"PyTorch": ".pt", "OnnxRuntime": ".onnx", "XGBoost": TREES}
+_JAVA = {"PyTorch": ".pt", "OnnxRuntime": ".onnx", "TensorFlow": SAVED_MODEL, "XGBoost": TREES}
 """Engines of DJL and the files, or the built-in handler, that serve what they served."""
 
 _TEXT_MAX_BYTES = 1 << 20
 """The largest serving.properties in the wild have some 2 KB."""
 
 _FIGURES = (
-    *("min_workers", "max_workers", "batch_size", "max_batch_delay_s", "queue_size", "idle_s"),
-    *("predict_timeout_s", "load_timeout_s", "memory_bytes"),
+    *("min_workers", "max_workers", "batch_size", "max_batch_delay_s", "queue_size", "idle_s", "max_deaths"),
+    *("predict_timeout_s", "load_timeout_s", "max_reply_bytes", "environ"),
 )
-
-_WORKERS_OWN = ("min_workers", "max_workers", "queue_size", "idle_s")
 
 # What LMI's newer handlers mark their functions with, instead of calling one `handle`.
 _DECORATORS = frozenset(("prediction_handler", "input_formatter", "output_formatter", "init_handler"))
@@ -59,12 +60,13 @@ def find_djl(folder: ModelFolder, file: Path | None = None, *, is_named: bool = 
     config = folder.find(FILE_NAME)
     if config is None and not is_named and not is_djl_script(folder.find(_MODEL_FILE)):
         return None
-    properties = read_properties(_text(config), folder.environ)
+    properties = _read(folder, config)
     found = _by_engine(_placed(folder, properties), properties, file)
     if config is None and found.handler is None:
         raise _nothing(folder)
     sources = (*((FILE_NAME,) if config else ()), *found.sources)
-    return replace(found, sources=sources, warnings=(*properties.warnings, *_idle(properties, found), *found.warnings))
+    warnings = (*properties.warnings, *_idle(properties, found), *found.warnings)
+    return replace(found, sources=sources, warnings=warnings, wish=_wish(properties, found))
 
 
 def is_djl_script(file: Path | None, handler: str = "handle") -> bool:
@@ -73,6 +75,14 @@ def is_djl_script(file: Path | None, handler: str = "handle") -> bool:
         return False
     seen = look(file)
     return seen.defines(handler) or "djl_python" in seen.modules
+
+
+def _read(folder: ModelFolder, file: Path | None) -> Properties:
+    """Read the file for the device that the model runs on: wharf.toml's word, its own, or the server's."""
+    text = _text(file)
+    properties = read_properties(text, folder.environ)
+    device = folder.config.device or next(iter(properties.devices), folder.device)
+    return properties if device == "cpu" else read_properties(text, folder.environ, "gpu")
 
 
 def _text(file: Path | None) -> str:
@@ -84,7 +94,9 @@ def _text(file: Path | None) -> str:
 
 def _placed(folder: ModelFolder, properties: Properties) -> ModelFolder:
     """Return the folder with its device, and with the format open: an engine of Java's has another than DJL's."""
-    device = folder.config.device or next((each.partition(":")[0] for each in properties.devices), None)
+    device = folder.config.device or next(iter(properties.devices), None)
+    if device and (properties.is_group or properties.tensor_parallel):
+        device = device.partition(":")[0]  # the ranks of a group have devices of their own
     return replace(folder, config=replace(folder.config, device=device, format=None))
 
 
@@ -111,25 +123,46 @@ def _ranks(properties: Properties, *, is_built_in: bool) -> int | Literal["max"]
 
 
 def _java(folder: ModelFolder, properties: Properties, kind: str) -> Found:
+    stem = properties.options.get("modelName") or "model"
     if kind == TREES:
         found = find_plain(folder, TREES, **_figures(properties))
         return found or Found(folder.config)
-    version = folder.version
-    files = model_files(folder.path) or (model_files(version) if version else [])
-    files = [each for each in files if each.suffix == kind]
-    stem = properties.options.get("modelName") or "model"
+    if kind == SAVED_MODEL:
+        if saved_model_file(folder.path / stem):
+            folder = replace(folder, config=replace(folder.config, file=stem))
+        found = find_saved_model(folder, is_named=True, **_figures(properties))
+        return found or Found(folder.config)
+    files = _files(folder, kind)
     files = [each for each in files if each.stem == stem] or files
     if len(files) != 1:
         names = ", ".join(folder.shown(each) for each in files[:10]) or "none"
         raise folder.refusal(
-            f"its engine {properties.engine} serves one {kind} file, and found are {names}: name it (option.modelName)"
+            f"its engine {properties.engine or kind} serves one {kind} file, and found are {names}: name it "
+            "(option.modelName)"
         )
     return Found(replace(folder.config, file=folder.shown(files[0])))
 
 
+def _files(folder: ModelFolder, kind: str) -> list[Path]:
+    version = folder.version
+    files = model_files(folder.path) or (model_files(version) if version else [])
+    return [each for each in files if each.suffix == kind]
+
+
+def _inferred(folder: ModelFolder, properties: Properties) -> Found | None:
+    """Return what a file without an engine means, in DJL's order; torch.export's files, which it has not, come last."""
+    if _files(folder, ".pt"):
+        return _java(folder, properties, ".pt")
+    if found := find_saved_model(folder, **_figures(properties)):
+        return found
+    if _files(folder, ".onnx"):
+        return _java(folder, properties, ".onnx")
+    return Found(folder.config) if _files(folder, ".pt2") else None
+
+
 def _by_content(folder: ModelFolder, properties: Properties) -> Found:
-    if not properties.engine and model_files(folder.path):
-        return Found(folder.config)
+    if not properties.engine and (found := _inferred(folder, properties)):
+        return found
     if not _has_built_in(folder, properties) and (found := find_plain(folder, **_figures(properties))):
         return found
     if _has_built_in(folder, properties):
@@ -154,7 +187,6 @@ def _handled(folder: ModelFolder, properties: Properties, entry: Path | str) -> 
         # A bare name is DJL's way to say its own interpreter.
         python=properties.python if "/" in properties.python else None,
         options=options,
-        environ=dict(properties.environ),
         tensor_parallel=_ranks(properties, is_built_in=entry == BUILT_IN),
         devices=tuple(int(each.partition(":")[2]) for each in properties.devices if each != "cpu"),
         **_figures(properties),
@@ -207,19 +239,22 @@ def _stem(name: str) -> str:
 
 def _figures(properties: Properties) -> dict[str, Any]:
     """Return what HandlerSpec has of the properties; None stays open."""
-    return {name: getattr(properties, name) for name in _FIGURES}
+    figures = {name: getattr(properties, name) for name in _FIGURES}
+    return figures | {"memory_bytes": properties.wish.needed_bytes or None}
 
 
 def _idle(properties: Properties, found: Found) -> list[str]:
     """Say what is set and does nothing: in this version, or for a model that is served in process."""
-    idle = {"reserved_memory_mb": properties.reserved_bytes, "retry_threshold": properties.retry_threshold}
-    idle["option.max_output_size"] = properties.max_output_bytes
-    said = [f"{FILE_NAME}: {key} has no effect in this version." for key, value in idle.items() if value is not None]
+    said: list[str] = []
+    if found.handler is not None and found.handler.options.get("entryPoint") == BUILT_IN:
+        said += built_in_warnings(found.handler.options)
     if len(properties.devices) > 1 and (found.handler is None or found.handler.tensor_parallel is None):
         said.append(f"{FILE_NAME}: of load_on_devices only {properties.devices[0]} is used in this version.")
     if found.handler is None and (properties.is_group or (properties.tensor_parallel or 1) != 1):
         said.append(f"{FILE_NAME} asks for a group of ranks, and a model that is served in process has none.")
-    figures = [name for name in _WORKERS_OWN if getattr(properties, name)] if found.handler is None else []
-    if figures:
-        said.append(f"{FILE_NAME} sets {', '.join(figures)}, which a model that is served in process has not.")
-    return said
+    return [*said, *(in_process_warnings(properties.keys) if found.handler is None else ())]
+
+
+def _wish(properties: Properties, found: Found) -> MemoryWish:
+    """Return what is wanted of memory; of the host a handler has its own figure, which wharf.toml may correct."""
+    return properties.wish if found.handler is None else replace(properties.wish, needed_bytes=0)

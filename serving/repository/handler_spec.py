@@ -40,5 +40,7 @@ class HandlerSpec:
     predict_timeout_s: float | None = None
     load_timeout_s: float | None = None
     memory_bytes: int | None = None
+    max_deaths: int | None = None
+    max_reply_bytes: int | None = None
     tensor_parallel: int | Literal["max"] | None = None
     devices: tuple[int, ...] = ()

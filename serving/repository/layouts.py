@@ -39,6 +39,7 @@ from serving.repository.folders import (
 from serving.repository.formats import check_whole, format_of
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.handlers import find_handler
+from serving.repository.memory_wish import NO_WISH, MemoryWish
 from serving.repository.model_config import ModelConfig
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.onnx_files import external_files
@@ -77,7 +78,8 @@ class ModelSpec:
     is to be run before it is ready in `warmup`. `versions` are the others that are served beside it, ascending;
     `members` are an ensemble's own, `labels` names of versions. `folder` is that of a model of tritonserver's, whose
     `file` is its config.pbtxt.
-    `placement` are the devices that it was given room on, which the loader writes in.
+    `placement` are the devices that it was given room on, which the loader writes in. `wish` is the memory that it asks
+    for itself.
     """
 
     name: str
@@ -101,6 +103,7 @@ class ModelSpec:
     folder: Path | None = None
     placement: Placement = NOWHERE
     labels: Mapping[str, str] | None = None
+    wish: MemoryWish = NO_WISH
 
     @property
     def parts(self) -> tuple[ModelSpec, ...]:
@@ -146,7 +149,7 @@ def describe(  # noqa: PLR0913  the last four by name alone
         _refuse_config(name, "an ensemble with its members", config_file)
         return _bundle(name, bundle, within, surroundings)
     config, workers, sources = _config(name, folder, within, surroundings, config_file)
-    place = ModelFolder(name, folder, within, config, workers, surroundings.environ)
+    place = ModelFolder(name, folder, within, config, workers, surroundings.environ, surroundings.device)
     if config.format == ENSEMBLE:
         return _ensemble(place, config, config_file or folder / "config.pbtxt")
     if config.format == TRITON:
@@ -345,6 +348,7 @@ def _worker_spec(name: str, file: Path, size_bytes: int, found: Found, sources: 
         tuple(dict.fromkeys(sources)),
         found.handler,
         found.warnings,
+        wish=found.wish,
     )
 
 
@@ -380,4 +384,5 @@ def _spec(name: str, file: Path, within: Path, found: Found, sources: tuple[str,
         config.device,
         (*sources, *(each.name for each in files)),
         warnings=found.warnings,
+        wish=found.wish,
     )

@@ -17,6 +17,7 @@ from serving.errors import InvalidArtifactError
 from serving.repository.folders import check_readable, listing, model_file, saved_model_file
 from serving.repository.handler_spec import HandlerSpec
 from serving.repository.limits import quoted
+from serving.repository.memory_wish import NO_WISH, MemoryWish
 from serving.repository.model_config import ModelConfig
 from serving.repository.versions import served_version
 from serving.repository.worker_config import WorkerConfig
@@ -31,18 +32,22 @@ class Found:
     """What a room found: a handler, or, without one, how the folder is served in process.
 
     `config` is the model's configuration, completed; `sources` are the files that decided; `warnings` are sentences
-    about what was set and does nothing.
+    about what was set and does nothing; `wish` is the memory that it asks for.
     """
 
     config: ModelConfig
     handler: HandlerSpec | None = None
     sources: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    wish: MemoryWish = NO_WISH
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """Folder `path` of model `name`; `environ` is the server's environment as far as it may steer models."""
+    """Folder `path` of model `name`; `environ` is the server's environment as far as it may steer models.
+
+    `device` is where models run that do not say it.
+    """
 
     name: str
     path: Path
@@ -50,6 +55,7 @@ class ModelFolder:
     config: ModelConfig = field(default_factory=ModelConfig)
     workers: WorkerConfig = field(default_factory=WorkerConfig)
     environ: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
 
     @property
     def version(self) -> Path | None:

@@ -7,18 +7,21 @@ Three kinds: keys that we act on, options that go to the handler as they are, an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 PYTHON_ENGINES = ("Python", "MPI", "DeepSpeed", "Rubikon", "FasterTransformer")
 GROUP_ENGINES = PYTHON_ENGINES[1:]
 ENGINES = (*PYTHON_ENGINES, "PyTorch", "OnnxRuntime", "TensorFlow", "XGBoost", "TritonServer", "Rust")
 
-_BY_DEVICE = ("minWorkers", "maxWorkers", "required_memory_mb", "reserved_memory_mb")
+WORKERS = ("minWorkers", "maxWorkers")
+"""The keys that may have `cpu.` or `gpu.` before them."""
+
+_MEMORY = ("required_memory_mb", "reserved_memory_mb")
 _PLAIN = (
     *("engine", "batch_size", "max_batch_delay", "job_queue_size", "max_idle_time", "load_on_devices"),
-    "retry_threshold",
-    *_BY_DEVICE,
-    *(f"{device}.{key}" for device in ("cpu", "gpu") for key in _BY_DEVICE),
+    *("retry_threshold", *WORKERS, *_MEMORY),
+    *(f"{device}.{key}" for device in ("cpu", "gpu") for key in WORKERS),
+    *(f"gpu.{key}" for key in _MEMORY),
 )
 
 # Read by us, or by the handlers that people bring and the built-in one (from model_id on).
@@ -34,6 +37,7 @@ _OPTIONS = (
 
 _DECODING = "generation is not batched continuously here; requests of a batch run as the handler runs them"
 _JAVA = "it is for DJL's Java engines"
+_BUILT_IN = "the built-in handler does not read it"
 _UNSERVED = {
     "option.rolling_batch": _DECODING,
     "option.max_rolling_batch_size": _DECODING,
@@ -51,6 +55,19 @@ _UNSERVED = {
     "width": _JAVA,
     "height": _JAVA,
 }
+# Options that a handler of somebody's own may read, and the built-in one does not.
+_FOREIGN = (
+    *("device_map", "low_cpu_mem_usage", "quantize", "load_in_8bit", "max_tokens", "max_model_len", "n_positions"),
+    *("input_formatter", "output_formatter", "enable_cuda_graph", "triangular_masking", "return_tuple"),
+    *("training_mp_size", "checkpoint", "save_mp_checkpoint_path", "deepspeed_config_path"),
+)
+_OWN_PYTHON = ("", "python", "python3")
+
+# What only workers have, as a file says it.
+_OF_WORKERS = (
+    *("batch_size", "max_batch_delay", "job_queue_size", "max_idle_time", "retry_threshold", *WORKERS),
+    *("option.predict_timeout", "option.model_loading_timeout", "option.max_output_size", "option.env"),
+)
 _KNOWN = (*_PLAIN, *(f"option.{name}" for name in _OPTIONS), *_UNSERVED)
 _DISABLED = ("disable", "false", "")
 
@@ -71,9 +88,30 @@ def warnings(values: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[
             yield f"serving.properties: {key} = {value:.80} has no effect: {_UNSERVED[key]}."
         elif key not in _KNOWN:
             yield _unknown(key)
+    if "/" not in (python := values.get("option.pythonExecutable", "")) and python not in _OWN_PYTHON:
+        yield (
+            f"serving.properties: option.pythonExecutable = {python:.80} is a bare name, and our own interpreter runs "
+            "the model: bring an environment and name its path (env/bin/python)."
+        )
+    if "0" in {value for key, value in values.items() if key.rpartition(".")[2] == "minWorkers"}:
+        yield "serving.properties: minWorkers = 0 is taken as 1: a model that is loaded has a worker."
     for name in environ:
         if name.startswith("ARGS_"):
             yield f"The environment variable {name} has no effect: {_JAVA}."
+
+
+def built_in_warnings(options: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for every option that the built-in Hugging Face handler leaves alone."""
+    for name in _FOREIGN:
+        if options.get(name, "").lower() not in _DISABLED:
+            yield f"serving.properties: option.{name} = {options[name]:.80} has no effect: {_BUILT_IN}."
+
+
+def in_process_warnings(keys: Collection[str]) -> Iterator[str]:
+    """Yield a line that names the keys of workers, for a model that has none."""
+    bare = {key.removeprefix("cpu.").removeprefix("gpu.") for key in keys}
+    if found := [key for key in _OF_WORKERS if key in bare]:
+        yield f"serving.properties sets {', '.join(found)}, which a model that is served in process has not."
 
 
 def _unknown(key: str) -> str:
@@ -83,10 +121,10 @@ def _unknown(key: str) -> str:
 
 
 def _nearest(key: str) -> str | None:
-    bare = key.removeprefix("option.")
-    if bare != key and bare in _PLAIN:
+    prefix, _, bare = key.partition(".")
+    if prefix in ("option", "cpu", "gpu") and bare in _PLAIN:
         return bare
-    if bare == key and key in _OPTIONS:
+    if key in _OPTIONS:
         return f"option.{key}"
     # 0.85 finds a letter too few or two letters swapped, and no key of another meaning.
     return next(iter(difflib.get_close_matches(key, _KNOWN, 1, 0.85)), None)

@@ -38,8 +38,10 @@ TRITONS_FOLDER = "model.savedmodel"
 _OPTIONS = {"TF_SIGNATURE_DEF": "signature", "TF_GRAPH_TAG": "tags"}
 
 
-def find_saved_model(folder: ModelFolder, *, is_named: bool = False) -> Found | None:
+def find_saved_model(folder: ModelFolder, *, is_named: bool = False, **said: Any) -> Found | None:
     """Return the handler of a SavedModel, None where there is none; `is_named` says that one is configured.
+
+    `said` are figures of the handler that another room knows.
 
     Raises `InvalidArtifactError` for several, and for one that is not whole.
     """
@@ -53,16 +55,15 @@ def find_saved_model(folder: ModelFolder, *, is_named: bool = False) -> Found | 
         return None
     check_saved_model(folder.name, place, folder.within)
     config = dict(folder.config.triton or {})
-    count = _instances(config.get("instance_group", ())) or 1
-    more = (folder.workers.min_workers, folder.workers.max_workers)
+    count = said.get("min_workers") or _instances(config.get("instance_group", ())) or 1
+    more = (said.get("max_workers"), folder.workers.min_workers, folder.workers.max_workers)
     handler = folder.handler(
         SAVED_MODEL,
         place / SAVED_MODEL_FILE,
         vendored(folder.path),
         options=_options(config),
         config=config,
-        min_workers=count,
-        max_workers=max(count, *(each or 0 for each in more)),
+        **said | {"min_workers": count, "max_workers": max(count, *(each or 0 for each in more))},
     )
     return Found(folder.config, handler, (folder.shown(place / SAVED_MODEL_FILE),))
 

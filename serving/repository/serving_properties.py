@@ -1,14 +1,13 @@
 """Reads `serving.properties`, DJL's configuration of one model, with everything that overrides it.
 
 For each key, first found wins:
-1. the parameters of the register call
-2. SAGEMAKER_NUM_MODEL_WORKERS, SAGEMAKER_STARTUP_TIMEOUT, SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS
-3. the file; there, `gpu.` or `cpu.` before a key wins over the bare key
-4. OPTION_<KEY>, and DJL_ENTRY_POINT, TENSOR_PARALLEL_DEGREE, PREDICT_TIMEOUT and MODEL_LOADING_TIMEOUT
-5. SERVING_<KEY>, the server's own defaults
+1. SAGEMAKER_NUM_MODEL_WORKERS, SAGEMAKER_STARTUP_TIMEOUT, SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS
+2. the file; there, `gpu.` or `cpu.` before minWorkers and maxWorkers wins over the bare key
+3. OPTION_<KEY>, and DJL_ENTRY_POINT, TENSOR_PARALLEL_DEGREE, PREDICT_TIMEOUT and MODEL_LOADING_TIMEOUT
+4. SERVING_<KEY>, the server's own defaults
 
-`properties_syntax` reads the text. Pure: text, environment and parameters come as arguments; `handlers` calls it, and
-what it finds goes into a `HandlerSpec`. A key that nobody here acts on is a warning that names it.
+`properties_syntax` reads the text. Pure: text and environment come as arguments; `djl_layout` calls it, and what it
+finds goes into a `HandlerSpec` and a `MemoryWish`. A key that nobody here acts on is a warning that names it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.errors import InvalidArtifactError
-from serving.repository.properties_keys import ENGINES, GROUP_ENGINES, PYTHON_ENGINES, option_name, warnings
+from serving.repository.memory_wish import NO_WISH, MemoryWish
+from serving.repository.properties_keys import (
+    ENGINES,
+    GROUP_ENGINES,
+    PYTHON_ENGINES,
+    WORKERS,
+    option_name,
+    warnings,
+)
 from serving.repository.properties_syntax import parse_properties
 
 FILE_NAME = "serving.properties"
@@ -26,6 +33,8 @@ FILE_NAME = "serving.properties"
 # A batch is told by three digits of its keys.
 MAX_BATCH = 999
 _MIB = 1 << 20
+
+_MEMORY = ("required_memory_mb", "reserved_memory_mb")
 
 _ALIASES = {"max_dynamic_batch_size": "batch_size", "min_worker": "minWorkers", "max_worker": "maxWorkers"}
 _OPTION_ALIASES = {"s3url": "model_id"}
@@ -57,13 +66,15 @@ _DEFAULTS = {
 class Properties:
     """One model's configuration; None where nothing says a figure, which is then the settings'.
 
-    `options` is what the handler's warm-up gets: every key, `option.` cut off. `devices` are `cpu` or `cuda:N`, empty
-    for the server's choice. `tensor_parallel` may be `max`: as many ranks as there are devices. `is_group` is True
-    where the engine's name or `mpi_mode` asks for a process a rank, whatever their number.
+    `keys` are all that were given, `options` what the handler's warm-up gets of them: `option.` cut off. `devices` are
+    `cpu` or `cuda:N`, empty for the server's choice. `tensor_parallel` may be `max`: as many ranks as there are
+    devices. `is_group` is True where the engine's name or `mpi_mode` asks for a process a rank, whatever their number.
+    `max_deaths` are one more than DJL's retry_threshold allows.
     """
 
     engine: str = ""
     is_group: bool = False
+    keys: frozenset[str] = frozenset()
     options: Mapping[str, str] = field(default_factory=dict)
     entry_point: str = ""
     handler: str = "handle"
@@ -76,14 +87,13 @@ class Properties:
     min_workers: int | None = None
     max_workers: int | None = None
     devices: tuple[str, ...] = ()
-    memory_bytes: int | None = None
-    reserved_bytes: int | None = None
-    retry_threshold: int | None = None
+    wish: MemoryWish = NO_WISH
+    max_deaths: int | None = None
     tensor_parallel: int | Literal["max"] | None = None
     pipeline_parallel: int = 1
     predict_timeout_s: float | None = None
     load_timeout_s: float | None = None
-    max_output_bytes: int | None = None
+    max_reply_bytes: int | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -95,23 +105,23 @@ class Properties:
 def read_properties(
     text: str,
     environ: Mapping[str, str],
-    parameters: Mapping[str, str] | None = None,
     device: Literal["cpu", "gpu"] = "cpu",
 ) -> Properties:
-    """Return the configuration of the text of a file (empty without one).
+    """Return the configuration of the text of a file (empty without one), for a model that runs on `device`.
 
     Raises `InvalidArtifactError` that names the key, the value found and what is wanted.
     """
     file = {_canonical(key): value for key, value in parse_properties(text).items()}
-    given = _Given(_merged(file, environ, parameters or {}), device)
+    given = _Given(_merged(file, environ), device)
     engine = given.engine()
     least, most = given.count("minWorkers", 0), given.count("maxWorkers", 1)
     if least is not None and most is not None and least > most:
         raise InvalidArtifactError(f"{FILE_NAME} has minWorkers = {least} above maxWorkers = {most}: correct either.")
-    delay_ms = given.count("max_batch_delay", 0)
+    delay_ms, failures = given.count("max_batch_delay", 0), given.count("retry_threshold", 0)
     return Properties(
         engine=engine,
         is_group=engine in GROUP_ENGINES or given.is_true("option.mpi_mode"),
+        keys=frozenset(given.values),
         options={key.removeprefix("option."): value for key, value in given.values.items()},
         entry_point=given.values.get("option.entryPoint", ""),
         handler=given.values.get("option.handler", "handle"),
@@ -124,14 +134,13 @@ def read_properties(
         min_workers=least,
         max_workers=most,
         devices=given.devices(),
-        memory_bytes=given.mebibytes("required_memory_mb"),
-        reserved_bytes=given.mebibytes("reserved_memory_mb"),
-        retry_threshold=given.count("retry_threshold", 0),
+        wish=given.wish(),
+        max_deaths=None if failures is None else failures + 1,
         tensor_parallel=given.degree(),
         pipeline_parallel=given.count("option.pipeline_parallel_degree", 1) or 1,
         predict_timeout_s=given.count("option.predict_timeout", 1),
         load_timeout_s=given.count("option.model_loading_timeout", 1),
-        max_output_bytes=given.count("option.max_output_size", 1),
+        max_reply_bytes=given.count("option.max_output_size", 1),
         warnings=tuple(warnings(given.values, environ)),
     )
 
@@ -143,15 +152,14 @@ def _canonical(key: str) -> str:
     return _ALIASES.get(key, key)
 
 
-def _merged(file: dict[str, str], environ: Mapping[str, str], parameters: Mapping[str, str]) -> dict[str, str]:
+def _merged(file: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return one value a key, by the numbers of the module's docstring, last first."""
-    found = {key: environ[name] for key, name in _DEFAULTS.items() if environ.get(name)}  # 5, and half of 4
-    for name, value in environ.items():  # 4
+    found = {key: environ[name] for key, name in _DEFAULTS.items() if environ.get(name)}  # 4, and half of 3
+    for name, value in environ.items():  # 3
         if name.startswith("OPTION_") and value:
             found[option_name(name.removeprefix("OPTION_"))] = value
-    found |= file  # 3
-    overrides = {key: environ[name] for key, name in _OVERRIDES.items() if environ.get(name)}  # 2
-    overrides |= {_canonical(key): value for key, value in parameters.items()}  # 1
+    found |= file  # 2
+    overrides = {key: environ[name] for key, name in _OVERRIDES.items() if environ.get(name)}  # 1
     for key, value in overrides.items():
         for prefix in ("cpu.", "gpu."):
             found.pop(prefix + key, None)
@@ -167,7 +175,7 @@ class _Given:
         self.device = device
 
     def _find(self, key: str) -> str | None:
-        own = self.values.get(f"{self.device}.{key}")
+        own = self.values.get(f"{self.device}.{key}") if key in WORKERS else None
         return self.values.get(key) if own is None else own
 
     def _wrong(self, key: str, value: str, wanted: str) -> InvalidArtifactError:
@@ -181,9 +189,15 @@ class _Given:
             raise self._wrong(key, value, f"a whole number from {least} to {most}")
         return int(value)
 
-    def mebibytes(self, key: str) -> int | None:
-        count = self.count(key, 0)
-        return None if count is None else count * _MIB
+    def wish(self) -> MemoryWish:
+        """Read what is wanted of memory: of a GPU by its own keys, else, as DJL has it, as much as of the host."""
+        return MemoryWish(
+            *(self.mebibytes(key) for key in _MEMORY),
+            *(self.mebibytes(key if self.values.get(f"gpu.{key}") is None else f"gpu.{key}") for key in _MEMORY),
+        )
+
+    def mebibytes(self, key: str) -> int:
+        return (self.count(key, 0) or 0) * _MIB
 
     def is_true(self, key: str) -> bool:
         return self.values.get(key, "").lower() == "true"

@@ -321,3 +321,26 @@ def test_a_correction_on_a_device_makes_those_go_who_hold_bytes_there() -> None:
     hall.books.devices[0].correct("newcomer", 70)
     hall.room.settle(newcomer)
     assert hall.gone == ["old"]
+
+
+@pytest.mark.parametrize("may_evict", [False, True])
+def test_a_load_that_turned_out_larger_keeps_what_fits(may_evict: bool) -> None:
+    """Its reservation is raised at once, so that nobody takes the room meanwhile; a smaller one stays as it is."""
+    hall = Hall(100, may_evict=may_evict)
+    hall.resident("a", 40)
+    hall.reserve(hall.resident("b"), 30, 1)
+    hall.room.keep("b", 20)
+    assert hall.ledger.reservations["b"] == 30
+    hall.room.keep("b", 60)
+    assert hall.ledger.reservations["b"] == 60
+
+
+@pytest.mark.parametrize(("may_evict", "most"), [(False, 60), (True, 100)])
+def test_a_load_that_outgrew_the_budget_is_refused(may_evict: bool, most: int) -> None:
+    """Platform: what is free; standalone: all of it, as idle models make room. Nothing changes for the others."""
+    hall = Hall(100, may_evict=may_evict)
+    hall.resident("a", 40)
+    hall.reserve(hall.resident("b"), 30, 1)
+    with pytest.raises(InsufficientMemoryError, match=f"'b' holds {most + 1} B after its load .* has {most} B for it"):
+        hall.room.keep("b", most + 1)
+    assert (dict(hall.ledger.reservations), hall.gone) == ({"a": 40, "b": 30}, [])

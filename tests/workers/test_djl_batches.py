@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from serving.workers.handler import Handler, Request
@@ -127,3 +129,11 @@ def test_headers_of_a_batch_are_shared_and_finalize_runs_once(load_model: LoadMo
     first, last = load_model(counting(body)).call([Request(b"a"), Request(b"b")])
     assert first.headers == last.headers == {"X-A": "1"}
     assert (first.after, callable(last.after)) == (None, True)
+
+
+def test_an_answer_that_is_thrown_away_is_finalized(load_model: LoadModel, tmp_path: Path) -> None:
+    """At once: nothing will be sent after which it could be."""
+    handler = load_model(counting("out.add('x').finalize(os.mkdir, 'done')"))
+    replies = handler.call([Request(b"a"), Request(b"b")])
+    assert (tmp_path / "done").exists()
+    assert all(callable(each.after) for each in replies)

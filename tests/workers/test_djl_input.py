@@ -163,6 +163,44 @@ def test_get_data_goes_by_the_content_type(content_type: str | None, data: bytes
     assert made(("data", data), **properties).get_data() == wanted
 
 
+@pytest.mark.parametrize(
+    ("reader", "data", "wanted"),
+    [
+        ("get_as_bytes", b"k", bytearray(b"k")),
+        ("get_as_string", b"k", "k"),
+        ("get_as_json", b'{"k": 1}', {"k": 1}),
+        ("get_as_csv", b"a\nk\n", [{"a": "k"}]),
+        ("get_as_numpy", bytes(to_nd_list(ONE)), [ONE]),
+        ("get_as_npz", npz(ONE), [ONE]),
+        ("get_data", b"k", bytearray(b"k")),
+    ],
+)
+def test_every_reader_takes_a_key(reader: str, data: bytes, wanted: Any) -> None:
+    """Then it reads that item, and a missing one is a KeyError that names it."""
+    inputs = made(("data", b"x"), ("k", data))
+    assert getattr(inputs, reader)("k") == wanted
+    with pytest.raises(KeyError, match="requested data for key:gone is not found!"):
+        getattr(inputs, reader)("gone")
+
+
+@pytest.mark.parametrize(
+    ("reader", "error"),
+    [("get_as_string", AttributeError), ("get_as_csv", AttributeError), ("get_as_json", TypeError)],
+)
+def test_an_empty_input_has_nothing_to_read(reader: str, error: type[Exception]) -> None:
+    """The warm-up call: handlers that forget `is_empty` fail there, as at DJL's."""
+    with pytest.raises(error):
+        getattr(Input(), reader)()
+
+
+def test_a_batch_has_three_digits() -> None:
+    """Up to 999 requests, each found by its own."""
+    inputs = made(*((f"batch_{number:03d}.data", b"%d" % number) for number in range(999)))
+    inputs.properties["batch_size"] = "999"
+    parts = inputs.get_batches()
+    assert [part.get_as_string() for part in parts] == [str(number) for number in range(999)]
+
+
 def test_get_data_of_an_image_and_of_nothing() -> None:
     """An image is PIL's; an empty Input is None."""
     image = pytest.importorskip("PIL.Image")

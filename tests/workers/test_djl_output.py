@@ -101,6 +101,20 @@ def test_add_as_json_refuses_what_json_has_not(value: Any, error: type[Exception
         Output().add_as_json(value)
 
 
+@pytest.mark.torch
+def test_add_as_json_refuses_tensors() -> None:
+    """In json's own words."""
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match="Object of type Tensor is not JSON serializable"):
+        Output().add_as_json({"x": torch.zeros(1)})
+
+
+def test_a_tuple_of_arrays_is_refused() -> None:
+    """AttributeError, as there: an array or a list."""
+    with pytest.raises(AttributeError):
+        Output().add_as_numpy((np.zeros(1), np.zeros(1)))
+
+
 def test_arrays_are_added_as_ndlist_or_npz() -> None:
     """npz names are numpy's: arr_0 on."""
     row = np.arange(3)

@@ -179,6 +179,7 @@ class _DjlHandler:
         output = self._run(batch)
         replies = djl_output.batch_replies(output, len(requests), batch.is_batch_aware)
         if replies is None:
+            output.execute_finalize()  # nobody gets this answer
             self._takes_batches = False
             _log(
                 f"The handler of '{self._launch.name}' did not answer each of {len(requests)} batched requests: it is "

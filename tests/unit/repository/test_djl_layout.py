@@ -8,6 +8,9 @@ import pytest
 
 from serving.errors import InvalidArtifactError
 from serving.repository.layouts import describe
+from serving.repository.memory_wish import MemoryWish
+from serving.repository.surroundings import Surroundings
+from tests.unit.repository.test_saved_model_layout import saved
 from tests.unit.repository.written import DJL, handled, worker, write
 
 
@@ -28,7 +31,7 @@ def test_a_model_py_in_djls_manner_is_enough(tmp_path: Path, text: str) -> None:
 
 
 def test_the_properties_reach_the_worker(tmp_path: Path) -> None:
-    """Options to the handler, figures to the pool; what nobody acts on is warned about."""
+    """Options to the handler, figures to the pool."""
     text = """
     engine = Python
     batch_size = 4
@@ -49,7 +52,7 @@ def test_the_properties_reach_the_worker(tmp_path: Path) -> None:
     assert (handler.memory_bytes, handler.environ) == (2 << 20, {"A": "1", "B": "2"})
     assert (handler.options["model_id"], handler.options["handler"]) == ("gpt2", "answer")
     assert spec.sources == ("serving.properties", "model.py")
-    assert [each for each in spec.warnings if "retry_threshold has no effect" in each]
+    assert (handler.max_deaths, spec.warnings) == (2, ())
 
 
 @pytest.mark.parametrize(
@@ -189,6 +192,8 @@ def test_a_group_of_a_model_that_is_served_in_process_is_warned_about(tmp_path: 
         ("engine=PyTorch\noption.modelName=b", ["a.pt", "b.pt"], "b.pt", "torchscript"),
         ("engine=PyTorch", ["model.pt", "b.pt"], "model.pt", "torchscript"),
         ("batch_size=1", ["net.onnx"], "net.onnx", "onnx"),
+        ("batch_size=1", ["1/net.onnx"], "1/net.onnx", "onnx"),
+        ("batch_size=1", ["net.pt", "net.onnx", "net.pkl"], "net.pt", "torchscript"),
     ],
 )
 def test_javas_engines_are_served_as_their_file(
@@ -200,11 +205,68 @@ def test_javas_engines_are_served_as_their_file(
     assert spec.sources[0] == "serving.properties"
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "found"),
+    [
+        ("engine=TensorFlow", ".", "."),
+        ("engine=TensorFlow", "1", "1"),
+        ("engine=TensorFlow\noption.modelName=resnet", "resnet", "resnet"),
+        ("batch_size=4", ".", "."),
+    ],
+)
+def test_tensorflows_engine_serves_a_saved_model(tmp_path: Path, text: str, place: str, found: str) -> None:
+    """Named or told by its file, with the figures of workers; beside an .onnx too, as DJL's order has it."""
+    folder = saved(properties(tmp_path / "m", "net.onnx", text=text + "\nmaxWorkers=3\nmax_batch_delay=5"), place)
+    handler = handled(folder)
+    assert (handler.dialect, handler.file) == ("savedmodel", (folder / found / "saved_model.pb").resolve())
+    assert (handler.min_workers, handler.max_workers, handler.max_batch_delay_s) == (1, 3, 0.005)
+
+
+@pytest.mark.parametrize(
+    ("on", "server", "config", "device", "workers"),
+    [
+        ("*", "cpu", "", None, 2),
+        ("*", "cuda", "", None, 3),
+        ("cpu", "cuda", "", "cpu", 2),
+        ("1", "cpu", "", "cuda:1", 3),
+        ("-1", "cpu", 'device = "cuda"', "cuda", 3),
+    ],
+)
+def test_keys_of_a_device_are_those_where_it_runs(
+    tmp_path: Path, *, on: str, server: str, config: str, device: str | None, workers: int
+) -> None:
+    """wharf.toml's device, the file's own, or the server's."""
+    text = f"load_on_devices={on}\ncpu.minWorkers=2\ngpu.minWorkers=3\nmaxWorkers=9"
+    folder = properties(tmp_path / "m", text=text, model_py=DJL, wharf_toml=config)
+    spec = describe("m", folder, surroundings=Surroundings(device=server))
+    assert spec.handler is not None
+    assert (spec.device, spec.handler.min_workers) == (device, workers)
+
+
+def test_memory_is_wished_for_with_or_without_workers(tmp_path: Path) -> None:
+    """A handler's own figure of the host is its prediction, which wharf.toml may correct; all else is the load's."""
+    text = "required_memory_mb=3\nreserved_memory_mb=4\ngpu.required_memory_mb=5"
+    spec, handler = worker(properties(tmp_path / "m", text=text, model_py=DJL))
+    assert (handler.memory_bytes, spec.wish) == (3 << 20, MemoryWish(0, 4 << 20, 5 << 20, 4 << 20))
+    spec = describe("m", properties(tmp_path / "n", "net.pt", text=text))
+    assert (spec.wish, spec.warnings) == (MemoryWish(3 << 20, 4 << 20, 5 << 20, 4 << 20), ())
+
+
+def test_options_that_the_built_in_handler_does_not_read_are_warned_about(tmp_path: Path) -> None:
+    """Somebody's own handler may read them."""
+    text = "option.model_id=gpt2\noption.device_map=auto\noption.quantize=false\noption.dtype=fp16"
+    folder = properties(tmp_path / "m", text=text)
+    (line,) = describe("m", folder).warnings
+    assert "option.device_map = auto has no effect: the built-in handler does not read it" in line
+    write(folder, model_py=DJL)
+    assert describe("m", folder).warnings == ()
+
+
 def test_figures_of_workers_are_idle_in_process(tmp_path: Path) -> None:
     """And said so."""
     spec = describe("m", properties(tmp_path, "net.pt", text="engine=PyTorch\nminWorkers=2\nload_on_devices=0;1"))
-    assert spec.device == "cuda"
-    assert any("min_workers, which a model that is served in process has not" in each for each in spec.warnings)
+    assert spec.device == "cuda:0"
+    assert any("minWorkers, which a model that is served in process has not" in each for each in spec.warnings)
     assert any("load_on_devices only cuda:0" in each for each in spec.warnings)
 
 
@@ -228,7 +290,8 @@ def test_plain_files_have_their_built_in_handlers(tmp_path: Path, text: str, nam
     [
         ("engine=PyTorch", ["a.pt", "b.pt"], r"found are a\.pt, b\.pt"),
         ("engine=OnnxRuntime", ["a.pt"], "found are none"),
-        ("engine=TensorFlow", ["1/saved_model.pb"], "asks for the engine TensorFlow"),
+        ("engine=TensorFlow", ["model.onnx"], "has no saved_model.pb"),
+        ("engine=TritonServer", ["model.py"], "asks for the engine TritonServer"),
         ("engine=Rust", ["model.py"], "asks for the engine Rust"),
         ("engine=XGBoost", ["model.pt"], "configured as trees"),
         ("engine=Python", ["notes.txt"], r"has no model\.py"),

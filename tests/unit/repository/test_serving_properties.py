@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import InvalidArtifactError
+from serving.repository.memory_wish import MemoryWish
+from serving.repository.properties_keys import _UNSERVED
 from serving.repository.properties_syntax import parse_properties
 from serving.repository.serving_properties import Properties, read_properties
 
@@ -94,13 +96,13 @@ def test_every_key_is_read() -> None:
     found = read(text)
     assert (found.engine, found.is_group, found.is_python) == ("Python", False, True)
     assert (found.batch_size, found.max_batch_delay_s, found.queue_size, found.idle_s) == (4, 0.25, 20, 30)
-    assert (found.min_workers, found.max_workers, found.retry_threshold) == (1, 3, 5)
+    assert (found.min_workers, found.max_workers, found.max_deaths) == (1, 3, 6)
     assert found.devices == ("cuda:0", "cuda:1", "cpu", "cpu")
-    assert (found.memory_bytes, found.reserved_bytes) == (1 << 30, 2 << 20)
+    assert found.wish == MemoryWish(1 << 30, 2 << 20, 1 << 30, 2 << 20)
     assert (found.entry_point, found.handler, found.python) == ("mine.py", "answer", "/opt/py/bin/python")
     assert found.environ == {"A": "1", "B": "x=y"}
     assert (found.tensor_parallel, found.pipeline_parallel) == (2, 3)
-    assert (found.predict_timeout_s, found.load_timeout_s, found.max_output_bytes) == (7, 8, 9)
+    assert (found.predict_timeout_s, found.load_timeout_s, found.max_reply_bytes) == (7, 8, 9)
     assert found.warnings == ()
 
 
@@ -136,23 +138,6 @@ def test_keys_of_the_device_win(device: Literal["cpu", "gpu"], workers: tuple[in
     assert (found.min_workers, found.max_workers) == workers
 
 
-@pytest.mark.parametrize(
-    ("text", "environ", "parameters", "batch_size"),
-    [
-        ("", {}, {}, 1),
-        ("", {"SERVING_BATCH_SIZE": "2"}, {}, 2),
-        ("batch_size=3", {"SERVING_BATCH_SIZE": "2"}, {}, 3),
-        ("max_dynamic_batch_size=3", {"SERVING_BATCH_SIZE": "2"}, {}, 3),
-        ("batch_size=3", {"SERVING_BATCH_SIZE": "2"}, {"batch_size": "4"}, 4),
-    ],
-)
-def test_the_call_wins_over_the_file_over_the_server(
-    text: str, environ: dict[str, str], parameters: dict[str, str], batch_size: int
-) -> None:
-    """For the server's own defaults."""
-    assert read_properties(text, environ, parameters).batch_size == batch_size
-
-
 def test_option_variables_only_fill_in() -> None:
     """The file wins; names in capitals are lower-cased, known ones get their camel case."""
     environ = {"OPTION_DTYPE": "fp16", "OPTION_TASK": "fill-mask", "OPTION_ENGINE": "MPI", "OPTION_myOwn": "x"}
@@ -163,47 +148,76 @@ def test_option_variables_only_fill_in() -> None:
     assert read(OPTION_ENTRY_POINT="b.py").entry_point == "b.py"
 
 
+LADDERS = {
+    "batch_size": "SERVING_BATCH_SIZE batch_size",
+    "max_batch_delay_s": "SERVING_MAX_BATCH_DELAY max_batch_delay",
+    "queue_size": "SERVING_JOB_QUEUE_SIZE job_queue_size",
+    "idle_s": "SERVING_MAX_IDLE_TIME max_idle_time",
+    "wish": "SERVING_RESERVED_MEMORY_MB reserved_memory_mb",
+    "max_deaths": "SERVING_RETRY_THRESHOLD retry_threshold",
+    "min_workers": "SERVING_MIN_WORKERS minWorkers cpu.minWorkers SAGEMAKER_NUM_MODEL_WORKERS",
+    "max_workers": "SERVING_MAX_WORKERS maxWorkers cpu.maxWorkers SAGEMAKER_NUM_MODEL_WORKERS",
+    "predict_timeout_s": "PREDICT_TIMEOUT OPTION_PREDICT_TIMEOUT option.predict_timeout "
+    "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS",
+    "load_timeout_s": "MODEL_LOADING_TIMEOUT OPTION_MODEL_LOADING_TIMEOUT option.model_loading_timeout "
+    "SAGEMAKER_STARTUP_TIMEOUT",
+    "tensor_parallel": "TENSOR_PARALLEL_DEGREE OPTION_TENSOR_PARALLEL_DEGREE option.tensor_parallel_degree",
+    "entry_point": "DJL_ENTRY_POINT OPTION_ENTRYPOINT option.entryPoint",
+    "engine": "OPTION_ENGINE engine",
+    "handler": "OPTION_HANDLER option.handler",
+    "environ": "OPTION_ENV option.env",
+    "python": "OPTION_PYTHONEXECUTABLE option.pythonExecutable",
+    "max_reply_bytes": "OPTION_MAX_OUTPUT_SIZE option.max_output_size",
+}
+"""What may set a field, the weakest first; capitals are variables."""
+
+VALUES = {
+    "engine": ["DeepSpeed", "MPI"],
+    "entry_point": ["a.py", "b.py", "c.py"],
+    "handler": ["one", "two"],
+    "environ": ["A=1", "A=2"],
+    "python": ["env1/bin/python", "env2/bin/python"],
+}
+
+
+@pytest.mark.parametrize("field", LADDERS)
+def test_the_stronger_word_wins(field: str) -> None:
+    """Server's defaults, the model's variables, the file, a device's own key, SageMaker's variables."""
+    names = LADDERS[field].split()
+    environ: dict[str, str] = {}
+    file: list[str] = []
+    for name, value in zip(names, VALUES.get(field, ["2", "3", "4", "5"]), strict=False):
+        if name.isupper():
+            environ[name] = value
+        else:
+            file.append(f"{name}={value}")
+        alone = read(**{name: value}) if name.isupper() else read(f"{name}={value}")
+        assert getattr(read_properties("\n".join(file), environ), field) == getattr(alone, field)
+        assert getattr(alone, field) != getattr(Properties(), field)
+
+
+def test_a_degree_reaches_the_handler_wherever_it_stands() -> None:
+    """The variable is for all models; `max` is as many as there are devices."""
+    assert read(TENSOR_PARALLEL_DEGREE="2").options == {"tensor_parallel_degree": "2"}
+    assert read("option.tensor_parallel_degree=max").tensor_parallel == "max"
+    assert "tensor_parallel_degree" not in read().options
+
+
 @pytest.mark.parametrize(
-    ("text", "environ", "degree"),
+    ("text", "wanted"),
     [
-        ("", {"TENSOR_PARALLEL_DEGREE": "2"}, 2),
-        ("", {"TENSOR_PARALLEL_DEGREE": "2", "OPTION_TENSOR_PARALLEL_DEGREE": "3"}, 3),
-        ("option.tensor_parallel_degree=4", {"TENSOR_PARALLEL_DEGREE": "2"}, 4),
-        ("option.tensor_parallel_degree=max", {}, "max"),
-        ("", {}, None),
+        ("required_memory_mb=3", (3, 0, 3, 0)),
+        ("reserved_memory_mb=4", (0, 4, 0, 4)),
+        ("reserved_memory_mb=4\ngpu.reserved_memory_mb=9", (0, 4, 0, 9)),
+        ("required_memory_mb=3\ngpu.required_memory_mb=0", (3, 0, 0, 0)),
+        ("gpu.required_memory_mb=7\ngpu.reserved_memory_mb=8", (0, 0, 7, 8)),
     ],
 )
-def test_the_degree_of_parallelism_has_its_own_variable(text: str, environ: dict[str, str], degree: object) -> None:
-    """The file, OPTION_, then the global one of the seed; the handler sees the same."""
-    found = read_properties(text, environ)
-    assert found.tensor_parallel == degree
-    assert found.options.get("tensor_parallel_degree") == (None if degree is None else str(degree))
-
-
-def test_sagemakers_variables_overwrite_the_file() -> None:
-    """Workers, also those of a device, and both timeouts; the call still wins."""
-    environ = {
-        "SAGEMAKER_NUM_MODEL_WORKERS": "3",
-        "SAGEMAKER_STARTUP_TIMEOUT": "600",
-        "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": "30",
-        "PREDICT_TIMEOUT": "1",
-    }
-    text = "cpu.minWorkers=1\nmaxWorkers=1\noption.model_loading_timeout=1\noption.predict_timeout=1"
-    found = read_properties(text, environ)
-    assert (found.min_workers, found.max_workers, found.load_timeout_s, found.predict_timeout_s) == (3, 3, 600, 30)
-    assert read_properties(text, environ, {"min_worker": "2"}).min_workers == 2
-
-
-def test_the_images_variables_are_defaults() -> None:
-    """Of timeouts, entry point and workers."""
-    found = read(MODEL_LOADING_TIMEOUT="1200", PREDICT_TIMEOUT="240", DJL_ENTRY_POINT="e.py", SERVING_MAX_WORKERS="5")
-    assert (found.load_timeout_s, found.predict_timeout_s, found.entry_point, found.max_workers) == (
-        1200,
-        240,
-        "e.py",
-        5,
-    )
-    assert read("option.entryPoint=f.py", DJL_ENTRY_POINT="e.py").entry_point == "f.py"
+def test_memory_of_a_gpu_has_keys_of_its_own(text: str, wanted: tuple[int, ...]) -> None:
+    """Without them as much is wanted of it as of the host, as DJL has it; the host never takes the GPU's."""
+    for device in ("cpu", "gpu"):
+        found = read_properties(text, {}, "gpu" if device == "gpu" else "cpu").wish
+        assert found == MemoryWish(*(each << 20 for each in wanted))
 
 
 def test_the_old_name_of_the_model_is_read() -> None:
@@ -234,8 +248,14 @@ def test_wrong_values_are_refused_by_name(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        *((f"{key}=1", f"{key} = 1 has no effect: {why}.") for key, why in _UNSERVED.items()),
         ("option.max_rolling_batch_prefill_tokes=1", "Did you mean option.max_rolling_batch_prefill_tokens?"),
         ("option.batch_size=2", "Did you mean batch_size?"),
+        ("gpu.batch_size=2", "Did you mean batch_size?"),
+        ("cpu.required_memory_mb=2", "Did you mean required_memory_mb?"),
+        ("minWorker=2", "Did you mean minWorkers?"),
+        ("option.pythonExecutable=python3.9", "python3.9 is a bare name, and our own interpreter runs the model"),
+        ("cpu.minWorkers=0", "minWorkers = 0 is taken as 1"),
         ("model_id=gpt2", "Did you mean option.model_id?"),
         ("option.threshold=1", "option.threshold is not known: it only reaches the handler, as a property."),
         ("option.rolling_batch=vllm", "option.rolling_batch = vllm has no effect"),
