@@ -18,8 +18,8 @@ def byte_tokenizer() -> Any:
 
     signs = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE({sign: number for number, sign in enumerate(signs)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
     made.add_special_tokens(["</s>"])
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", pad_token="</s>")
 
@@ -39,7 +39,7 @@ def fallback_tokenizer() -> Any:
 
     pieces = ["<unk>", "</s>", *(f"<0x{number:02X}>" for number in range(BYTES)), "▁hello", "▁", "world", "▁re", "d"]
     made = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, [], byte_fallback=True))
-    made.decoder = decoders.Sequence(  # type: ignore[assignment]
+    made.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     made.add_special_tokens(["<unk>", "</s>"])

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.torch
 pytest.importorskip("transformers")
 
 LINES, EVENTS = "application/jsonlines", "text/event-stream"
-GREEDY = {"do_sample": False, "max_new_tokens": 12}
+GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 12}
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_a_token_is_made_when_it_is_asked_for_and_none_after_the_reader_left(wor
     """One run of the model a token; the handler answers on."""
     made: Any = words
     runs: list[int] = []
-    hook = made.run.model.register_forward_pre_hook(lambda *_: runs.append(1))
+    hook = made.run.model.register_forward_hook(lambda *_: runs.append(1))
     reply = call(words, {"inputs": "hello", "parameters": {"do_sample": False, "max_new_tokens": 50}}, LINES)
     chunks: Any = reply.chunks
     assert len(runs) == 1  # the first is made before the answer begins
@@ -272,7 +272,7 @@ def test_an_error_in_the_midst_is_raised_there(words: Handler) -> None:
         if len(runs) == 3:
             raise ValueError("torn")
 
-    hook = made.run.model.register_forward_pre_hook(fail)
+    hook = made.run.model.register_forward_hook(fail)
     chunks: Any = call(words, {"inputs": "hello", "parameters": GREEDY}, LINES).chunks
     assert len([next(chunks), next(chunks)]) == 2
     with pytest.raises(ValueError, match="torn"):

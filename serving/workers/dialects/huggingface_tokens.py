@@ -62,11 +62,14 @@ def stream(generator: Generator, inputs: Any, parameters: dict[str, Any]) -> Ite
 
     Raises `ValueError` for more than one text; its first `next` raises what the runner does.
     """
-    if isinstance(inputs, list) and not (inputs and isinstance(inputs[0], dict)):  # those are a chat's messages
-        if len(inputs) != 1:
-            raise ValueError(f"a stream is of one text, and inputs has {len(inputs)}")
-        (inputs,) = inputs
+    if _is_several(inputs) and len(inputs) != 1:
+        raise ValueError(f"a stream is of one text, and inputs has {len(inputs)}")
     return Stepwise(_Generation(generator, inputs, dict(parameters)).run)
+
+
+def _is_several(inputs: Any) -> bool:
+    """Whether this is a list of texts; one of objects is a chat, which is one."""
+    return isinstance(inputs, list) and not (inputs and isinstance(inputs[0], dict))
 
 
 class _Generation:
@@ -74,7 +77,7 @@ class _Generation:
 
     def __init__(self, generator: Generator, inputs: Any, parameters: dict[str, Any]) -> None:
         self._generator = generator
-        self._inputs = inputs
+        self._inputs = inputs  # as they came: a pipeline draws one random number more for a list
         self._parameters = parameters
         parameters.pop("details", None)  # LMI's and TGI's wish for them; they always come
         self._is_whole = bool(parameters.pop("return_full_text", False))
@@ -143,9 +146,10 @@ class _Generation:
         if text.startswith(self._told):
             token.text += text[len(self._told) :]
         reason = self._reason(token.id, text)
-        if self._is_whole and isinstance(self._inputs, str):
-            text = self._inputs + text
-        token.ending = Ending(text, reason, self._inputs, self._input_tokens)
+        asked = self._inputs[0] if _is_several(self._inputs) else self._inputs
+        if self._is_whole and isinstance(asked, str):
+            text = asked + text
+        token.ending = Ending(text, reason, asked, self._input_tokens)
         return token
 
     def _reason(self, token: int, text: str) -> str:
