@@ -80,7 +80,8 @@ class _Generation:
         self._inputs = inputs  # as they came: a pipeline draws one random number more for a list
         self._parameters = parameters
         parameters.pop("details", None)  # LMI's and TGI's wish for them; they always come
-        self._is_whole = bool(parameters.pop("return_full_text", False))
+        self._has_prompt = generator.task == "text-generation"  # whose whole text begins with it
+        self._is_whole = self._has_prompt and bool(parameters.pop("return_full_text", False))
         tokenizer = generator.tokenizer
         self._special = set(tokenizer.all_special_ids)
         self._texts = _texts(tokenizer, parameters)
@@ -92,7 +93,7 @@ class _Generation:
     def run(self, hand_out: HandOut) -> None:
         self._hand_out = hand_out
         ours = {"streamer": self, "logits_processor": [self]}
-        if self._generator.task == "text-generation":
+        if self._has_prompt:
             ours["return_full_text"] = False
         hook = self._generator.model.register_forward_pre_hook(self._flush)
         try:
