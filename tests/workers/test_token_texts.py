@@ -69,6 +69,13 @@ def test_a_word_after_special_tokens_keeps_its_blank() -> None:
     assert spelled(ids, tokenizer) == (["hello", "", "", " world"], "hello world")
 
 
+def test_what_continues_a_text_has_the_blank_after_it() -> None:
+    """The text that is continued is not told again."""
+    tokenizer = word_tokenizer()
+    texts = TokenTexts(lambda some: str(tokenizer.decode(some, skip_special_tokens=True)), before=[2, 5])
+    assert [texts.add(each) for each in (6, 7)] == [" world", " where"]
+
+
 @pytest.mark.parametrize("words", ["do n ' t", "hello . it ' s it", "the world s n", "it '", "do n"])
 def test_a_blank_that_may_be_cleaned_away_is_held_back(words: str) -> None:
     """What was given away stays true ("do n" may become "don't"), and the rest is what might have changed."""

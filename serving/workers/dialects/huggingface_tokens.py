@@ -16,6 +16,8 @@ from typing import Any
 from serving.workers.dialects.stepwise import HandOut, Stepwise
 from serving.workers.dialects.token_texts import TokenTexts
 
+# Tokens of a prompt that are enough to tell how a text goes on after it; Text Generation Inference takes as many.
+_BEFORE = 5
 # The tasks whose models generate.
 TASKS = ("text-generation", "text2text-generation", "summarization", "translation")
 
@@ -84,7 +86,7 @@ class _Generation:
         self._is_whole = self._has_prompt and bool(parameters.pop("return_full_text", False))
         tokenizer = generator.tokenizer
         self._special = set(tokenizer.all_special_ids)
-        self._texts = _texts(tokenizer, parameters)
+        self._texts: TokenTexts
         self._told = ""
         self._input_tokens = self._count = 0
         self._scores: dict[int, Any] = {}  # by the length of what they follow
@@ -111,6 +113,8 @@ class _Generation:
             if value.dim() > 1 and value.shape[0] > 1:
                 raise ValueError("a stream is of one text: num_beams and num_return_sequences want 1")
             self._input_tokens = value.shape[-1]
+            before = value.flatten().tolist() if self._has_prompt and _continues() else []
+            self._texts = _texts(self._generator.tokenizer, self._parameters, before[-_BEFORE:])
             return
         for token in value.flatten().tolist():
             self._flush()
@@ -162,14 +166,21 @@ class _Generation:
         return "stop_sequence" if any(word in text for word in words) else "length"
 
 
-def _texts(tokenizer: Any, parameters: dict[str, Any]) -> TokenTexts:
+def _continues() -> bool:
+    """Whether a pipeline decodes what it made together with the prompt: transformers 4 does, 5.23 does not."""
+    import transformers
+
+    return str(transformers.__version__).startswith("4.")
+
+
+def _texts(tokenizer: Any, parameters: dict[str, Any], before: list[int]) -> TokenTexts:
     """Return texts as the pipeline decodes them."""
     how = {"skip_special_tokens": True}
     for name in ("skip_special_tokens", "clean_up_tokenization_spaces"):
         if parameters.get(name) is not None:
             how[name] = parameters[name]
     is_cleaned = how.get("clean_up_tokenization_spaces", getattr(tokenizer, "clean_up_tokenization_spaces", False))
-    return TokenTexts(lambda ids: str(tokenizer.decode(ids, **how)), is_cleaned=bool(is_cleaned))
+    return TokenTexts(lambda ids: str(tokenizer.decode(ids, **how)), is_cleaned=bool(is_cleaned), before=before)
 
 
 def _log_prob(scores: Any, token: int) -> float | None:

@@ -8,7 +8,7 @@ else of it; `huggingface_tokens` calls it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 # What bytes that are no character (yet) decode to. Where a tokenizer falls back to bytes, an unfinished character makes
 # such signs of whole ones before it too, until it is finished.
@@ -18,14 +18,19 @@ _LOOSE = re.compile(" n? ?'? ?[vr]?$")
 
 
 class TokenTexts:
-    """`decode` turns ids into text; `is_cleaned` says that it removes blanks before punctuation."""
+    """`decode` turns ids into text; `is_cleaned` says that it removes blanks before punctuation.
 
-    def __init__(self, decode: Callable[[list[int]], str], *, is_cleaned: bool = False) -> None:
+    `before` are tokens that these continue, whose text is not told: the first word then has the blank before it.
+    """
+
+    def __init__(
+        self, decode: Callable[[list[int]], str], *, is_cleaned: bool = False, before: Sequence[int] = ()
+    ) -> None:
         self._decode = decode
         self._is_cleaned = is_cleaned
-        self._ids: list[int] = []  # what is decoded again
-        self._fresh = 0  # where those begin that were not yet there when all was given away last
-        self._given = 0  # characters of their text
+        self._ids = list(before)  # what is decoded again
+        self._fresh = len(self._ids)  # where those begin that were not yet there when all was given away last
+        self._given = len(decode(self._ids)) if before else 0  # characters of their text
 
     def add(self, token: int) -> str:
         """Return what is new in the text, which may be nothing, or that of several tokens."""
