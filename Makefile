@@ -81,6 +81,10 @@ bench: install-dev models ## Run the benchmarks and print their ratios
 bench-v2: $(STAMP)-dev .oracle/.stamp ## Measure Triton's protocol beside a real tritonserver, over HTTP and gRPC
 	$(BIN)/python benchmarks/v2.py
 
+.PHONY: bench-generate
+bench-generate: install-dev ## Print tokens a second and the time to the first one through the server, beside the bare model (ARGS="--ranks" splits it, too)
+	$(BIN)/python benchmarks/generate.py $(ARGS)
+
 .PHONY: bench-tensorflow
 bench-tensorflow: install-dev ## Print ours beside TensorFlow's own loop over the same SavedModels, without a server
 	$(BIN)/python benchmarks/tensorflow.py

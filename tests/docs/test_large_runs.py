@@ -13,7 +13,8 @@ from tests.server import RunningServer
 
 @pytest.mark.torch
 def test_the_commands_print_what_the_page_says(tmp_path: Path) -> None:
-    """A group of two ranks answers."""
+    """A group of two ranks answers; a language model in two does, token by token."""
+    pytest.importorskip("accelerate")
     clone = make_clone(tmp_path / "clone")
     for name, text in files(LARGE).items():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)

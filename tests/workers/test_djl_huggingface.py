@@ -14,6 +14,7 @@ from serving.workers.compat.djl_python.huggingface import HuggingFaceService
 from serving.workers.handler import HandlerError, Request
 from tests.workers.djl_cases import LoadModel, ask, load_model
 from tests.workers.huggingface_folders import save
+from tests.workers.spellings import save_bytes
 
 __all__ = ["load_model"]
 
@@ -123,3 +124,88 @@ def test_a_model_that_tells_no_task_needs_one(load_model: LoadModel, folder: Pat
     (folder / "config.json").write_text("{}")
     with pytest.raises(HandlerError, match=r"tell no task: set option\.task"):
         load_model(entryPoint="djl_python.huggingface", model_id=str(folder))
+
+
+@pytest.fixture
+def letters(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return str(save_bytes(tmp_path_factory.mktemp("letters")))
+
+
+STREAM = b'{"inputs": "hello", "parameters": {"max_new_tokens": 3, "do_sample": false}, "stream": true}'
+SILENT = STREAM.replace(b', "stream": true', b"")
+WHOLE = STREAM.replace(b"true", b"false")
+LINES, EVENTS, JSON = "application/jsonlines", "text/event-stream", "application/json"
+LMI, TGI, LMI_EVENT, OUTPUTS = b'{"token": {', b'data:{"index": 1, "token": {', b'data: {"token": {', b'{"outputs": ["'
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("options", "body", "accept", "media", "begins"),
+    [
+        ({}, SILENT, "*/*", JSON, b"["),
+        ({}, STREAM, "*/*", LINES, LMI),
+        ({}, STREAM, EVENTS, EVENTS, TGI),
+        ({}, SILENT, LINES, LINES, LMI),
+        ({"output_formatter": "jsonlines"}, SILENT, "*/*", LINES, LMI),
+        ({"output_formatter": "jsonlines"}, WHOLE, "*/*", JSON, b"["),
+        ({"output_formatter": "sse"}, SILENT, "", EVENTS, LMI_EVENT),
+        ({"output_formatter": "sse"}, STREAM, LINES, LINES, LMI),
+        ({"enable_streaming": "true"}, SILENT, "*/*", LINES, OUTPUTS),
+        ({"enable_streaming": "true", "output_formatter": "jsonlines"}, SILENT, "*/*", LINES, LMI),
+        ({"enable_streaming": "true", "output_formatter": "json"}, SILENT, "*/*", JSON, b"["),
+        ({"enable_streaming": "true"}, WHOLE, "*/*", JSON, b"["),
+        ({"enable_streaming": "false"}, SILENT, "*/*", JSON, b"["),
+    ],
+)
+def test_tokens_are_streamed_to_who_asks_or_as_the_options_say(
+    load_model: LoadModel,
+    letters: str,
+    options: dict[str, str],
+    body: bytes,
+    accept: str,
+    media: str,
+    begins: bytes,
+) -> None:
+    """LMI's lines and events, those of its older handler, TGI's events."""
+    handler = load_model(entryPoint="djl_python.huggingface", model_id=letters, **options)
+    reply = ask(handler, body, Content_Type="application/json", Accept=accept)
+    assert reply.headers["Content-Type"] == media
+    chunks = [bytes(each) for each in reply.chunks] if reply.chunks is not None else [bytes(reply.body)]
+    assert len(chunks) == (1 if media == JSON else 3)
+    assert all(each.startswith(begins if number == 0 else begins[:6]) for number, each in enumerate(chunks))
+
+
+@pytest.mark.torch
+def test_of_a_batch_nothing_is_streamed(load_model: LoadModel, letters: str) -> None:
+    """Each is answered whole."""
+    handler = load_model(entryPoint="djl_python.huggingface", model_id=letters)
+    replies = handler.call([Request(STREAM, {"Content-Type": JSON}), Request(SILENT, {"Content-Type": JSON})])
+    assert [reply.chunks for reply in replies] == [None, None]
+    assert bytes(replies[0].body) == bytes(replies[1].body)
+
+
+@pytest.mark.torch
+def test_a_seed_gives_the_same_text_again(load_model: LoadModel, letters: str) -> None:
+    """Streamed and whole."""
+    handler = load_model(entryPoint="djl_python.huggingface", model_id=letters)
+    body = {"inputs": "hello", "parameters": {"max_new_tokens": 9, "do_sample": True, "seed": 3}}
+    (whole,) = json.loads(bytes(ask(handler, json.dumps(body).encode(), Content_Type=JSON).body))
+    streamed = ask(handler, json.dumps({**body, "stream": True}).encode(), Content_Type=JSON)
+    last = json.loads([*(streamed.chunks or ())][-1])
+    assert "hello" + last["generated_text"] == whole["generated_text"]
+
+
+@pytest.mark.torch
+def test_a_model_without_tokens_has_no_stream(
+    load_model: LoadModel, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for it is an error; by an option it does nothing, and an unknown one is told."""
+    handler = load_model(
+        entryPoint="djl_python.huggingface", model_id=str(folder), enable_streaming="true", output_formatter="neat"
+    )
+    assert "output_formatter = neat has no effect: json, jsonlines, sse are known" in capfd.readouterr().err
+    assert ask(handler, b'{"inputs": "hello"}', Content_Type=JSON).status == 200
+    reply = ask(handler, b'{"inputs": "hello", "stream": true}', Content_Type=JSON)
+    assert (reply.status, b"makes no tokens" in bytes(reply.body)) == (424, True)

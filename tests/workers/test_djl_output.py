@@ -253,6 +253,21 @@ def test_an_error_of_generate_is_the_last_chunk() -> None:
         StreamingUtils.get_stream_generator("vllm")
 
 
+def test_closing_the_stream_ends_the_generation() -> None:
+    """After the chunk that was read last; none is made ahead."""
+    made: list[int] = []
+
+    def generate(streamer: HFStreamer, **inputs: Any) -> None:
+        for code in (0, 97, 98, 99):
+            made.append(code)
+            streamer.put(np.array([code]))
+
+    chunks = StreamingUtils.use_hf_default_streamer(SimpleNamespace(generate=generate), _Tokenizer(), ["x"])
+    assert (next(chunks), made) == (["a"], [0, 97])
+    chunks.close()
+    assert (list(chunks), made) == ([], [0, 97])
+
+
 def _handle(inputs: Input) -> Output:
     outputs = Output()
     for index, item in enumerate(inputs.get_batches()):

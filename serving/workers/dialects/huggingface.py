@@ -1,8 +1,9 @@
 """A Hugging Face folder (config.json, safetensors) through transformers: bodies as its inference toolkit takes them.
 
 Knows how to tell the task from the configuration and what runs it, and that nothing is ever downloaded. The answer is
-what the task's pipeline returns, as JSON. Leaves bodies to `huggingface_bodies` and the tasks that pipelines do not
-have to `huggingface_tasks`. Knows no channel; `main` calls `load` in the worker.
+what the task's pipeline returns, as JSON, or token by token. Leaves bodies to `huggingface_bodies`, streams to
+`huggingface_tokens` and `huggingface_lines`, and the tasks that pipelines do not have to `huggingface_tasks`. Knows no
+channel; `main` calls `load` in the worker.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.workers.dialects import huggingface_bodies as bodies
-from serving.workers.dialects import huggingface_ranks, huggingface_tasks
+from serving.workers.dialects import huggingface_lines, huggingface_ranks, huggingface_tasks, huggingface_tokens
 from serving.workers.dialects.rows import missing
 from serving.workers.handler import HandlerError, Launch, Reply, Request
 
@@ -177,7 +178,7 @@ def _runner(launch: Launch, folder: str, task: str, options: dict[str, Any]) -> 
             options = {**options, "tokenizer": folder}
         device = huggingface_ranks.place(launch.device) if launch.ranks else launch.device
         built = pipeline(task, model=folder if model is None else model, device=device, **options)
-        return lambda inputs, parameters: built(inputs, **parameters)
+        return huggingface_tasks.Piped(built)
     if base == "question-answering":
         return huggingface_tasks.QuestionAnswering(folder, launch.device, options)
     if base in ("text2text-generation", "summarization", "translation"):
@@ -196,6 +197,8 @@ class HuggingFaceHandler:
         self.task = task
         self.kind = "image" if task in _IMAGE_TASKS else "audio" if task in _SOUND_TASKS else "text"
         self.run = run
+        model, tokenizer = getattr(run, "model", None), getattr(run, "tokenizer", None)
+        self.generator = huggingface_tokens.Generator(task, run, model, tokenizer)
 
     def call(self, requests: list[Request]) -> list[Reply]:
         """Answer each by itself: what shares a batch in transformers is padded, which is no gain on a CPU."""
@@ -205,10 +208,13 @@ class HuggingFaceHandler:
         """Nothing to say farewell to."""
 
     def _answer(self, request: Request) -> Reply:
-        bodies.check_accept(request.header("Accept"))
         inputs, parameters = bodies.read(request, self.task, self.kind)
+        form = self._form(request.header("Accept"), parameters.pop("stream", None))
         bodies.use_seed(parameters)
         try:
+            if form is not None:
+                tokens = huggingface_tokens.stream(self.generator, inputs, parameters)
+                return Reply(headers=form.headers, chunks=huggingface_lines.Lines(tokens, form))
             answer = self.run(inputs, parameters)
         except Exception as fault:
             # PipelineException is for a text without its [MASK] and the like; its room has moved between versions.
@@ -217,3 +223,12 @@ class HuggingFaceHandler:
             said = bodies.last_line(fault)
             raise HandlerError(f"Task '{self.task}' does not take this request: {said}", 400) from fault
         return Reply(bodies.write(answer), headers={"Content-Type": "application/json"})
+
+    def _form(self, accept: str, wish: Any) -> huggingface_lines.Form | None:
+        """Return the form of the stream that is wanted, None for a whole answer."""
+        if self.generator.makes_tokens:
+            return huggingface_lines.wanted(accept, wish)
+        if wish:
+            raise HandlerError(f"Task '{self.task}' makes no tokens here that could be streamed: omit 'stream'.", 400)
+        bodies.check_accept(accept)
+        return None

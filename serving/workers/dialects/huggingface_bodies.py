@@ -20,21 +20,22 @@ from serving.workers.process_setup import reseed
 _loads, _dumps = json.loads, json.dumps  # people's code may replace them
 
 # Keys of a request; `options` (wait_for_model, use_cache) is the hosted API's and has nothing to say here.
-_KEYS = {"inputs", "parameters", "options"}
-_ACCEPTED = {"", "*/*", "application/*", "application/json"}
+_KEYS = {"inputs", "parameters", "options", "stream"}
+ACCEPTED = {"", "*/*", "application/*", "application/json"}
 _RAW = ("application/octet-stream", "application/x-image", "application/x-audio")
 
 
 def check_accept(accept: str) -> None:
     """Raise `HandlerError` (406) unless JSON is among what `accept` names."""
     medias = {each.partition(";")[0].strip().lower() for each in accept.split(",")}
-    if not medias & _ACCEPTED:
+    if not medias & ACCEPTED:
         raise HandlerError(f"Accept '{accept[:200]}' is not written here: accept application/json.", 406)
 
 
 def read(request: Request, task: str, kind: str) -> tuple[Any, dict[str, Any]]:
     """Return the inputs and the parameters of a request to a task of `kind` text, image or audio.
 
+    The wish `stream` is among the parameters.
     Raises `HandlerError`: 415 for a Content-Type, 400 for a body.
     """
     media, _, _ = request.header("Content-Type", "application/json").partition(";")
@@ -117,6 +118,8 @@ def _keys(document: Any) -> tuple[Any, dict[str, Any]]:
     parameters = document.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise HandlerError(f"'parameters' is a {type(parameters).__name__} and wants an object.", 400)
+    if "stream" in document:  # its place among the parameters is LMI's
+        parameters["stream"] = document["stream"]
     return document["inputs"], parameters
 
 

@@ -1,9 +1,9 @@
-"""What transformers' pipelines do not do (any more): tasks that version 5 dropped, and models without a tokenizer.
+"""What runs a task: transformers' pipelines, and ours for what they do not do (any more).
 
-Each class is a callable `(inputs, parameters) -> answer` over a folder, as a pipeline is. Question answering and text
-to text answer as the pipelines of transformers 4 did, keys and all, for the endpoints that rely on them; `Tensors` is
-for folders with weights alone. Knows no bodies and no headers; `huggingface` chooses among these and the pipelines, and
-turns a `ValueError` into a 400.
+Each class is a callable `(inputs, parameters) -> answer`. Question answering and text to text, which version 5 dropped,
+answer as the pipelines of transformers 4 did, keys and all, for the endpoints that rely on them; `Tensors` is for
+folders with weights alone. Knows no bodies and no headers; `huggingface` chooses among these, and turns a `ValueError`
+into a 400.
 """
 
 from __future__ import annotations
@@ -13,6 +13,18 @@ from typing import Any
 # The defaults of the question answering pipeline of transformers 4, in tokens.
 _WINDOW, _STRIDE, _ANSWER = 384, 128, 15
 _TEXT_KEYS = {"summarization": "summary_text", "translation": "translation_text"}
+
+
+class Piped:
+    """A pipeline of transformers, with its model and its tokenizer, if it has one."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+        self.model, self.tokenizer = pipeline.model, getattr(pipeline, "tokenizer", None)
+
+    def __call__(self, inputs: Any, parameters: dict[str, Any]) -> Any:
+        """Run the pipeline; raises what it does."""
+        return self.pipeline(inputs, **parameters)
 
 
 class QuestionAnswering:

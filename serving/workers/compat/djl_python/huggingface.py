@@ -2,7 +2,8 @@
 
 People name it as an entry point (`djl_python.huggingface`) or keep a `HuggingFaceService` and replace its
 `parse_input`. It knows no continuous batching and no adapters: requests of a batch run one after the other.
-transformers is the image's or the model's own; without it the warm-up says so.
+A request of its own may be answered token by token; `workers.dialects` knows how. transformers is the image's or the
+model's own; without it the warm-up says so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+from serving.workers.dialects import huggingface_bodies, huggingface_tokens
+from serving.workers.dialects.huggingface_lines import JSON_LINES, Form, Lines, by_options, named
 
 from .encode_decode import decode, encode
 from .inputs import Input
@@ -37,6 +41,7 @@ class HuggingFaceService:
         self.hf_pipeline: Any = None
         self.model: Any = None
         self.tokenizer: Any = None
+        self.default_form: Form | None = None
 
     def initialize(self, properties: dict[str, Any]) -> None:
         """Load `model_id` (a folder or a hub name; else the model's folder) for `task`.
@@ -62,6 +67,7 @@ class HuggingFaceService:
             arguments["model"] = model_id
         self.hf_pipeline = pipeline(task=task, device=device, **arguments)
         self.model, self.tokenizer = self.hf_pipeline.model, getattr(self.hf_pipeline, "tokenizer", None)
+        self.default_form = by_options(properties)
         self.initialized = True
 
     def parse_input(self, inputs: Input) -> Any:
@@ -88,6 +94,9 @@ class HuggingFaceService:
         outputs = Output()
         if errors and not inputs.is_batch():
             return outputs.error(next(iter(errors.values())))
+        wishes = [options.pop("stream", None) for options in parameters]
+        if not inputs.is_batch() and (form := self._form(batch[0], wishes[0])):
+            return self._streamed(input_data, parameters[0], form)
         runs = iter(zip(_sliced(input_data, input_size), parameters))  # noqa: B905  Python 3.9
         for index, item in enumerate(batch):
             key = f"batch_{index:03d}.data" if inputs.is_batch() else None
@@ -99,9 +108,42 @@ class HuggingFaceService:
         return outputs
 
     def _run(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
-        found = self.hf_pipeline(values, **options)
+        found = self.hf_pipeline(values, **_seeded(options))
         rows = found if isinstance(found, list) else [found]
         return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in rows]
+
+    def _form(self, item: Input, wish: Any) -> Form | None:
+        """Return the form of the stream that is wanted, None for a whole answer.
+
+        The request's `stream` says whether, else Accept or the options. Accept says which where it names one.
+        """
+        if not self._generator().makes_tokens:
+            if wish:
+                raise ValueError("This model makes no tokens that could be streamed: omit 'stream'.")
+            return None
+        form = named(item.get_property("Accept") or "") or self.default_form
+        is_wanted = form is not None if wish is None else wish
+        return form or JSON_LINES if is_wanted else None
+
+    def _streamed(self, values: list[Any], options: dict[str, Any], form: Form) -> Output:
+        output = Output()
+        for name, value in form.headers.items():
+            output.add_property(name, value)
+        tokens = huggingface_tokens.stream(self._generator(), values, _seeded(options))
+        return output.add_stream_content(Lines(tokens, form), output_formatter=None)
+
+    def _generator(self) -> huggingface_tokens.Generator:
+        task = getattr(self.hf_pipeline, "task", "")
+        return huggingface_tokens.Generator(task, self._whole, self.model, self.tokenizer)
+
+    def _whole(self, inputs: Any, options: dict[str, Any]) -> Any:
+        return self.hf_pipeline(inputs, **options)
+
+
+def _seeded(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters without `seed`, from which random numbers begin."""
+    huggingface_bodies.use_seed(options)
+    return options
 
 
 def _task_of(model_id: str) -> str:
@@ -138,6 +180,8 @@ def _values(decoded: Any) -> tuple[list[Any], dict[str, Any]]:
     if not isinstance(decoded, dict):
         return (decoded if isinstance(decoded, list) else [decoded]), {}
     options = decoded.pop("parameters", None) or {}
+    if "inputs" in decoded and "stream" in decoded:
+        options["stream"] = decoded["stream"]
     values = decoded.pop("inputs", decoded)
     return (values if isinstance(values, list) else [values]), options
 

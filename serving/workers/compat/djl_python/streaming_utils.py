@@ -1,15 +1,17 @@
 """Text generation as an iterator of chunks, for `Output.add_stream_content`.
 
-transformers' `generate` runs in a thread and hands each step's text to a queue; both entry points that old handlers
-call are this one iterator. torch and transformers are the handler's own and are imported by nothing here.
+Both entry points that old handlers call are one iterator: `generate` stands still between two of its steps, and ends
+where the iterator is closed, in all ranks of a group alike. `HFStreamer` is for handlers with a thread of their own.
+torch and transformers are the handler's own and are imported by nothing here.
 """
 
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from serving.workers.dialects.stepwise import HandOut, Stepwise
 
 ENGINES = ("Accelerate", "DeepSpeed", "transformers-neuronx")
 # Long enough to be useful, short enough to end soon where a handler says nothing.
@@ -35,7 +37,10 @@ class HFStreamer:
         if self._is_prompt_due:
             self._is_prompt_due = False
             return
-        self.queue.put([self.tokenizer.decode([token], **self.decode_kwargs) for token in value.tolist()])
+        self._take([self.tokenizer.decode([token], **self.decode_kwargs) for token in value.tolist()])
+
+    def _take(self, texts: list[str]) -> None:
+        self.queue.put(texts)
 
     def put_text(self, value: str) -> None:
         """Pass a text on as it is: the words of an error."""
@@ -55,6 +60,17 @@ class HFStreamer:
         return chunk
 
 
+class _Stepping(HFStreamer):
+    """One whose texts are handed out instead of queued."""
+
+    def __init__(self, tokenizer: Any, hand_out: HandOut) -> None:
+        super().__init__(tokenizer, skip_special_tokens=True)
+        self._hand_out = hand_out
+
+    def _take(self, texts: list[str]) -> None:
+        self._hand_out(texts)
+
+
 class StreamingUtils:
     """The two ways in which handlers ask for a stream of generated text."""
 
@@ -70,7 +86,7 @@ class StreamingUtils:
 
     @staticmethod
     def use_hf_default_streamer(model: Any, tokenizer: Any, inputs: Any, device: Any = None, **kwargs: Any) -> Any:
-        """Start generating for a list of texts and return an iterator of lists of new texts.
+        """Return an iterator of lists of new texts for a list of texts; closing it ends the generation.
 
         An error in the model ends the stream, its words being the last chunk.
         """
@@ -79,16 +95,12 @@ class StreamingUtils:
         tokens = tokenizer(inputs, padding=True, return_tensors="pt")
         if device is not None:
             tokens = tokens.to(device)
-        streamer = HFStreamer(tokenizer, skip_special_tokens=True)
-        arguments = {"max_new_tokens": MAX_NEW_TOKENS, **dict(tokens), **kwargs, "streamer": streamer}
-        threading.Thread(target=_generate, args=(model, streamer, arguments), daemon=True).start()
-        return streamer
+        arguments = {"max_new_tokens": MAX_NEW_TOKENS, **dict(tokens), **kwargs}
 
+        def generate(hand_out: HandOut) -> None:
+            try:
+                model.generate(**arguments, streamer=_Stepping(tokenizer, hand_out))
+            except Exception as error:
+                hand_out(str(error))
 
-def _generate(model: Any, streamer: HFStreamer, arguments: dict[str, Any]) -> None:
-    try:
-        model.generate(**arguments)
-    except Exception as error:
-        streamer.put_text(str(error))
-    finally:
-        streamer.end()
+        return Stepwise(generate)

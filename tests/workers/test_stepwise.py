@@ -1,0 +1,105 @@
+"""A function that hands out values, as an iterator: in step, with its own exceptions, and unwound when it is closed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from serving.workers.dialects.stepwise import HandOut, Stepwise
+
+
+def counting(made: list[int], count: int = 10) -> Callable[[HandOut], None]:
+    """A function that hands out numbers, and notes each one that it begins."""
+
+    def count_up(hand_out: HandOut) -> None:
+        try:
+            for number in range(count):
+                made.append(number)
+                hand_out(number)
+        finally:
+            made.append(-1)
+
+    return count_up
+
+
+def test_every_value_comes_in_order_and_then_the_end() -> None:
+    """Which stays the end."""
+    values = Stepwise(counting([]))
+    assert list(values) == list(range(10))
+    assert list(values) == []
+
+
+def test_nothing_is_made_before_it_is_asked_for() -> None:
+    """Not even the first, and never one ahead."""
+    made: list[int] = []
+    values = Stepwise(counting(made))
+    assert made == []
+    for number in range(3):
+        assert (next(values), made[-1]) == (number, number)
+
+
+def test_the_functions_own_exception_is_the_readers() -> None:
+    """After what was handed out before it, and once."""
+
+    def fail(hand_out: HandOut) -> None:
+        hand_out(1)
+        raise ValueError("torn")
+
+    values = Stepwise(fail)
+    assert next(values) == 1
+    with pytest.raises(ValueError, match="torn"):
+        next(values)
+    assert list(values) == []
+
+
+def test_sys_exit_in_the_function_is_sys_exit() -> None:
+    """A worker ends by it, whatever thread it is said in."""
+
+    def leave(_: HandOut) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        next(Stepwise(leave))
+
+
+@pytest.mark.parametrize("read", [1, 4])
+def test_closing_it_unwinds_the_function_where_it_stands(read: int) -> None:
+    """Its `finally` has run when `close` returns, and its thread is gone."""
+    made: list[int] = []
+    before = threading.active_count()
+    values = Stepwise(counting(made))
+    for _ in range(read):
+        next(values)
+    values.close()
+    values.close()
+    assert made == [*range(read), -1]
+    assert threading.active_count() == before
+    assert list(values) == []
+
+
+def test_one_that_was_never_begun_is_closed_without_running() -> None:
+    """Nobody wanted it."""
+    made: list[int] = []
+    values = Stepwise(counting(made))
+    values.close()
+    assert (list(values), made) == ([], [])
+
+
+def test_a_function_that_catches_everything_ends_all_the_same() -> None:
+    """`except Exception` does not see the closing, and a bare one sees it again and again."""
+
+    def stubborn(hand_out: HandOut) -> None:
+        for _ in range(3):
+            try:
+                hand_out(1)
+            except Exception:
+                continue
+            except BaseException:
+                pass
+
+    values = Stepwise(stubborn)
+    next(values)
+    values.close()
+    assert list(values) == []
