@@ -51,7 +51,7 @@ def engine(server: RunningServer) -> int:
 @pytest.fixture
 def server(start_server: StartServer) -> RunningServer:
     """A server with the engine loaded."""
-    made = start_server()
+    made = start_server(WHARF_PRELOAD="numpy")
     write(made)
     assert load(made).status_code == 200, made.log()
     return made
@@ -154,7 +154,7 @@ def test_a_stream_breaks_off_when_the_engine_is_killed(server: RunningServer) ->
 
 def test_a_request_that_takes_too_long_is_503_and_the_engine_stays(start_server: StartServer) -> None:
     """It is well, as its health says: others go on."""
-    server = start_server()
+    server = start_server(WHARF_PRELOAD="numpy")
     write(server, "load_timeout_s = 60\npredict_timeout_s = 1\n")
     assert load(server).status_code == 200
     pid = engine(server)
@@ -165,7 +165,7 @@ def test_a_request_that_takes_too_long_is_503_and_the_engine_stays(start_server:
 
 def test_an_engine_that_hangs_is_replaced(start_server: StartServer) -> None:
     """Stopped as a whole it answers neither the request nor for its health."""
-    server = start_server()
+    server = start_server(WHARF_PRELOAD="numpy")
     write(server, "load_timeout_s = 60\npredict_timeout_s = 6\n")
     assert load(server).status_code == 200
     pid = engine(server)
@@ -197,7 +197,7 @@ def test_a_worker_that_is_killed_takes_its_engine_along(server: RunningServer) -
 
 def test_the_engines_memory_is_the_models(start_server: StartServer) -> None:
     """What the engine holds is in the model's reservation."""
-    server = start_server()
+    server = start_server(WHARF_PRELOAD="numpy")
     write(server, flags="--holds-mib 80")
     assert load(server).status_code == 200
     assert int(re.findall(r"event=loaded model=big .* bytes=(\d+)", server.log())[0]) > 80 << 20
@@ -205,7 +205,7 @@ def test_the_engines_memory_is_the_models(start_server: StartServer) -> None:
 
 def test_a_start_within_the_load_timeout_is_waited_for(start_server: StartServer) -> None:
     """It listens before it is well."""
-    server = start_server()
+    server = start_server(WHARF_PRELOAD="numpy")
     write(server, flags="--starts-in 1")
     assert load(server).status_code == 200
     assert ask(server, PROMPT).status_code == 200
@@ -213,7 +213,7 @@ def test_a_start_within_the_load_timeout_is_waited_for(start_server: StartServer
 
 def test_a_start_beyond_the_load_timeout_is_504_and_leaves_nothing(start_server: StartServer) -> None:
     """With the next step."""
-    server = start_server()
+    server = start_server(WHARF_PRELOAD="numpy")
     write(server, "load_timeout_s = 1\n", flags="--starts-in 60")
     before = set(families([server.server_pid()])[server.server_pid()])
     answer = load(server)
@@ -227,7 +227,7 @@ def test_a_start_beyond_the_load_timeout_is_504_and_leaves_nothing(start_server:
 )
 def test_an_engine_that_does_not_start_is_told(start_server: StartServer, command: str, said: str) -> None:
     """500 for the load, in words."""
-    server = start_server()
+    server = start_server(WHARF_PRELOAD="numpy")
     (server.root / "big").mkdir()
     toml = f"format = 'engine'\noptions = {{ command = '{command}' }}\n"
     (server.root / "big" / "wharf.toml").write_text(toml)
