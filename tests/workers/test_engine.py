@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.workers.dialects.engine import _environ, _filled
 from serving.workers.process_tree import families
 from tests.conftest import StartServer
 from tests.server import RunningServer
@@ -233,3 +234,31 @@ def test_an_engine_that_does_not_start_is_told(start_server: StartServer, comman
     (server.root / "big" / "wharf.toml").write_text(toml)
     answer = load(server)
     assert (answer.status_code, said in answer.json()["error"]) == (500, True)
+
+
+def test_of_a_command_only_the_four_words_are_filled_in() -> None:
+    """Other braces are the engine's, as in its JSON."""
+    words = {"port": "8000", "name": "big"}
+    assert _filled('--x={"a":{port}}', words) == '--x={"a":8000}'
+    assert _filled("{name}-{other}", words) == "big-{other}"
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "wanted"),
+    [
+        ("cpu", "4,5", "4,5"),
+        ("cuda", "4,5", "4,5"),
+        ("cuda:1", "4,5", "5"),
+        ("cuda:1", "GPU-aa,GPU-bb", "GPU-bb"),
+        ("cuda:1", None, "1"),
+        ("cpu", None, None),
+    ],
+)
+def test_an_engine_sees_the_gpu_that_its_model_has_room_on(
+    monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None, wanted: str | None
+) -> None:
+    """Counted among those that the server sees; without one, all of them."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _environ(device).get("CUDA_VISIBLE_DEVICES") == wanted
