@@ -27,7 +27,7 @@ SMALL = ("iris_onnx", "digits_onnx", "diabetes_onnx")
 # Plain files that people copy and change: each is a folder of handlers/.
 HANDLERS = (
     "inference_py", "inference_py_stream", "tensorflow_handler", "djl_model_py", "djl_stream", "triton_python",
-    "triton_python_decoupled",
+    "triton_python_decoupled", "engine",
 )  # fmt: skip
 SETS = {"small": SMALL, "handlers": HANDLERS}
 # Template name: the file that builds it and its function there; None for a handler that is whole once it is copied.

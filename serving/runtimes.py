@@ -13,6 +13,7 @@ from pathlib import Path
 
 from serving.backends.base import Backend
 from serving.backends.batched import BatchingBackend
+from serving.backends.engine import EngineBackend
 from serving.backends.ensemble import EnsembleBackend
 from serving.backends.fake import FakeBackend
 from serving.backends.grouped import GroupingBackend
@@ -64,7 +65,9 @@ class Runtimes:
             "torch_export": torch,
             "onnx": BatchingBackend(_dressed(onnx), cores),
             "fake": BatchingBackend(FakeBackend(), cores),
-            "worker": _dressed(GroupingBackend(self.workers)),
+            "worker": EngineBackend(
+                _dressed(GroupingBackend(self.workers)), settings.request_timeout_s, settings.max_reply_bytes
+            ),
             "tensorflow": _dressed(GroupingBackend(self._tensorflow)),
             "ensemble": self.ensembles,
             "triton": self._triton,

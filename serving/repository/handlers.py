@@ -17,6 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving.repository.djl_layout import find_djl, is_djl_script
+from serving.repository.engine_layout import ENGINE, find_engine
 from serving.repository.folders import SAVED_MODEL_FILE
 from serving.repository.model_folder import Found, ModelFolder
 from serving.repository.plain_files import plain_dialect
@@ -51,6 +52,8 @@ def _configured(folder: ModelFolder, dialect: str, file: Path | None) -> Found |
         return find_djl(folder, file, is_named=True)
     if dialect in ("sagemaker", "tensorflow"):
         return find_sagemaker(folder, file, dialect)
+    if dialect == ENGINE:
+        return find_engine(folder)
     if dialect == SAVED_MODEL:
         return find_saved_model(folder, is_named=True)
     return find_plain(folder, dialect) if file is None else plain(folder, file, dialect)

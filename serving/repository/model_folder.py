@@ -120,7 +120,8 @@ class ModelFolder:
         `InvalidArtifactError` for figures that contradict each other and for a `python` that is not there.
         """
         mine = self.workers
-        figures = {"min_workers", "max_workers", "batch_size", "predict_timeout_s", "memory_bytes", "tensor_parallel"}
+        figures = {"min_workers", "max_workers", "batch_size", "memory_bytes", "tensor_parallel"}
+        figures |= {"predict_timeout_s", "load_timeout_s"}
         known = {key: value for key, value in said.items() if value is not None}
         known |= {key: value for key in figures if (value := getattr(mine, key)) is not None}
         known["options"] = {**known.get("options", {}), **mine.options}

@@ -35,7 +35,7 @@ _OPTIONS = (
     *("checkpoint", "save_mp_checkpoint_path", "deepspeed_config_path"),
 )
 
-_DECODING = "generation is not batched continuously here; requests of a batch run as the handler runs them"
+_DECODING = "only an engine batches generation continuously (docs/large-models.md); a handler runs what it is given"
 _JAVA = "it is for DJL's Java engines"
 _BUILT_IN = "the built-in handler does not read it"
 _UNSERVED = {

@@ -9,6 +9,7 @@
     max_workers = 4
     batch_size = 8
     predict_timeout_s = 30
+    load_timeout_s = 600
     memory = "2GiB"
     tensor_parallel_degree = 2 # processes that hold one copy of the model together, or "max"
     python = "env/bin/python"  # an interpreter, or an environment (a folder, or packed), to run under
@@ -40,7 +41,7 @@ from serving.tensors import DTYPES, TensorSpec
 
 IN_PROCESS = ("torchscript", "torch_export", "onnx")
 DIALECTS = (
-    *("sagemaker", "tensorflow", "djl", "triton_python", "savedmodel"),
+    *("sagemaker", "tensorflow", "djl", "triton_python", "savedmodel", "engine"),
     *("sklearn", "trees", "keras", "huggingface"),
 )
 FORMATS = (*IN_PROCESS, *DIALECTS)
@@ -106,6 +107,7 @@ _KEYS: Mapping[str, _Rule] = {
     "max_workers": ("a whole number above 0", _is_count),
     "batch_size": ("a whole number above 0", _is_count),
     "predict_timeout_s": ("seconds above 0", _is_seconds),
+    "load_timeout_s": ("seconds above 0", _is_seconds),
     "memory": ("bytes, such as '2GiB'", _is_bytes),
     "tensor_parallel_degree": ('a whole number above 0, or "max"', lambda value: value == "max" or _is_count(value)),
     "python": ("a path to an interpreter or an environment", _is_text),
@@ -118,7 +120,10 @@ _KEYS: Mapping[str, _Rule] = {
 }
 
 _MODEL_KEYS = ("format", "file", "threads", "optimize", "device", "labels", "inputs", "outputs")
-_WORKER_KEYS = ("min_workers", "max_workers", "batch_size", "predict_timeout_s", "python", "environ", "options")
+_WORKER_KEYS = (
+    *("min_workers", "max_workers", "batch_size", "predict_timeout_s", "load_timeout_s", "python"),
+    *("environ", "options"),
+)
 
 _TENSOR_KEYS: Mapping[str, _Rule] = {
     "name": ("a name", lambda value: isinstance(value, str) and value != ""),

@@ -21,6 +21,7 @@ class WorkerConfig:
     max_workers: int | None = None
     batch_size: int | None = None
     predict_timeout_s: float | None = None
+    load_timeout_s: float | None = None
     memory_bytes: int | None = None
     python: str | None = None
     environ: Mapping[str, str] = field(default_factory=dict)

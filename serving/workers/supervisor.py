@@ -22,7 +22,7 @@ from serving import memory
 from serving.errors import LoadFailedError, UnavailableError
 from serving.logs import quoted
 from serving.workers.channel import Channel, ChannelError, Kind, Message, pair
-from serving.workers.process_tree import kill_families
+from serving.workers.process_tree import descendants, kill_families
 
 log = logging.getLogger("wharf.workers")
 
@@ -87,8 +87,14 @@ class WorkerProcess:
         return memory.touched_bytes(self.pid) if self.pid and not self.exited.is_set() else 0
 
     def held_bytes(self) -> int:
-        """Return what it added to the machine's memory: private pages and its share of the files that it maps."""
-        return memory.own_bytes(self.pid, self.inherited_file_bytes) if self.pid and not self.exited.is_set() else 0
+        """Return what it added to the machine's memory: private pages, its share of files that it maps, its children.
+
+        A child counts with its share of all memory: one that serves (an engine) is a program of its own.
+        """
+        if not self.pid or self.exited.is_set():
+            return 0
+        theirs = sum(map(memory.share_bytes, descendants(self.pid)))
+        return memory.own_bytes(self.pid, self.inherited_file_bytes) + theirs
 
 
 class Supervisor:

@@ -37,6 +37,7 @@ DIALECTS = {
     "djl_stream": "djl",
     "triton_python": "triton_python",
     "triton_python_decoupled": "triton_python",
+    "engine": "engine",
     "iris_sklearn": "sklearn",
     "iris_xgboost": "trees",
     "iris_lightgbm": "trees",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.workers.process_tree import children, families, kill_families, kill_strays
+from serving.workers.process_tree import children, descendants, families, kill_families, kill_strays
 from tests.waiting import until
 from tests.workers.processes import is_alive
 
@@ -149,6 +149,13 @@ def test_a_worker_that_is_not_there_has_no_family() -> None:
     gone.wait()
     assert families([gone.pid]) == {gone.pid: {}}
     assert kill_families([gone.pid]) == 0
+
+
+def test_descendants_are_found_from_their_ancestor_alone(start: Start) -> None:
+    """Its children and theirs, in whatever session; not who was taken in by another."""
+    family = start()
+    assert set(descendants(family["leader"])) == {family[role] for role in ("child", "own_session", "grandchild")}
+    assert descendants(family["child"]) == []
 
 
 def test_children_are_this_process_own(start: Start) -> None:

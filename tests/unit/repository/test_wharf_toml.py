@@ -55,6 +55,7 @@ def test_every_key_of_workers_is_read(tmp_path: Path) -> None:
     max_workers = 4
     batch_size = 8
     predict_timeout_s = 1.5
+    load_timeout_s = 600
     memory = "2GiB"
     tensor_parallel_degree = 2
     python = "env/bin/python"
@@ -63,7 +64,7 @@ def test_every_key_of_workers_is_read(tmp_path: Path) -> None:
     options = { outputs = "predictions" }
     """
     options = {"outputs": "predictions", "task": "fill-mask"}
-    wanted = WorkerConfig(0, 4, 8, 1.5, 2 << 30, "env/bin/python", {"LOG": "1"}, options, tensor_parallel=2)
+    wanted = WorkerConfig(0, 4, 8, 1.5, 600, 2 << 30, "env/bin/python", {"LOG": "1"}, options, tensor_parallel=2)
     assert workers(tmp_path, text) == wanted
     assert read(tmp_path, text) == ModelConfig()
 
@@ -104,6 +105,7 @@ def test_data_types_have_tritons_or_numpys_names(tmp_path: Path, dtype: str, wan
         ("max_workers = 0", "max_workers = 0 and wants a whole number above 0"),
         ("batch_size = '8'", "batch_size = '8'"),
         ("predict_timeout_s = 0", "predict_timeout_s = 0 and wants seconds above 0"),
+        ("load_timeout_s = -1", "load_timeout_s = -1 and wants seconds above 0"),
         ("predict_timeout_s = nan", "predict_timeout_s = nan"),
         ("predict_timeout_s = true", "predict_timeout_s = True"),
         ("memory = 5", "memory = 5 and wants bytes, such as '2GiB'"),

@@ -1,0 +1,134 @@
+"""Runs an engine: somebody else's inference server (vLLM, SGLang, TGI, llama.cpp), as a child of this worker.
+
+It starts the command on a free port of loopback, waits until its `/health` is well, tells whoever calls where it
+listens, and ends with it: a worker without its engine is no use, so that the pool starts both anew. Requests do not
+come through here: `backends.engine` asks the engine itself, any number at once. What an engine prints is in the log.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from serving.workers.handler import Handler, HandlerError, Launch, Reply, Request
+
+HOST = "127.0.0.1"
+PORT, IS_SUSPECT = "port", "is_suspect"
+"""What a reply tells in its headers, and what a request says of itself where the engine was late."""
+# Until it is well; as long as a request of a minute's load would not notice.
+_LOOK_S = 0.05
+# One that computes answers in milliseconds (vLLM's server is a process apart from its model); one that hangs does not.
+_HEALTH_S = 5.0
+# Less than what a worker has for its farewell; what is left then is killed.
+_FAREWELL_S = 2.0
+
+
+def load(launch: Launch) -> Handler:
+    """Start the engine and wait until it is well; the server ends a wait that takes too long.
+
+    Raises `HandlerError` where it cannot be started, or ended instead.
+    """
+    engine = _Engine(launch)
+    engine.wait_until_well()
+    return engine
+
+
+class _Engine:
+    takes_tensors = False
+    inputs: list[dict[str, Any]] | None = None
+    outputs: list[dict[str, Any]] | None = None
+
+    def __init__(self, launch: Launch) -> None:
+        self._name = launch.name
+        self._health = launch.options.get("health", "/health")
+        self._port = _free_port()
+        self._is_closed = False
+        words = {"port": str(self._port), "name": launch.name, "folder": launch.folder, "python": sys.executable}
+        self._command = [_filled(each, words) for each in shlex.split(launch.options["command"])]
+        try:
+            # Whoever brings the model brings the command, as it could bring any code.
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command, stdin=subprocess.DEVNULL, env=_environ(launch.device)
+            )
+        except OSError as error:
+            raise HandlerError(
+                f"The program of its engine cannot be started ({error}): have it in your image, or correct the command."
+            ) from None
+
+    def wait_until_well(self) -> None:
+        while not self._is_well(1.0):
+            try:
+                status = self._process.wait(_LOOK_S)
+            except subprocess.TimeoutExpired:
+                continue
+            raise HandlerError(
+                f"The engine ended with status {status} before its {self._health} was well: what it printed is in the "
+                f"log; its command was {' '.join(self._command)[:200]}"
+            )
+        threading.Thread(target=self._end_with_it, daemon=True).start()
+
+    def call(self, requests: list[Request]) -> list[Reply]:
+        """Say where the engine listens; where it was late, look at it first."""
+        if any(each.about.get(IS_SUSPECT) for each in requests) and not self._is_well(_HEALTH_S):
+            _log(f"The engine of '{self._name}' is not well: it is ended.")
+            self._process.kill()
+            self._process.wait()
+        return [Reply(headers={PORT: str(self._port)}) for _ in requests]
+
+    def close(self) -> None:
+        """Ask the engine to end; the zygote kills what is left of this worker's family."""
+        self._is_closed = True
+        self._process.terminate()
+        try:
+            self._process.wait(_FAREWELL_S)
+        except subprocess.TimeoutExpired:
+            _log(f"The engine of '{self._name}' did not end within {_FAREWELL_S} s: it is killed.")
+
+    def _is_well(self, timeout_s: float) -> bool:
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=timeout_s)
+        try:
+            connection.request("GET", self._health)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _end_with_it(self) -> None:
+        status = self._process.wait()
+        if not self._is_closed:
+            _log(f"The engine of '{self._name}' ended with status {status}.")
+            os._exit(1)
+
+
+def _log(line: str) -> None:
+    os.write(2, f"{line}\n".encode())  # the worker's log
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _filled(word: str, values: dict[str, str]) -> str:
+    """Put the values in; other braces are the engine's (JSON)."""
+    for name, value in values.items():
+        word = word.replace("{" + name + "}", value)
+    return word
+
+
+def _environ(device: str) -> dict[str, str]:
+    """Return this process' variables; of several GPUs the one that the model has room on is shown alone."""
+    environ = {"PYTHONUNBUFFERED": "1", **os.environ}
+    number = device.partition(":")[2]
+    if number:
+        visible = [each for each in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+        environ["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if int(number) < len(visible) else number
+    return environ
