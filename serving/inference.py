@@ -47,7 +47,7 @@ from serving.repository.layouts import ModelSpec
 from serving.residents import Resident
 from serving.shared_memory import Regions
 from serving.signatures import signature_of, signed
-from serving.statistics import Spent, Statistics
+from serving.statistics import ModelStatistics, Spent, Statistics
 from serving.tensors import Signature, Tensors
 from serving.workers.handler import Reply, Request
 
@@ -190,7 +190,7 @@ class Inference:
         except ServingError as error:
             counters.failed(perf_counter_ns() - started, spent, is_rejected=spent is None and _is_rejected(error))
             raise
-        self._answered(spec, question, started, spent, fitted[1])
+        self._answered(spec, counters, question, started, spent, fitted[1])
         return Answer(spec.name, spec.version, question.id, chosen)
 
     def stream(self, name: str, version: str, question: Question) -> Iterator[Answer]:
@@ -223,7 +223,7 @@ class Inference:
                 if has_failed:
                     counters.failed(perf_counter_ns() - started, spent)
                 else:
-                    self._answered(spec, question, started, spent, fitted[1])
+                    self._answered(spec, counters, question, started, spent, fitted[1])
 
     def _pieces(
         self, fitted: Fitted, question: Question, model: LoadedModel, started: int
@@ -238,8 +238,10 @@ class Inference:
             spent.infer_ns = 0
         return outcomes.pieces(reply), spent
 
-    def _answered(self, spec: ModelSpec, question: Question, started: int, spent: Spent, rows: int) -> None:
-        self.statistics.of(spec.name, spec.version).succeeded(perf_counter_ns() - started, spent, rows)
+    def _answered(  # noqa: PLR0913  what there is to record
+        self, spec: ModelSpec, counters: ModelStatistics, question: Question, started: int, spent: Spent, rows: int
+    ) -> None:
+        counters.succeeded(perf_counter_ns() - started, spent, rows)
         if self.traces.take(spec.name):
             _trace(spec, question, started, spent)
 
@@ -383,6 +385,8 @@ def _is_rejected(error: ServingError) -> bool:
 
 def _about(question: Question) -> dict[str, Any]:
     """Return what of a request travels to a worker, and only what is there."""
+    if not (question.parameters or question.id or question.outputs or question.priority or question.timeout_us):
+        return {}
     parameters = v2.own_parameters(question.parameters)
     flags = bool(question.parameters.get("sequence_start")) + 2 * bool(question.parameters.get("sequence_end"))
     about = {

@@ -111,6 +111,13 @@ def _split(tensor: Unread, count: int, about: str, whose: str) -> Array:
     return array
 
 
+def to_buffer(array: Array) -> bytes | memoryview:
+    """Return what `to_bytes` returns, of numbers without a copy where they lie so already."""
+    if array.dtype.kind in "OSU" or not array.size:
+        return to_bytes(array)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data.cast("B")
+
+
 def to_bytes(array: Array) -> bytes:
     """Return an array as little-endian bytes, BYTES with lengths."""
     if array.dtype.kind in "OSU":

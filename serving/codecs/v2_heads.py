@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from serving.codecs.packed import Unread
 from serving.codecs.v2 import Question
+from serving.tensors import Array
 
 # A head of four inputs and their outputs has some 600 bytes.
 _HEAD_MAX_BYTES = 2048
@@ -38,7 +39,8 @@ class Heads:
         known = self._known.get(head)
         if known is None or known.input_bytes != len(rest):
             return None
-        inputs, at = {}, 0
+        inputs: dict[str, tuple[str, Array | Unread]] = {}
+        at = 0
         for name, datatype, shape, size in known.inputs:
             inputs[name] = datatype, Unread(name, datatype, shape, rest[at : at + size])
             at += size
