@@ -31,20 +31,22 @@ def fit(question: Question, signature: Signature, spec: ModelSpec) -> tuple[Tens
     """
     # A model that tells nothing of its inputs takes what comes; its own code says what is wrong.
     known = {each.name: each for each in signature.inputs if each.dtype is not None or each.dims is not None}
-    if _tells_outputs(signature):
+    if question.outputs and _tells_outputs(signature):
         _refuse_outputs(question, {each.name for each in signature.outputs}, spec.name)
-    _check_names(question, known, spec)
-    sent = {name: question.inputs[name] for name in known or question.inputs if name in question.inputs}
+    if question.inputs.keys() != known.keys():
+        _check_names(question, known, spec)
     most = spec.scheduling.max_batch_size if spec.scheduling else 0
     about, rows = question.about, 1
     if most:
         shapes = {name: tensor.shape for name, (_, tensor) in question.inputs.items()}
         rows = _rows(about, shapes, spec.name, most)
     tensors = {}
-    for name, (datatype, tensor) in sent.items():
+    for name in known or question.inputs:
+        if name not in question.inputs:  # an optional one
+            continue
         if name in known:
-            note = _BATCH_NOTE if most else ""
-            _check(about, spec.name, known[name], datatype, tensor.shape, note)
+            datatype, tensor = question.inputs[name]
+            _check(about, spec.name, known[name], datatype, tensor.shape, _BATCH_NOTE if most else "")
         tensors[name] = question.array(name, spec.name)
     return tensors, max(1, rows)
 

@@ -11,10 +11,11 @@ it, and `http/tfs`, which speaks TensorFlow Serving's. SageMaker's own routes go
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
+from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from serving import outcomes
@@ -35,6 +36,7 @@ from serving.errors import (
     UnsupportedError,
 )
 from serving.fitting import choose, fit
+from serving.lease import Lease
 from serving.logs import quoted
 from serving.manager import ModelManager
 from serving.model_documents import config_of, metadata_of
@@ -45,7 +47,7 @@ from serving.repository.layouts import ModelSpec
 from serving.residents import Resident
 from serving.shared_memory import Regions
 from serving.signatures import signature_of, signed
-from serving.statistics import Spent, Statistics
+from serving.statistics import ModelStatistics, Spent, Statistics
 from serving.tensors import Signature, Tensors
 from serving.workers.handler import Reply, Request
 
@@ -77,6 +79,36 @@ class Answer:
         head: dict[str, Any] = {"id": self.id} if self.id else {}
         head |= {"model_name": self.model, "model_version": self.version}
         return head | ({"parameters": self.parameters} if self.parameters else {})
+
+
+class _Hold:
+    """`with` it and a version of a model is held; of one that cannot be loaded the log says why."""
+
+    __slots__ = ("_is_asked", "_lease", "_name", "_version")
+
+    def __init__(self, lease: Lease, name: str, version: str, is_asked: bool) -> None:
+        self._lease, self._name, self._version, self._is_asked = lease, name, version, is_asked
+
+    def __enter__(self) -> Member:
+        try:
+            resident = self._lease.__enter__()
+        except ModelNotFoundError:
+            raise _unknown(self._name) from None
+        except InvalidArtifactError as error:
+            if not self._is_asked:
+                raise
+            log.warning("event=not_served model=%s error=%r", quoted(self._name), error.message)
+            raise _unknown(self._name) from None
+        try:
+            return _version_of(resident.model, spec_of(resident), self._version)
+        except BaseException:
+            self._lease.__exit__(*sys.exc_info())
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lease.__exit__(kind, error, trace)
 
 
 class Inference:
@@ -158,7 +190,7 @@ class Inference:
         except ServingError as error:
             counters.failed(perf_counter_ns() - started, spent, is_rejected=spent is None and _is_rejected(error))
             raise
-        self._answered(spec, question, started, spent, fitted[1])
+        self._answered(spec, counters, question, started, spent, fitted[1])
         return Answer(spec.name, spec.version, question.id, chosen)
 
     def stream(self, name: str, version: str, question: Question) -> Iterator[Answer]:
@@ -191,7 +223,7 @@ class Inference:
                 if has_failed:
                     counters.failed(perf_counter_ns() - started, spent)
                 else:
-                    self._answered(spec, question, started, spent, fitted[1])
+                    self._answered(spec, counters, question, started, spent, fitted[1])
 
     def _pieces(
         self, fitted: Fitted, question: Question, model: LoadedModel, started: int
@@ -206,8 +238,10 @@ class Inference:
             spent.infer_ns = 0
         return outcomes.pieces(reply), spent
 
-    def _answered(self, spec: ModelSpec, question: Question, started: int, spent: Spent, rows: int) -> None:
-        self.statistics.of(spec.name, spec.version).succeeded(perf_counter_ns() - started, spent, rows)
+    def _answered(  # noqa: PLR0913  what there is to record
+        self, spec: ModelSpec, counters: ModelStatistics, question: Question, started: int, spent: Spent, rows: int
+    ) -> None:
+        counters.succeeded(perf_counter_ns() - started, spent, rows)
         if self.traces.take(spec.name):
             _trace(spec, question, started, spent)
 
@@ -265,24 +299,11 @@ class Inference:
             outputs = model.run(tensors)
             return outputs, Spent(began - started, 0, perf_counter_ns() - began, 0, rows)
 
-    @contextmanager
-    def _held(self, name: str, version: str = "", *, is_asked: bool = False) -> Iterator[tuple[LoadedModel, ModelSpec]]:
-        """Hold a model; for who asks it, one that cannot be loaded as it is is none, and the log says why."""
+    def _held(self, name: str, version: str = "", *, is_asked: bool = False) -> _Hold:
+        """Return the hold on a model, to be entered; for who asks it, one that cannot be loaded as it is is none."""
         _check_version(version)
         self.catalog.refuse_unloaded(name)
-        try:
-            lease = self._manager.ready(name)
-            resident = lease.__enter__()
-        except ModelNotFoundError:
-            raise _unknown(name) from None
-        except InvalidArtifactError as error:
-            if not is_asked:
-                raise
-            log.warning("event=not_served model=%s error=%r", quoted(name), error.message)
-            raise _unknown(name) from None
-        with ExitStack() as held:
-            held.push(lease)
-            yield _version_of(resident.model, spec_of(resident), version)
+        return _Hold(self._manager.ready(name), name, version, is_asked)
 
     # ---- what is there ----------------------------------------------------------------------------------------------
 
@@ -364,6 +385,8 @@ def _is_rejected(error: ServingError) -> bool:
 
 def _about(question: Question) -> dict[str, Any]:
     """Return what of a request travels to a worker, and only what is there."""
+    if not (question.parameters or question.id or question.outputs or question.priority or question.timeout_us):
+        return {}
     parameters = v2.own_parameters(question.parameters)
     flags = bool(question.parameters.get("sequence_start")) + 2 * bool(question.parameters.get("sequence_end"))
     about = {

@@ -23,6 +23,8 @@ about: ContextVar[tuple[str, str]] = ContextVar("about", default=("", ""))
 
 # Lines wait at most this long; short enough to read along, long enough to write many in one system call.
 _FLUSH_INTERVAL_S = 0.1
+# What makes a value look like more than one.
+_ODD = frozenset(' "=')
 # Past this many unwritten lines (a reader that hangs) the oldest go; a line is at most some 8 KiB, mostly 300 bytes.
 _MAX_PENDING = 20_000
 
@@ -59,7 +61,7 @@ def write_line(fields: dict[str, str], *, is_json: bool) -> str:
 
 def quoted(value: str) -> str:
     """Return a value as it stands in a line: in quotes where it would otherwise look like more than one."""
-    is_plain = value and value.isprintable() and not set(value) & set(' "=')
+    is_plain = value and value.isprintable() and _ODD.isdisjoint(value)
     return value if is_plain else json.dumps(value)
 
 

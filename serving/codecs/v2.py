@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from serving.codecs import json
-from serving.codecs.packed import Unread, to_bytes
+from serving.codecs.packed import Unread, to_buffer, to_bytes
 from serving.errors import BadRequestError
 from serving.tensors import Array
 
@@ -48,6 +48,10 @@ class Wanted:
     region: str | None = None
     offset: int = 0
     size: int = 0
+
+
+# An output that is not asked for by name.
+_IN_JSON, _IN_BINARY = Wanted(""), Wanted("", is_binary=True)
 
 
 @dataclass(slots=True)
@@ -138,12 +142,12 @@ def write(
     wanted = {each.name: each for each in question.outputs}
     items, tail = [], []
     for name, array in outputs.items():
-        want = wanted.get(name) or Wanted(name, question.is_binary)
+        want = wanted.get(name) or (_IN_BINARY if question.is_binary else _IN_JSON)
         item: dict[str, Any] = {"name": name, "datatype": json.datatype_of(array), "shape": list(array.shape)}
         if want.region is not None:
             to_region(want, array, memory)
         elif want.is_binary:
-            data = to_bytes(array)
+            data = to_buffer(array)
             tail += [data] if data else []
             item["parameters"] = {"binary_data_size": len(data)}
         else:

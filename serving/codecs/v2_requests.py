@@ -21,6 +21,7 @@ from serving.codecs import json, v2
 from serving.codecs.json_numbers import MAX_RANK
 from serving.codecs.packed import Unread
 from serving.codecs.v2 import VENDOR, Memory, ParseError, Question, Wanted
+from serving.codecs.v2_heads import Heads
 from serving.errors import BadRequestError
 from serving.tensors import DTYPES, Array
 
@@ -40,16 +41,25 @@ _MISFITS = {
 }
 
 
-def read(body: bytes, header_bytes: int | None, model: str, memory: Memory | None = None) -> Question:
+def read(
+    body: bytes, header_bytes: int | None, model: str, memory: Memory | None = None, heads: Heads | None = None
+) -> Question:
     """Read a request whose JSON takes `header_bytes` (None: all of it; 0: none, the body is the one input's bytes).
 
     An empty body is such bytes, too. Raises `ParseError` for what is no request, `BadRequestError` for one that
-    contradicts itself.
+    contradicts itself. `heads` knows what was read before.
     """
     if header_bytes == 0 or not body:
         return Question(raw=body, is_binary=True)
-    head = body if header_bytes is None else body[:header_bytes]
-    return read_document(load(head), model, memoryview(body)[len(head) :], memory)
+    if header_bytes is None:
+        return read_document(load(body), model, memory=memory)
+    head, rest = body[:header_bytes], memoryview(body)[header_bytes:]
+    question = heads.recall(head, rest) if heads is not None else None
+    if question is None:
+        question = read_document(load(head), model, rest, memory)
+        if heads is not None:
+            heads.keep(head, question, rest)
+    return question
 
 
 def load(text: bytes) -> Any:

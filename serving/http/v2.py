@@ -11,14 +11,16 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from serving import __version__
 from serving.codecs import generate, v2, v2_requests
 from serving.codecs.v2 import BINARY, HEADER_LENGTH, ParseError
+from serving.codecs.v2_heads import Heads
 from serving.errors import (
     BadRequestError,
     MethodNotAllowedError,
@@ -56,7 +58,6 @@ EXTENSIONS = [
 _ONCE = "HTTP end point doesn't support models with decoupled transaction policy"
 _SSE = ("Content-Type", "text/event-stream; charset=utf-8")
 _WEIGHT = re.compile(r"q\s*=\s*(1(\.0*)?|0?\.0*[1-9]\d*)")  # any but 0
-Done = TypeVar("Done")
 
 
 class V2Routes:
@@ -75,6 +76,7 @@ class V2Routes:
         self._gate = gate
         self._guard = guard
         self._is_healthy = is_healthy
+        self._heads = Heads()
 
     def answer(self, call: Call) -> Reply:
         """Answer one request below `/v2`, errors included."""
@@ -91,7 +93,7 @@ class V2Routes:
             raise RouteNotFoundError("Not Found")
         if len(parts) > 2 and parts[0] == "models" and parts[-1] in ("infer", "generate", "generate_stream"):
             _allow(method, "POST")
-            return self._infer(call, *_model(parts[1:-1]), parts[-1])
+            return self._infer(call, *_model(*parts[1:-1]), parts[-1])
         if parts[:1] == ["models"] and parts[-2:] != ["trace", "setting"]:
             _allow(method, "GET")
             with self._gate:
@@ -122,7 +124,7 @@ class V2Routes:
         what = parts.pop() if parts and parts[-1] in ("ready", "config", "stats") else ""
         if not parts and what == "stats":
             return _document({"model_stats": self._inference.catalog.stats()})
-        name, version = _model(parts)
+        name, version = _model(*parts)
         if what == "ready":
             if not self._inference.catalog.is_ready(name, version):
                 raise BadRequestError("Model version not ready")
@@ -165,7 +167,10 @@ class V2Routes:
             question = generate.read(body, self._inference.signature(name, version))
             answers = self._inference.stream(name, version, question)
             if how == "generate":
-                return self._timed(call, lambda: _only(answers))
+                started = perf_counter()
+                reply = _only(answers)
+                call.model_s = perf_counter() - started
+                return reply
             try:
                 first = next(answers, None)  # what is raised here is the request's error
             except ModelFailedError as error:
@@ -176,21 +181,16 @@ class V2Routes:
     def _tensors(self, call: Call, name: str, version: str, body: bytes) -> Reply:
         environ = call.environ
         header = v2_requests.header_length(environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
-        question = v2_requests.read(body, header, name, self._inference.regions)
-        answer = self._timed(call, lambda: self._inference.infer(name, version, question, once=_ONCE))
+        question = v2_requests.read(body, header, name, self._inference.regions, self._heads)
+        started = perf_counter()
+        answer = self._inference.infer(name, version, question, once=_ONCE)
+        call.model_s = perf_counter() - started
         content, header = v2.write(answer.head, answer.outputs, question, self._inference.regions)
         headers = [JSON] if header is None else [("Content-Type", BINARY), (HEADER_LENGTH, str(header))]
         if encoding := _asked_encoding(environ.get("HTTP_ACCEPT_ENCODING", "")):
             content = gzip.compress(content, 1) if encoding == "gzip" else zlib.compress(content, 1)
             headers.append(("Content-Encoding", encoding))
         return 200, headers, content
-
-    @staticmethod
-    def _timed(call: Call, infer: Callable[[], Done]) -> Done:
-        started = perf_counter()
-        answer = infer()
-        call.model_s = perf_counter() - started
-        return answer
 
 
 def v2_error(error: BaseException, request_id: str) -> Reply:
@@ -214,9 +214,10 @@ def _allow(method: str, allowed: str) -> None:
         raise MethodNotAllowedError("Method Not Allowed", allowed)
 
 
-def _model(parts: list[str]) -> tuple[str, str]:
+@lru_cache(256)  # clients ask for few; what is refused is not kept
+def _model(*path: str) -> tuple[str, str]:
     """Take `NAME` or `NAME/versions/V` apart; a name may have slashes of its own, a version is a number."""
-    version = ""
+    parts, version = list(path), ""
     if len(parts) > 2 and parts[-2] == "versions":
         *parts, _, version = parts
     if not parts or "versions" in parts[1:] or not (version.isdigit() or version == ""):
@@ -238,6 +239,8 @@ def _asked_encoding(offered: str) -> str:
     Only for who accepts one of those that there are and not both: clients that offer all they know do so by habit, and
     a tensor of floats is no smaller for the time that it takes.
     """
+    if not offered:
+        return ""
     known = {each for each in map(_accepted, offered.split(",")) if each in ("gzip", "deflate")}
     return known.pop() if len(known) == 1 else ""
 

@@ -87,6 +87,9 @@ class Kind(IntEnum):
     PONG = 17
 
 
+_KINDS = {int(each): each for each in Kind}
+
+
 class ChannelError(Exception):
     """The other side is gone, broke the protocol, or did not answer in time."""
 
@@ -171,25 +174,27 @@ class Channel:
 
     def receive(self, deadline: float | None = None) -> Message:
         """Return the next message. Raises `PeerGoneError`, `ProtocolError`, and `LateError` past `deadline`."""
-        header = self._take(_HEADER.size, deadline)
-        kind, flags, fd_count, call, meta_bytes, size = _HEADER.unpack(header)
-        most_bytes = self.body_max_bytes if flags & _IN_SEGMENT else SHARED_FROM_BYTES
+        data = self._filled(_HEADER.size, deadline)
+        kind, flags, fd_count, call, meta_bytes, size = _HEADER.unpack_from(data)
+        is_shared = flags & _IN_SEGMENT
+        most_bytes = self.body_max_bytes if is_shared else SHARED_FROM_BYTES
         if meta_bytes > META_MAX_BYTES or size > most_bytes or fd_count > _FDS_MAX:
             raise ProtocolError(f"a message of {meta_bytes} + {size} bytes and {fd_count} files")
+        meta_end = _HEADER.size + meta_bytes
+        end = meta_end if is_shared else meta_end + size
+        data = self._filled(end, deadline)
+        self._pending = data[end:]
         fds: list[int] = []
         try:
-            meta = _loads(self._take(meta_bytes, deadline)) if meta_bytes else None
+            meta = _loads(data[_HEADER.size : meta_end]) if meta_bytes else None
             if len(self._fds) < fd_count:
                 raise ProtocolError(f"{fd_count} files were announced and {len(self._fds)} came")
             fds += (self._fds.popleft() for _ in range(fd_count))
             if flags & _GIVES_BACK:
                 self._is_out_free = True
-            if flags & _IN_SEGMENT:
-                body = self._from_segment(fds.pop(0), size)
-            else:
-                body = self._take(size, deadline) if size else b""
-            return Message(Kind(kind), call, meta, body, fds)
-        except (ValueError, IndexError) as error:
+            body = self._from_segment(fds.pop(0), size) if is_shared else data[meta_end:end]
+            return Message(_KINDS[kind], call, meta, body, fds)
+        except (ValueError, LookupError) as error:
             self._fds.extend(fds)  # nobody else will close them
             raise ProtocolError(str(error)) from None
 
@@ -230,25 +235,24 @@ class Channel:
         try:
             if len(buffers) > _BUFFERS_MAX:
                 buffers = [b"".join(buffers)]
-            sent = self._until(deadline, lambda: self._socket.sendmsg(buffers, rights))
+            sent = self._until(deadline, self._socket.sendmsg, buffers, rights)
             if sent < sum(map(len, buffers)):
                 rest = memoryview(b"".join(buffers))[sent:]
                 while rest:
-                    rest = rest[self._until(deadline, lambda: self._socket.send(rest)) :]  # noqa: B023
+                    rest = rest[self._until(deadline, self._socket.send, rest) :]
         except OSError as error:
             raise PeerGoneError(error.strerror or str(error)) from None
 
-    def _take(self, count: int, deadline: float | None) -> bytes:
-        pending = self._pending
-        while len(pending) < count:
-            pending += self._receive_some(count - len(pending), deadline)
-        self._pending = pending[count:]
-        return pending[:count]
+    def _filled(self, count: int, deadline: float | None) -> bytes:
+        """Return what has come, `count` bytes at least."""
+        while len(self._pending) < count:
+            self._pending += self._receive_some(count - len(self._pending), deadline)
+        return self._pending
 
     def _receive_some(self, wanted: int, deadline: float | None) -> bytes:
         try:
             count = max(wanted, _RECEIVE_BYTES)
-            data, ancillary, _, _ = self._until(deadline, lambda: self._socket.recvmsg(count, _ANCILLARY_BYTES))
+            data, ancillary, _, _ = self._until(deadline, self._socket.recvmsg, count, _ANCILLARY_BYTES)
         except OSError as error:
             raise PeerGoneError(error.strerror or str(error)) from None
         for level, kind, rights in ancillary:
@@ -261,7 +265,7 @@ class Channel:
             raise PeerGoneError("the other side is gone")
         return data
 
-    def _until(self, deadline: float | None, operation: Callable[[], _T]) -> _T:
+    def _until(self, deadline: float | None, operation: Callable[..., _T], *arguments: Any) -> _T:
         """Run one operation on the socket; raise `LateError` past the deadline.
 
         The kernel keeps the time-out, as Python's own costs two more system calls each time (4 of 38 us a round trip).
@@ -278,7 +282,7 @@ class Channel:
                 if not left_s / 2 <= self._kernel_s <= left_s * 1.01 + 0.001:
                     self._set_timeout(left_s)
             try:
-                return operation()
+                return operation(*arguments)
             except BlockingIOError:  # the kernel's time-out: look at the clock again
                 continue
 

@@ -51,11 +51,13 @@ def pack(tensors: Mapping[str, Any], at: int) -> tuple[list[dict[str, Any]], lis
             dtype = "BYTES"
             data: Body = _join(array)
         else:
-            known = _DTYPES.get(array.dtype.str[1:])
+            code = array.dtype.str  # with its byte order before it
+            known = _DTYPES.get(code[1:])
             if known is None:
                 raise ValueError(f"Tensor '{name}' has values of type {array.dtype}: return one of {', '.join(_CODES)}")
-            array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
-            dtype, data = known, array.reshape(-1).view("uint8").data if array.size else b""
+            if code[0] == ">" or not array.flags.c_contiguous:
+                array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+            dtype, data = known, array.data.cast("B") if array.size else b""
         padding = -at % _ALIGN
         if padding:
             buffers.append(bytes(padding))
@@ -90,8 +92,8 @@ def _array(each: Mapping[str, Any], body: Body) -> Any:
         raise ValueError(f"tensor {each['name']!r} of shape {shape} does not lie in a body of {len(body)} bytes")
     if each["dtype"] == "BYTES":
         return _split(memoryview(body)[start : start + size], shape)
-    dtype = np.dtype(_CODES[each["dtype"]]).newbyteorder("<")
-    return np.frombuffer(body, dtype, size // dtype.itemsize, start).reshape(shape)
+    code = _CODES[each["dtype"]]
+    return np.frombuffer(body, "<" + code, size // int(code[1]), start).reshape(shape)
 
 
 def _join(array: Any) -> bytes:

@@ -234,7 +234,9 @@ class TritonPythonHandler:
 
     def _execute(self, incoming: list[Any]) -> Any:
         answers = self._model.execute(incoming)
-        return self._awaited(answers) if inspect.isawaitable(answers) else answers
+        if isinstance(answers, list) or not inspect.isawaitable(answers):
+            return answers
+        return self._awaited(answers)
 
     def _awaited(self, answers: Any) -> Any:
         """Wait for a coroutine in one loop that lives as long as the model: its locks and sessions belong to a loop."""

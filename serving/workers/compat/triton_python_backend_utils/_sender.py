@@ -26,7 +26,7 @@ class Mailbox:
     def __init__(self, limit: int = 0) -> None:
         self.is_cancelled = False
         self._limit = limit
-        self._read = threading.Condition()
+        self._read = threading.Condition() if limit else None  # without a limit nobody waits for a read
         self.is_taken = False
         self._is_closed = False
         self._posts: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()
@@ -34,7 +34,7 @@ class Mailbox:
 
     def post(self, response: Any, is_last: bool) -> bool:
         """Take a response; False once it was closed."""
-        if self._limit and not is_last:
+        if self._read is not None and not is_last:
             with self._read:
                 self._read.wait_for(lambda: self.is_cancelled or self._posts.qsize() < self._limit)
         with self._lock:
@@ -47,15 +47,17 @@ class Mailbox:
     def get(self) -> tuple[Any, bool]:
         """Wait for the next response; not to be called after the last."""
         post = self._posts.get()
-        with self._read:
-            self._read.notify()
+        if self._read is not None:
+            with self._read:
+                self._read.notify()
         return post
 
     def cancel(self) -> None:
         """Tell the model that nobody reads any more; what it still sends is dropped, and it waits for nothing."""
-        with self._read:
-            self.is_cancelled = True
-            self._read.notify_all()
+        self.is_cancelled = True
+        if self._read is not None:
+            with self._read:
+                self._read.notify_all()
 
 
 class Abandoned(Exception):  # noqa: N818
