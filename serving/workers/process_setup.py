@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from serving.workers import deepspeed_shim
 from serving.workers.handler import Launch
 
 _NICENESS = 5
@@ -49,6 +50,8 @@ def set_up(launch: Launch) -> None:
     _set_paths(launch)
     reseed(int.from_bytes(os.urandom(4), "little"))  # workers of one zygote would all draw the same numbers
     _set_threads(launch.threads)
+    if launch.ranks:
+        deepspeed_shim.watch(launch.device)
     faulthandler.enable(2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as Python made it
 
