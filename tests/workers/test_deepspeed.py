@@ -16,50 +16,12 @@ from serving.workers.supervisor import Supervisor, Wish
 from tests.workers.causal_folders import save_causal
 from tests.workers.processes import soon
 from tests.workers.rank_models import shared_files
+from tests.workers.seed_handler import seed_handler
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("transformers")
 pytest.importorskip("deepspeed")
 
-# The seed's, and the edits that docs/large-models.md explains: {model}, no revision, min_new_tokens.
-SEED = """
-from djl_python import Input, Output
-import os
-import deepspeed
-import torch
-from transformers import pipeline, AutoModelForCausalLM, AutoTokenizer
-
-predictor = None
-
-def get_model():
-    model_name = '{model}'
-    tensor_parallel = int(os.getenv('TENSOR_PARALLEL_DEGREE', '1'))
-    local_rank = int(os.getenv('LOCAL_RANK', '0'))
-    model = AutoModelForCausalLM.from_pretrained(model_name, torch_dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(model_name)
-
-    model = deepspeed.init_inference(model,
-                                     mp_size=tensor_parallel,
-                                     dtype=model.dtype,
-                                     replace_method='auto',
-                                     replace_with_kernel_inject=True)
-    generator = pipeline(task='text-generation', model=model, tokenizer=tokenizer, device=local_rank)
-    return generator
-
-
-def handle(inputs: Input) -> None:
-    global predictor
-    if not predictor:
-        predictor = get_model()
-
-    if inputs.is_empty():
-        # Model server makes an empty call to warmup the model on startup
-        return None
-
-    data = inputs.get_as_string()
-    result = predictor(data, do_sample={sample}, min_new_tokens=20, max_new_tokens=25)
-    return Output().add(result)
-"""
 Start = Callable[..., Pool]
 
 
@@ -106,6 +68,6 @@ def test_the_seeds_handler_answers_as_the_whole_model(start: Start, folder: Path
     import transformers
 
     whole = transformers.pipeline("text-generation", model=str(folder))
-    pool = start(SEED.format(model=folder, sample=False))
+    pool = start(seed_handler(folder))
 
     assert ask(pool, "hello world") == whole("hello world", do_sample=False, min_new_tokens=20, max_new_tokens=25)
