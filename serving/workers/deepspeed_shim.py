@@ -2,9 +2,9 @@
 
 Nothing here imports deepspeed: `watch` waits until people's code (or a dialect) does, then amends what it finds.
 
-1. All-reduces go over gloo. DeepSpeed's shared-memory operation wants a compiler at run time or a prebuilt one, 66 MiB
-   of /dev/shm for each rank, and lets the survivors of a dead rank spin for ever. `DS_BUILD_SHM_COMM=1` has it all the
-   same, where /dev/shm has the room.
+1. All-reduces go over gloo. DeepSpeed's shared-memory operation wants a compiler at run time or to be prebuilt, a CPU
+   with AVX-512, 66 MiB of /dev/shm for each rank, and lets the survivors of a dead rank spin for ever.
+   `DS_BUILD_SHM_COMM=1` has it all the same, where /dev/shm has the room.
 2. Without CUDA: kernel injection and CUDA graphs are off, float16 is float32, nccl is gloo. A line says each.
 3. Arguments that older versions took and 0.19 does not are left out, or said as it takes them.
 4. An engine has what its model has (`device`, `config`, ...), which transformers' pipelines ask it for; its forward
@@ -24,13 +24,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from serving import dev_shm
 from serving.workers.handler import HandlerError
 
 _NAME = "deepspeed"
-_SWITCH = "DS_BUILD_SHM_COMM"  # DeepSpeed's own, for having that operation built
-# Measured with 0.19.8: one file for each rank, taken at the first all-reduce.
-_BUFFER_BYTES = 69_206_024
-_SHARED = "/dev/shm"  # noqa: S108  where the kernel has it
 
 
 def watch(device: str) -> None:
@@ -82,16 +79,10 @@ def _amend(deepspeed: Any, *, is_cpu: bool) -> None:
 
 
 def _build_shm_op(build: Callable[[], Any]) -> Any:
-    if os.environ.get(_SWITCH, "0") == "0":
+    if not dev_shm.is_switched_on(os.environ):
         return None
-    wanted = _BUFFER_BYTES * int(os.environ["LOCAL_SIZE"])
-    room = os.statvfs(_SHARED)
-    free = room.f_bavail * room.f_frsize
-    if free < wanted:
-        raise HandlerError(
-            f"{_SWITCH}=1: DeepSpeed's shared-memory operation takes {wanted >> 20} MiB of {_SHARED} and "
-            f"{free >> 20} MiB are free: start the container with a larger --shm-size, or unset the variable."
-        )
+    if shortage := dev_shm.shortage(int(os.environ["LOCAL_SIZE"]), os.environ, is_cpu=True):
+        raise HandlerError(shortage)
     return build()
 
 

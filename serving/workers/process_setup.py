@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from serving import dev_shm
 from serving.workers import deepspeed_shim
 from serving.workers.handler import Launch
 
@@ -51,9 +52,16 @@ def set_up(launch: Launch) -> None:
     reseed(int.from_bytes(os.urandom(4), "little"))  # workers of one zygote would all draw the same numbers
     _set_threads(launch.threads)
     if launch.ranks:
-        deepspeed_shim.watch(launch.device)
+        _prepare_rank(launch)
     faulthandler.enable(2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as Python made it
+
+
+def _prepare_rank(launch: Launch) -> None:
+    shortage = dev_shm.shortage(launch.ranks, os.environ, is_cpu=launch.device == "cpu")
+    if shortage and launch.rank == 0:
+        print(shortage, file=sys.stderr)  # noqa: T201  the model's log
+    deepspeed_shim.watch(launch.device)
 
 
 def set_title(title: str) -> None:

@@ -102,7 +102,7 @@ def test_a_killed_rank_is_answered_at_once_and_the_group_comes_back(container: C
         reply = asked.result(60)
     assert time.monotonic() - began < 2  # of which docker's exec is the most
     assert reply.status_code == 503
-    assert "(rank 1) was killed by signal 9" in reply.text
+    assert "(rank 1) lost its worker, which was killed by signal 9" in reply.text
     wait_until(lambda: ask(container, "autotp").status_code == 200, "the next group")
     assert generate(container, "autotp") == whole
     after = {each.pid for each in titled(container, "wharf worker: autotp ")}
@@ -143,5 +143,7 @@ def test_too_little_shared_memory_is_said_and_not_died_of(shared: Container) -> 
     """Docker's default has no room for two buffers: writing them would be a bus error."""
     reply = ask(shared, "seed")
     assert reply.status_code == 500
-    assert "takes 132 MiB of /dev/shm and 64 MiB are free" in reply.text
+    assert "wants 132 MiB of /dev/shm for a group of 2 ranks and 64 MiB are free" in reply.text
     assert "--shm-size" in reply.text
+    assert "event=dev_shm_is_small" in shared.logs()
+    assert "larger --shm-size" in shared.exec("wharf", "env")

@@ -1,4 +1,4 @@
-"""The seed's model.py for GPT-J, with the edits that docs/large-models.md explains; tests of workers and images load it."""
+"""The seed's model.py for GPT-J, with the edits that docs/large-models.md explains, for tests of workers and images."""
 
 from __future__ import annotations
 

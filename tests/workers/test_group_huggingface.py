@@ -15,7 +15,7 @@ from serving.workers.handler import Launch, Request
 from serving.workers.plan import Plan
 from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor, Wish
-from tests.workers.causal_folders import KINDS, save_causal
+from tests.workers.causal_folders import KINDS, save_causal, save_uneven
 from tests.workers.processes import soon
 
 pytestmark = pytest.mark.torch
@@ -168,6 +168,31 @@ def test_djls_built_in_handler_splits_as_well(supervisor: Supervisor, make: Make
         assert ask(pool, "hello world", **greedy) == whole("hello world", **greedy)
 
 
+BY_DEEPSPEED = ("gptj", "llama", "gpt_neo", "bert")
+
+
+@pytest.mark.parametrize("kind", BY_DEEPSPEED)
+def test_what_no_plan_is_for_is_split_by_deepspeed(supervisor: Supervisor, tmp_path: Path, kind: str) -> None:
+    """Three heads over two ranks, one head of keys, a family without a plan, a classifier: to 1e-5 as well."""
+    import torch
+    import transformers
+
+    folder = save_uneven(tmp_path, kind)
+    ids = [[2, 5, 6, 7, 8, 9]]
+    loader = transformers.AutoModelForSequenceClassification if kind == "bert" else transformers.AutoModelForCausalLM
+    with torch.inference_mode():
+        wanted = loader.from_pretrained(folder)(torch.tensor(ids)).logits
+    with split(supervisor, folder) as pool:
+        found = torch.tensor(ask(pool, {"input_ids": ids})["logits"])
+    assert (wanted - found).abs().max() < 1e-5
+
+
+def test_a_split_that_deepspeed_gets_wrong_is_refused(supervisor: Supervisor, tmp_path: Path) -> None:
+    """It splits Persimmon's fused projections where they must not be, and says nothing."""
+    with pytest.raises(LoadFailedError, match="type 'persimmon'.* its parts answer otherwise than the whole model"):
+        started(supervisor, save_uneven(tmp_path, "persimmon"), 2)
+
+
 UNEVEN = """
 import sys
 from djl_python import Output
@@ -175,7 +200,7 @@ from serving.workers.dialects.huggingface_ranks import load_ranked
 
 def handle(inputs):
     sys.modules["deepspeed"] = None  # as where it is not installed
-    load_ranked("text-generation", inputs.get_property("model_id"), 2, "cpu", {}, inputs.get_property("split"))
+    load_ranked("text-generation", inputs.get_property("model_id"), 2, "cpu", {"split": inputs.get_property("split")})
 """
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from serving.workers.handler import HandlerError
 
 _TOKENS = 8
-# Of the largest value: measured 3e-7 (float32) and 4e-3 (bfloat16) for tiny models; a wrong split is off by 0.1 and more.
+# Of the largest value: measured 3e-7 (float32) and 4e-3 (bfloat16) for tiny models; a wrong split is off by far more.
 _TOLERANCES = {"torch.float32": 1e-4, "torch.bfloat16": 5e-2, "torch.float16": 2e-2}
 
 
@@ -41,7 +41,9 @@ def split(model: Any, ranks: int) -> Any:
         raise _refusal(kind, ranks, said[-1]) from fault
     apart = float((wanted - found).abs().max() / wanted.abs().max())
     if not apart <= _TOLERANCES.get(str(part.dtype), 1e-4):
-        raise _refusal(kind, ranks, f"its parts answer otherwise than the whole model, by {apart:.1e} of the largest value")
+        raise _refusal(
+            kind, ranks, f"its parts answer otherwise than the whole model, off by {apart:.1e} of the largest"
+        )
     return part
 
 
@@ -57,6 +59,6 @@ def _answer(model: Any) -> Any:
 
 def _refusal(kind: str, ranks: int, why: str) -> HandlerError:
     return HandlerError(
-        f"DeepSpeed cannot split a model of type '{kind}' over {ranks} ranks: {why:.200}. Set tensor_parallel_degree to "
-        "1, or bring a model.py."
+        f"DeepSpeed cannot split a model of type '{kind}' over {ranks} ranks: {why:.200}. Set "
+        "tensor_parallel_degree to 1, or bring a model.py."
     )

@@ -70,13 +70,12 @@ _CLASSES = {
 _SHARED_OUT = ("num_attention_heads", "num_key_value_heads")
 
 
-def load_ranked(
-    task: str, folder: str, ranks: int, device: str, options: dict[str, Any], split: str | None = None
-) -> Any:
+def load_ranked(task: str, folder: str, ranks: int, device: str, options: dict[str, Any]) -> Any:
     """Return this rank's part of the model in `folder` for `task`, a module that answers like the whole one.
 
-    `device` is `cpu` or `cuda`; all ranks of the group must call this. `split` is the option of that name. Raises
-    `HandlerError` for what cannot be split, and `ModuleNotFoundError` for accelerate, which transformers wants for this.
+    `device` is `cpu` or `cuda`; all ranks of the group must call this. Of `options`, `split` says by whom, the others
+    are from_pretrained's. Raises `HandlerError` for what cannot be split, and `ModuleNotFoundError` for accelerate,
+    which transformers wants for plans.
     """
     import transformers
 
@@ -87,7 +86,8 @@ def load_ranked(
         )
     trusts = {name: value for name, value in options.items() if name == "trust_remote_code"}
     config = transformers.AutoConfig.from_pretrained(folder, **trusts)
-    is_by_deepspeed = _is_by_deepspeed(config, ranks, split)
+    is_by_deepspeed = _is_by_deepspeed(config, ranks, options.get("split"))
+    options = {name: value for name, value in options.items() if name != "split"}
     _meet(device)
     loader = getattr(transformers, _CLASSES[task])
     if is_by_deepspeed:
@@ -123,7 +123,9 @@ def _is_by_deepspeed(config: Any, ranks: int, split: str | None) -> bool:
     if wants:
         raise HandlerError("The option split is 'deepspeed', which is not installed here: use an image that has it.")
     if refusal:
-        raise HandlerError(f"{refusal} Set tensor_parallel_degree to 1, or use an image with deepspeed, which may do it.")
+        raise HandlerError(
+            f"{refusal} Set tensor_parallel_degree to 1, or use an image with deepspeed, which may do it."
+        )
     return False
 
 

@@ -57,7 +57,7 @@ class HuggingFaceService:
         arguments = _arguments(properties)
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         if ranks > 1:
-            device, arguments = _split(model_id, task, ranks, arguments, properties.get("split"))
+            device, arguments = _split(model_id, task, ranks, {**arguments, "split": properties.get("split")})
         else:
             arguments["model"] = model_id
         self.hf_pipeline = pipeline(task=task, device=device, **arguments)
@@ -114,14 +114,12 @@ def _task_of(model_id: str) -> str:
     raise ValueError(f"{model_id} has the architectures {architectures}, which tell no task: set option.task.")
 
 
-def _split(
-    model_id: str, task: str, ranks: int, arguments: dict[str, Any], split: str | None
-) -> tuple[str, dict[str, Any]]:
+def _split(model_id: str, task: str, ranks: int, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the device of this rank, and what a pipeline over its part of the model takes."""
     from serving.workers.dialects import huggingface_ranks
 
     kind = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else "cpu"
-    model = huggingface_ranks.load_ranked(task, model_id, ranks, kind, arguments, split)
+    model = huggingface_ranks.load_ranked(task, model_id, ranks, kind, arguments)
     return huggingface_ranks.place(kind), {"model": model, "tokenizer": model_id}
 
 
