@@ -123,6 +123,10 @@ build/graviton: PLATFORM ?= linux/arm64
 build/graviton: dist/.stamp-wheel ## Build the image with TensorFlow, for arm64 (PLATFORM=linux/amd64 for x86-64; any machine builds either)
 	$(build) $(if $(BUILD_IMAGE),--build-arg BUILD_IMAGE=$(BUILD_IMAGE)) .
 
+.PHONY: build/djl
+build/djl: dist/.stamp-wheel dist/wheels/.stamp-torch ## Build the image for large models, with DeepSpeed (BASE_IMAGE=... for another base)
+	$(build) $(if $(BASE_PYTHON),--build-arg PYTHON=$(BASE_PYTHON)) .
+
 build = scripts/docker-build --file docker/$(@F)/Dockerfile --tag $(IMAGE):$(@F) $(if $(PLATFORM),--platform $(PLATFORM)) \
   $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 
@@ -134,6 +138,7 @@ test-image/cpu: $(STAMP)-dev ## Build an image and test it in a real Docker engi
 TESTS_OF_cpu := .
 # Those of a running container with x86-64's image, at full speed; arm64's has tests of its own.
 TESTS_OF_graviton := test_image_runs.py test_image_graviton.py
+TESTS_OF_djl := test_image_runs.py test_image_djl.py
 TESTS_OF_triton := test_image_contract.py test_image_runs.py test_image_triton.py
 
 .PHONY: test-image/triton
@@ -142,6 +147,10 @@ test-image/triton: $(STAMP)-dev ## The same for the image in front of tritonserv
 
 .PHONY: test-image/graviton
 test-image/graviton: $(STAMP)-dev ## The same for the image with TensorFlow: x86-64's, and arm64's on three emulated CPUs
+	$(test-image)
+
+.PHONY: test-image/djl
+test-image/djl: $(STAMP)-dev $(STAMP)-torch ## The same for the image for large models: a group of ranks in a container
 	$(test-image)
 
 test-image = $(BIN)/python -m pytest -m image $(addprefix tests/image/,$(TESTS_OF_$(@F))) --flavour $(@F) --log-cli-level=INFO --durations=10
@@ -188,9 +197,10 @@ $(STAMP)-dev: requirements/dev.txt requirements/build.txt pyproject.toml | .venv
 	@touch $@
 
 # By itself and without its needs, which are locked: see requirements/torch-deps.in.
-$(STAMP)-torch: $(STAMP)-dev
-	@echo "Installing torch 2.13.0, and accelerate for split models, into .venv"
-	@$(PIP) install --no-deps torch==2.13.0 accelerate==1.15.0
+$(STAMP)-torch: requirements/beside-torch.txt $(STAMP)-dev
+	@echo "Installing torch 2.13.0, and accelerate and DeepSpeed for split models, into .venv"
+	@$(PIP) install --no-deps torch==2.13.0
+	@DS_BUILD_OPS=0 $(PIP) install --no-deps --no-build-isolation --require-hashes -r requirements/beside-torch.txt
 	@touch $@
 
 dist/.stamp-wheel: $(SOURCES) pyproject.toml requirements/build.txt | .venv/bin/python

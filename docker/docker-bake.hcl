@@ -7,7 +7,7 @@ variable "REVISION" { default = "unknown" }
 variable "EXTRAS" { default = "torch" }
 
 group "default" {
-  targets = ["cpu", "triton", "graviton"]
+  targets = ["cpu", "triton", "graviton", "djl"]
 }
 
 target "_common" {
@@ -48,4 +48,12 @@ target "graviton" {
   platforms = ["linux/arm64", "linux/amd64"]
   tags      = ["${IMAGE}:graviton", "${IMAGE}:${VERSION}-graviton"]
   args      = {}
+}
+
+target "djl" {
+  inherits   = ["_common"]
+  dockerfile = "docker/djl/Dockerfile"
+  platforms  = ["linux/amd64"]
+  tags       = ["${IMAGE}:djl", "${IMAGE}:${VERSION}-djl"]
+  args       = {}
 }

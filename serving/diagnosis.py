@@ -1,7 +1,8 @@
 """`wharf env`: what this CPU has, what is set for it and why, and what the libraries really use.
 
 Puts `processor`, `tuning` and `kernels` side by side and says by name where they disagree: an Arm CPU on which
-TensorFlow ran without Arm's Compute Library, bf16 allowed and not used. Called by `cli`, which prints text or JSON.
+TensorFlow ran without Arm's Compute Library, bf16 allowed and not used, a /dev/shm too small for the groups of ranks
+that TENSOR_PARALLEL_DEGREE wants. Called by `cli`, which prints text or JSON.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from serving.dev_shm import shortage_for_all
 from serving.kernels import Library, look
 from serving.settings import Settings
 from serving.tuning import Machine, Tuning, allows_bf16, apply, asks_for_bf16, read_machine, tune
@@ -92,7 +94,9 @@ def diagnose(settings: Settings, environ: Mapping[str, str] = os.environ) -> Dia
     tuned = dict(environ)
     apply(tuning, tuned)
     libraries = tuple(look(tuned, has_onnx_bf16=is_bf16))
-    warnings = (*tuning.warnings, *disagreements(machine, libraries, tuned, has_onnx_bf16=is_bf16))
+    shortage = shortage_for_all(environ, is_cpu=settings.device != "cuda")
+    wrong = disagreements(machine, libraries, tuned, has_onnx_bf16=is_bf16)
+    warnings = (*tuning.warnings, *wrong, *filter(None, [shortage]))
     is_right = not any(each.name == "onnxruntime" and each.precision == "wrong" for each in libraries)
     return Diagnosis(machine, tuning, is_bf16 and is_right, libraries, warnings)
 

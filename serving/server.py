@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from serving import logs, memory
 from serving.catalog import Catalog
 from serving.cores import CoreBudget
+from serving.dev_shm import shortage_for_all
 from serving.devices import DeviceMeter, find_devices, say_devices
 from serving.errors import BadRequestError, ServingError
 from serving.http.admin import Guard, make_admin
@@ -251,6 +252,8 @@ def _warn(settings: Settings, limits: memory.Limits, ledger: Ledger) -> None:
         log.warning("event=setting_without_effect name=WHARF_ADMIN_TOKEN reason='the platform sends no token'")
     if not settings.model_root.is_dir():
         log.warning("event=no_model_root root=%s hint='create it or set WHARF_MODEL_ROOT'", settings.model_root)
+    if shortage := shortage_for_all(os.environ, is_cpu=settings.device != "cuda"):
+        log.warning("event=dev_shm_is_small reason=%r", shortage)
 
 
 def _say_started(settings: Settings, limits: memory.Limits, ledger: Ledger, cores: CoreBudget) -> None:

@@ -30,7 +30,7 @@ _OPTIONS = (
     *("tensor_parallel_degree", "pipeline_parallel_degree"),
     *("predict_timeout", "model_loading_timeout", "max_output_size"),
     *("model_id", "revision", "task", "dtype", "trust_remote_code", "device_map", "low_cpu_mem_usage", "quantize"),
-    *("load_in_8bit", "max_tokens", "max_model_len", "n_positions", "input_formatter", "output_formatter"),
+    *("split", "load_in_8bit", "max_tokens", "max_model_len", "n_positions", "input_formatter", "output_formatter"),
     *("enable_streaming", "enable_cuda_graph", "triangular_masking", "return_tuple", "training_mp_size"),
     *("checkpoint", "save_mp_checkpoint_path", "deepspeed_config_path"),
 )

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from serving import dev_shm
+from serving.workers import deepspeed_shim
 from serving.workers.handler import Launch
 from serving.workers.local_store import keep_local
 
@@ -51,9 +53,17 @@ def set_up(launch: Launch) -> None:
     reseed(int.from_bytes(os.urandom(4), "little"))  # workers of one zygote would all draw the same numbers
     _set_threads(launch.threads)
     if launch.ranks:
-        keep_local(os.environ["MASTER_ADDR"])
+        _prepare_rank(launch)
     faulthandler.enable(2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper, as Python made it
+
+
+def _prepare_rank(launch: Launch) -> None:
+    keep_local(os.environ["MASTER_ADDR"])
+    shortage = dev_shm.shortage(launch.ranks, os.environ, is_cpu=launch.device == "cpu")
+    if shortage and launch.rank == 0:
+        print(shortage, file=sys.stderr)  # noqa: T201  the model's log
+    deepspeed_shim.watch(launch.device)
 
 
 def set_title(title: str) -> None:

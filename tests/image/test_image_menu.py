@@ -104,7 +104,7 @@ def test_the_locks_hold_what_the_project_pins() -> None:
 def test_the_locks_agree_with_each_other() -> None:
     """What is tested (dev) is what is served."""
     dev = locked("dev")
-    for name in ("serve", "samples", "torch-deps"):
+    for name in ("serve", "samples", "torch-deps", "djl"):
         assert locked(name).items() <= dev.items()
     for name in ("tensorflow-arm64", "tensorflow-amd64"):
         assert locked("serve").items() <= locked(name).items()
@@ -123,7 +123,7 @@ def test_every_locked_package_has_a_hash_and_no_lock_names_an_index() -> None:
 def test_ci_calls_make_targets_that_exist() -> None:
     """CI runs nothing that a person could not."""
     steps = re.findall(r"^step (\S+)$", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
-    assert steps == ["check", "test", "test-image/cpu", "test-image/triton", "test-image/graviton"]
+    assert steps == ["check", "test", "test-image/cpu", "test-image/triton", "test-image/graviton", "test-image/djl"]
     assert all(re.search(rf"^{step}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE) for step in steps)
 
 

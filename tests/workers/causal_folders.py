@@ -16,16 +16,46 @@ def save_causal(folder: Path, kind: str, *, tokenizer: bool = True, heads: int =
     import torch
     import transformers
 
-    torch.manual_seed(3)
     place = folder / (kind if tokenizer else kind + "-bare")
-    network = transformers.AutoModelForCausalLM.from_config(_config(kind, heads))
+    torch.manual_seed(3)
+    _save(transformers.AutoModelForCausalLM.from_config(_config(kind, heads)), place)
+    if tokenizer:
+        vocabulary = {word: number for number, word in enumerate(WORDS)}
+        transformers.BertTokenizer(vocab=vocabulary).save_pretrained(place)
+    return place
+
+
+def save_uneven(folder: Path, kind: str) -> Path:
+    """Write a model that no plan can split over two ranks, without a tokenizer."""
+    import torch
+    import transformers as library
+
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    words = {"vocab_size": len(WORDS)}
+    made: Any
+    if kind == "gptj":
+        made = library.GPTJForCausalLM(_config(kind, 3))
+    elif kind == "llama":
+        made = library.LlamaForCausalLM(library.LlamaConfig(**words, **sizes, num_key_value_heads=1))
+    elif kind == "gpt_neo":
+        types = [[["global", "local"], 1]]
+        layers = {"hidden_size": 32, "num_layers": 2, "num_heads": 4}
+        made = library.GPTNeoForCausalLM(library.GPTNeoConfig(**words, **layers, attention_types=types))
+    elif kind == "persimmon":
+        made = library.PersimmonForCausalLM(library.PersimmonConfig(**words, **sizes))
+    else:
+        made = library.BertForSequenceClassification(library.BertConfig(**words, **sizes))
+    return _save(made, folder / kind)
+
+
+def _save(network: Any, place: Path) -> Path:
+    import torch
+
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(4)  # else all tokens are about as likely, and a wrong split chooses the same
     network.save_pretrained(place)
-    if tokenizer:
-        vocabulary = {word: number for number, word in enumerate(WORDS)}
-        transformers.BertTokenizer(vocab=vocabulary).save_pretrained(place)
     return place
 
 

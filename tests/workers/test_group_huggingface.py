@@ -15,13 +15,15 @@ from serving.workers.handler import Launch, Request
 from serving.workers.plan import Plan
 from serving.workers.pool import Pool
 from serving.workers.supervisor import Supervisor, Wish
-from tests.workers.causal_folders import KINDS, save_causal
+from tests.workers.causal_folders import KINDS, save_causal, save_uneven
 from tests.workers.processes import soon
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
+pytest.importorskip("deepspeed")
 
+BY = ("auto", "deepspeed")
 PRELOAD = ("numpy", "torch", "torch._dynamo", "transformers.modeling_utils")
 Make = Callable[..., Path]
 
@@ -73,9 +75,10 @@ def ask(pool: Pool, inputs: Any, **parameters: Any) -> Any:
     return json.loads(bytes(reply.body))
 
 
+@pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_logits_are_the_whole_models(supervisor: Supervisor, make: Make, kind: str) -> None:
-    """To 1e-5, of a batch, over token ids."""
+def test_the_logits_are_the_whole_models(supervisor: Supervisor, make: Make, kind: str, by: str) -> None:
+    """To 1e-5, of a batch, over token ids; split by a plan, and by DeepSpeed."""
     import torch
     import transformers
 
@@ -83,15 +86,16 @@ def test_the_logits_are_the_whole_models(supervisor: Supervisor, make: Make, kin
     folder = make(kind, tokenizer=False)
     with torch.inference_mode():
         wanted = transformers.AutoModelForCausalLM.from_pretrained(folder)(torch.tensor(ids)).logits
-    with split(supervisor, folder) as pool:
+    with split(supervisor, folder, split=by) as pool:
         found = torch.tensor(ask(pool, {"input_ids": ids})["logits"])
     assert wanted.shape == (2, 6, 14)
     assert wanted.max() - wanted.min() > 0.5
     assert (wanted - found).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_and_sampled_texts_are_the_whole_models(supervisor: Supervisor, make: Make, kind: str) -> None:
+def test_greedy_and_sampled_texts_are_the_whole_models(supervisor: Supervisor, make: Make, kind: str, by: str) -> None:
     """Sampled ones for equal seeds; another seed draws another text."""
     import torch
     import transformers
@@ -100,7 +104,7 @@ def test_greedy_and_sampled_texts_are_the_whole_models(supervisor: Supervisor, m
     sampled = {"do_sample": True, "max_new_tokens": 20}
     greedy = {"do_sample": False, "max_new_tokens": 20}
     texts = []
-    with split(supervisor, make(kind)) as pool:
+    with split(supervisor, make(kind), split=by) as pool:
         assert ask(pool, "hello world", **greedy) == whole("hello world", **greedy)
         for seed in (7, 8, 7):
             torch.manual_seed(seed)
@@ -164,13 +168,62 @@ def test_djls_built_in_handler_splits_as_well(supervisor: Supervisor, make: Make
         assert ask(pool, "hello world", **greedy) == whole("hello world", **greedy)
 
 
-def test_what_cannot_be_split_is_refused_in_words(supervisor: Supervisor, make: Make, tmp_path: Path) -> None:
-    """No plan, heads that do not come out even, a task that is more than its model."""
+BY_DEEPSPEED = ("gptj", "llama", "gpt_neo", "bert")
+
+
+@pytest.mark.parametrize("kind", BY_DEEPSPEED)
+def test_what_no_plan_is_for_is_split_by_deepspeed(supervisor: Supervisor, tmp_path: Path, kind: str) -> None:
+    """Three heads over two ranks, one head of keys, a family without a plan, a classifier: to 1e-5 as well."""
+    import torch
+    import transformers
+
+    folder = save_uneven(tmp_path, kind)
+    ids = [[2, 5, 6, 7, 8, 9]]
+    loader = transformers.AutoModelForSequenceClassification if kind == "bert" else transformers.AutoModelForCausalLM
+    with torch.inference_mode():
+        wanted = loader.from_pretrained(folder)(torch.tensor(ids)).logits
+    with split(supervisor, folder) as pool:
+        found = torch.tensor(ask(pool, {"input_ids": ids})["logits"])
+    assert (wanted - found).abs().max() < 1e-5
+
+
+def test_a_split_that_deepspeed_gets_wrong_is_refused(supervisor: Supervisor, tmp_path: Path) -> None:
+    """It splits Persimmon's fused projections where they must not be, and says nothing."""
+    with pytest.raises(LoadFailedError, match="type 'persimmon'.* its parts answer otherwise than the whole model"):
+        started(supervisor, save_uneven(tmp_path, "persimmon"), 2)
+
+
+UNEVEN = """
+import sys
+from djl_python import Output
+from serving.workers.dialects.huggingface_ranks import load_ranked
+
+def handle(inputs):
+    sys.modules["deepspeed"] = None  # as where it is not installed
+    load_ranked("text-generation", inputs.get_property("model_id"), 2, "cpu", {"split": inputs.get_property("split")})
+"""
+
+
+def test_what_cannot_be_split_is_refused_in_words(supervisor: Supervisor, make: Make) -> None:
+    """A task that is more than its model, an option that is none, and what DeepSpeed itself cannot."""
     cases = [
-        (make("gpt2"), {}, "type 'gpt2' cannot be split over 2 ranks.*gptj, opt"),
-        (save_causal(tmp_path, "gptj", heads=3), {}, "num_attention_heads = 3, which 2 ranks cannot share evenly"),
         (make("llama"), {"task": "question-answering"}, "'question-answering' is not served by a group of 2 ranks"),
+        (make("llama"), {"split": "deep"}, "option split is 'deep' and wants auto or deepspeed"),
+        (make("gpt2"), {}, "DeepSpeed cannot split a model of type 'gpt2' over 2 ranks: AutoTP not supported"),
     ]
     for folder, options, words in cases:
         with pytest.raises(LoadFailedError, match=words):
             started(supervisor, folder, 2, **options)
+
+
+def test_without_deepspeed_the_refusal_says_so(supervisor: Supervisor, make: Make, tmp_path: Path) -> None:
+    """No plan, heads that do not come out even, and where it was asked for."""
+    (tmp_path / "model.py").write_text(UNEVEN)
+    cases = [
+        (make("gpt2"), {}, "type 'gpt2' cannot be split over 2 ranks.*gptj, opt.* and deepspeed is not installed here"),
+        (save_causal(tmp_path, "gptj", heads=3), {}, "num_attention_heads = 3, which 2 ranks.* not installed here"),
+        (make("llama"), {"split": "deepspeed"}, "split is 'deepspeed', which is not installed here"),
+    ]
+    for folder, options, words in cases:
+        with pytest.raises(LoadFailedError, match=words):
+            started(supervisor, tmp_path, 2, "djl", model_id=str(folder), **options)

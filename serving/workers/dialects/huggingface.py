@@ -167,7 +167,8 @@ def _runner(launch: Launch, folder: str, task: str, options: dict[str, Any]) -> 
     has_tokenizer = any(os.path.exists(os.path.join(folder, name)) for name in _TOKENIZERS)  # noqa: PTH110,PTH118
     model = None
     if launch.ranks > 1:
-        model = huggingface_ranks.load_ranked(task, folder, launch.ranks, launch.device, options)
+        how = {**options, "split": launch.options.get("split")}
+        model = huggingface_ranks.load_ranked(task, folder, launch.ranks, launch.device, how)
     if base in _TEXT_TASKS and not has_tokenizer:
         return huggingface_tasks.Tensors(folder, launch.device, options, _TEXT_TASKS[base], model)
     from transformers import pipeline

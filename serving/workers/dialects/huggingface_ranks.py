@@ -1,9 +1,15 @@
 """A Hugging Face model split over the ranks of a group: each reads and holds its part of the layers (tensor parallel).
 
-The split is transformers' own where it has a plan for the architecture (Llama, GPT-NeoX, Qwen and some 130 more), and
-ours where it has none (`_PLANS`): projections into attention and MLP by columns, those out of them by rows, so that a
-layer takes two all-reduces; embeddings and head stay whole. What cannot be split is refused before weights are read.
-Runs in a rank; `huggingface` and `djl_python.huggingface` call it. The GPU's half (nccl) is unverified.
+Who splits:
+
+1. DeepSpeed, where the option `split = deepspeed` says so.
+2. transformers, where it has a plan for the architecture (Llama, GPT-NeoX, Qwen and some 130 more).
+3. A plan of ours (`_PLANS`): projections into attention and MLP by columns, those out of them by rows, so that a
+   layer takes two all-reduces; embeddings and head stay whole.
+4. DeepSpeed, where there is no plan or heads do not come out even, and it is installed.
+
+What cannot be split is refused in words. Runs in a rank; `huggingface` and `djl_python.huggingface` call it. The GPU's
+half (nccl) is unverified.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from serving.workers.dialects import deepspeed_split
 from serving.workers.handler import HandlerError
 
 _IN, _OUT = "colwise", "rowwise"
@@ -66,10 +73,10 @@ _SHARED_OUT = ("num_attention_heads", "num_key_value_heads")
 def load_ranked(task: str, folder: str, ranks: int, device: str, options: dict[str, Any]) -> Any:
     """Return this rank's part of the model in `folder` for `task`, a module that answers like the whole one.
 
-    `device` is `cpu` or `cuda`; all ranks of the group must call this. Raises `HandlerError` for what cannot be split,
-    and `ModuleNotFoundError` for accelerate, which transformers wants for this.
+    `device` is `cpu` or `cuda`; all ranks of the group must call this. Of `options`, `split` says by whom, the others
+    are from_pretrained's. Raises `HandlerError` for what cannot be split, and `ModuleNotFoundError` for accelerate,
+    which transformers wants for plans.
     """
-    import accelerate  # noqa: F401
     import transformers
 
     if task not in _CLASSES:
@@ -79,13 +86,18 @@ def load_ranked(task: str, folder: str, ranks: int, device: str, options: dict[s
         )
     trusts = {name: value for name, value in options.items() if name == "trust_remote_code"}
     config = transformers.AutoConfig.from_pretrained(folder, **trusts)
-    _check(config, ranks)
-    plan = _PLANS.get(config.model_type)
+    is_by_deepspeed = _is_by_deepspeed(config, ranks, options.get("split"))
+    options = {name: value for name, value in options.items() if name != "split"}
     _meet(device)
-    rules = "auto" if plan is None else plan.full(_CLASSES[task])
-    split = transformers.distributed.DistributedConfig(tp_size=ranks, tp_plan=rules)
     loader = getattr(transformers, _CLASSES[task])
-    model = loader.from_pretrained(folder, config=config, distributed_config=split, **options).eval()
+    if is_by_deepspeed:
+        return deepspeed_split.split(loader.from_pretrained(folder, config=config, **options), ranks)
+    import accelerate  # noqa: F401
+
+    plan = _PLANS.get(config.model_type)
+    rules = "auto" if plan is None else plan.full(_CLASSES[task])
+    dealt = transformers.distributed.DistributedConfig(tp_size=ranks, tp_plan=rules)
+    model = loader.from_pretrained(folder, config=config, distributed_config=dealt, **options).eval()
     if plan is None:
         return model
     for module in model.modules():
@@ -100,20 +112,39 @@ def place(device: str) -> str:
     return "cpu" if device == "cpu" else f"cuda:{os.environ['LOCAL_RANK']}"
 
 
-def _check(config: Any, ranks: int) -> None:
+def _is_by_deepspeed(config: Any, ranks: int, split: str | None) -> bool:
+    """Choose who splits; raises `HandlerError` where nobody can."""
+    if split not in (None, "auto", "deepspeed"):
+        raise HandlerError(f"The option split is '{split}' and wants auto or deepspeed.")
+    wants = split == "deepspeed"
+    refusal = _refusal(config, ranks)
+    if (wants or refusal) and deepspeed_split.is_here():
+        return True
+    if wants:
+        raise HandlerError("The option split is 'deepspeed', which is not installed here: use an image that has it.")
+    if refusal:
+        raise HandlerError(
+            f"{refusal} Set tensor_parallel_degree to 1, or use an image with deepspeed, which may do it."
+        )
+    return False
+
+
+def _refusal(config: Any, ranks: int) -> str:
+    """Return why no plan can split this model, or nothing."""
     text = config.get_text_config()
     if not (config.model_type in _PLANS or getattr(text, "base_model_tp_plan", None)):
-        raise HandlerError(
+        return (
             f"A model of type '{config.model_type}' cannot be split over {ranks} ranks: neither transformers nor we "
-            f"({', '.join(_PLANS)}) have a plan for it. Set tensor_parallel_degree to 1, or bring a model.py."
+            f"({', '.join(_PLANS)}) have a plan for it, and deepspeed is not installed here."
         )
     for name in _SHARED_OUT:
         count = getattr(text, name, None) or ranks
         if count % ranks:
-            raise HandlerError(
-                f"The model has {name} = {count}, which {ranks} ranks cannot share evenly: set tensor_parallel_degree "
-                "to a divisor of it."
+            return (
+                f"The model has {name} = {count}, which {ranks} ranks cannot share evenly, and deepspeed is not "
+                "installed here."
             )
+    return ""
 
 
 def _meet(device: str) -> None:

@@ -62,7 +62,7 @@ class HuggingFaceService:
         arguments = _arguments(properties)
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         if ranks > 1:
-            device, arguments = _split(model_id, task, ranks, arguments)
+            device, arguments = _split(model_id, task, ranks, {**arguments, "split": properties.get("split")})
         else:
             arguments["model"] = model_id
         self.hf_pipeline = pipeline(task=task, device=device, **arguments)
