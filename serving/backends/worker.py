@@ -338,11 +338,12 @@ def _handler(spec: ModelSpec) -> HandlerSpec:
 
 
 def _check_device(spec: ModelSpec, handler: HandlerSpec) -> None:
-    """Refuse a model that is configured for a GPU where there is none; a group's devices are counted by its sizes."""
-    if spec.device not in (None, "cpu") and handler.tensor_parallel is None and not visible_devices(os.environ):
+    """Refuse a DJL model that names a GPU where there is none, before its code fails on that; groups count theirs."""
+    is_named = handler.dialect == "djl" and spec.device not in (None, "cpu") and handler.tensor_parallel is None
+    if is_named and not visible_devices(os.environ):
         raise InvalidArtifactError(
-            f"Model '{spec.name}' is to run on {spec.device} and this machine shows no GPU: take load_on_devices or "
-            "device out of its configuration, say cpu there, or show it a GPU (CUDA_VISIBLE_DEVICES)."
+            f"Model '{spec.name}' is to run on {spec.device} and this machine shows no GPU: take load_on_devices (or "
+            "wharf.toml's device) out, say cpu there, or show it a GPU (CUDA_VISIBLE_DEVICES)."
         )
 
 

@@ -7,6 +7,7 @@ admin token, but never in platform mode: the platform sends none.
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Callable
 
 import flask
@@ -24,8 +25,11 @@ from serving.errors import (
 )
 from serving.http.replies import Environ, RequestIds, error_reply, json_reply
 from serving.http.sagemaker import check_name
+from serving.logs import quoted
 from serving.manager import ModelManager
 from serving.metrics import Metrics
+
+log = logging.getLogger("wharf.http")
 
 # A load request is a name and a path.
 _LOAD_BODY_MAX_BYTES = 64 * 1024
@@ -97,7 +101,10 @@ def make_admin(
 
 
 def read_load_request(body: bytes) -> tuple[str, str]:
-    """Return (model_name, url) of a load request's JSON body; raise `BadRequestError` that says what is wrong."""
+    """Return (model_name, url) of a load request's JSON body; raise `BadRequestError` that says what is wrong.
+
+    What else stands there (DJL's register call has batch_size and more) is named in the log.
+    """
     wanted = 'send {"model_name": "NAME", "url": "/opt/ml/models/HASH/model"}'
     try:
         fields = orjson.loads(body)
@@ -112,7 +119,11 @@ def read_load_request(body: bytes) -> tuple[str, str]:
             found = "is missing" if key not in fields else f"is {ascii(value)[:40]} and wants a text"
             raise BadRequestError(f"'{key}' of the load request {found}: {wanted}.")
         values.append(value)
-    return check_name(values[0]), values[1]
+    name = check_name(values[0])
+    if more := sorted(fields.keys() - {"model_name", "url"}):
+        warning = f"the load request has {', '.join(more)[:200]}, which has no effect: set it in the model's own files."
+        log.warning("event=configuration model=%s warning=%s", quoted(name), quoted(warning))
+    return name, values[1]
 
 
 def _respond(value: object) -> flask.Response:

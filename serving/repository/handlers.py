@@ -14,6 +14,7 @@ Nothing of a model is imported or unpickled. Called by `layouts` alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from serving.repository.djl_layout import find_djl, is_djl_script
@@ -25,6 +26,7 @@ from serving.repository.plain_layout import find_plain, plain
 from serving.repository.python_files import look
 from serving.repository.sagemaker_layout import find_sagemaker
 from serving.repository.saved_model_layout import SAVED_MODEL, find_saved_model
+from serving.repository.serving_properties import FILE_NAME
 from serving.repository.triton_layout import find_triton
 from serving.repository.wharf_toml import DIALECTS
 
@@ -34,6 +36,15 @@ def find_handler(folder: ModelFolder) -> Found | None:
 
     Raises `InvalidArtifactError` for what is configured and not there, or not served.
     """
+    found = _found(folder)
+    if folder.find(FILE_NAME) is None or (found is not None and FILE_NAME in found.sources):
+        return found
+    found = found or Found(folder.config)
+    idle = f"{FILE_NAME} is not read: another configuration of '{folder.name}' says what it is, and it is not DJL's."
+    return replace(found, warnings=(*found.warnings, idle))
+
+
+def _found(folder: ModelFolder) -> Found | None:
     file = folder.named(folder.config.file) if folder.config.file is not None else None
     if folder.config.format in DIALECTS:  # 2
         return _configured(folder, folder.config.format, file)

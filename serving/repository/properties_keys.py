@@ -58,7 +58,7 @@ _UNSERVED = {
 # Options that a handler of somebody's own may read, and the built-in one does not.
 _FOREIGN = (
     *("device_map", "low_cpu_mem_usage", "quantize", "load_in_8bit", "max_tokens", "max_model_len", "n_positions"),
-    *("input_formatter", "output_formatter", "enable_cuda_graph", "triangular_masking", "return_tuple"),
+    *("input_formatter", "enable_cuda_graph", "triangular_masking", "return_tuple"),
     *("training_mp_size", "checkpoint", "save_mp_checkpoint_path", "deepspeed_config_path"),
 )
 _OWN_PYTHON = ("", "python", "python3")

@@ -6,6 +6,7 @@ model answers two clients all the while, and a request is under way in another o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ import httpx
 import pytest
 
 from tests.conftest import StartServer
+from tests.gpu.nvml.pynvml import make_cards
 from tests.people.apps import House, Process, copy_apps
 from tests.people.neighbour import neighbour
 from tests.unit.repository.packs import tar_gz
 from tests.waiting import until
 
 BUDGET = "512MiB"
+NVML = str(Path(__file__).parents[1] / "gpu" / "nvml")
 _PLAIN = "def handle(inputs):\n    return None\n"
 _WARM_UP = "from djl_python import Output\nkept = []\n\ndef handle(inputs):\n    {}\n"
 
@@ -142,6 +145,21 @@ def test_a_bomb_is_507_and_nobody_notices(start_house: StartHouse, mode: str, na
         assert (metric(house, "Evictions_total"), metric(house, "MemoryBudgetBytes")) == (0, 512 << 20)
         assert house.client.get("/models/bomb").status_code == 404
     assert request.result().status_code == 200
+
+
+@pytest.mark.parametrize("key", ["gpu.required_memory_mb", "gpu.reserved_memory_mb", "reserved_memory_mb"])
+def test_a_bomb_for_a_gpu_is_507_by_that_gpus_budget(
+    start_house: StartHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """As in DJL's demo, over a fake NVML with a card of 16 GiB; the host's budget has room for it."""
+    make_cards(tmp_path / "cards", [16 << 30], 1 << 30, gpu=0)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [NVML, os.environ.get("PYTHONPATH", "")])))
+    bomb = Bomb(f"engine=Python\nload_on_devices=0\n{key}=30000")
+    env = {"FAKE_NVML": str(tmp_path / "cards"), "WHARF_MEMORY_BUDGET": "40GiB", "SAGEMAKER_MULTI_MODEL": "true"}
+    house = start_house(bomb, **env)
+    answer = house.load("bomb")
+    assert (answer.status_code, "of cuda:0 while it loads" in answer.json()["error"]) == (507, True), answer.text
+    assert (house.workers("bomb"), metric(house, "MemoryReservedBytes")) == ([], 0)
 
 
 def test_a_bomb_that_is_defused_loads(start_house: StartHouse) -> None:

@@ -403,7 +403,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 def ask(server: RunningServer, name: str, shape: Shape, number: int) -> Any:
     """Send what one client sends; return what it reads."""
-    headers = {"Content-Type": shape.kind}
+    headers = {"Content-Type": shape.kind, "Accept": JSON}
     return shape.read(server.client.post(f"/models/{name}/invoke", content=shape.send(number), headers=headers))
 
 

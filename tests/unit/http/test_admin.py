@@ -61,9 +61,13 @@ def test_a_load_request_that_is_wrong_says_what_and_what_to_send(body: bytes, se
         read_load_request(body)
 
 
-def test_a_load_request_may_say_more_than_we_read() -> None:
-    """The platform may add fields."""
-    assert read_load_request(b'{"model_name": "a", "url": "/x", "new": {}}') == ("a", "/x")
+def test_a_load_request_may_say_more_than_we_read(caplog: pytest.LogCaptureFixture) -> None:
+    """The platform may add fields, and DJL's register call has some: each is named in the log."""
+    assert read_load_request(b'{"model_name": "a", "url": "/x", "new": {}, "batch_size": 4}') == ("a", "/x")
+    assert 'model=a warning="the load request has batch_size, new, which has no effect: set it in' in caplog.text
+    caplog.clear()
+    read_load_request(b'{"model_name": "a", "url": "/x"}')
+    assert caplog.text == ""
 
 
 def test_a_long_value_is_not_repeated_whole() -> None:

@@ -67,6 +67,14 @@ def test_a_model_that_is_named_is_served_in_process(tmp_path: Path, config: str)
     assert (spec.format, spec.handler, spec.warnings) == ("onnx", None, ())
 
 
+@pytest.mark.parametrize("config", ['format = "onnx"', 'format = "sagemaker"', 'file = "1/model.py"'])
+def test_a_serving_properties_that_nobody_reads_is_named(tmp_path: Path, config: str) -> None:
+    """Where another configuration decides."""
+    folder = write(everything(tmp_path), wharf_toml=config, serving_properties="batch_size=4")
+    (line,) = describe("m", folder).warnings
+    assert line.startswith("serving.properties is not read: another configuration of 'm' says what it is")
+
+
 @pytest.mark.parametrize(
     "format_", ["sklearn", "trees", "huggingface", "triton_python", "djl", "tensorflow", "savedmodel", "keras"]
 )
