@@ -14,7 +14,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,9 @@ LATE_S = 2
 NOTICED_S = 2.0
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 TEXT = {"Content-Type": "text/plain"}
+
+Fault = tuple[Callable[..., None], str, int]
+"""When it happens, what does, in which rank."""
 
 
 def family(server: RunningServer) -> set[int]:
@@ -185,7 +188,7 @@ def add(whole: Lap, lap: Lap) -> None:
     whole.wrong.extend(lap.wrong)
 
 
-def run(big: Big, clients: Neighbour, faults: list[tuple[Callable[[Big, str, int], None], str, int]]) -> float:
+def run(big: Big, clients: Neighbour, faults: Sequence[Fault]) -> float:
     """Have them all, one after the other; return how many times the neighbour's p99 is what it was between them."""
     quiet, loud, pause = Lap([], []), Lap([], []), threading.Event()
     for number, (moment, way, rank) in enumerate(faults):
@@ -217,7 +220,7 @@ def test_fifty_faults_in_random_order_are_each_answered_and_survived(start_serve
     assert server.client.post("/models/steady/invoke", json=[1]).json() == [2]
     alone, big = family(server), Big(server)
     chance = random.Random(7)
-    faults = [
+    faults: list[Fault] = [
         (
             chance.choice([at_load, idle, in_call, in_stream]),
             chance.choice(["kill", "stop", "raise"]),

@@ -92,6 +92,7 @@ def test_each_device_of_a_group_has_room_for_one_rank(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4,3")
     spec = replace(script_spec(tmp_path, tensor_parallel=2), device="cuda")
     found = backend.footprint(spec)
+    assert spec.handler is not None
     assert found.device_peak_bytes == found.device_resident_bytes == 512 * MIB + 500
     assert (found.devices, found.is_apart) == ((0, 1, 2, 3), True)
     chosen = replace(spec, handler=replace(spec.handler, devices=(4, 0), tensor_parallel="max"))

@@ -1,0 +1,77 @@
+"""torch's store is made to listen on loopback, where it is a group's own and torch can be told; else it is torch's."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from serving.workers.local_store import keep_local
+from tests.workers.processes import files_of
+
+pytestmark = pytest.mark.torch
+
+LOOPBACK = "127.0.0.1"
+
+
+@pytest.fixture
+def rendezvous(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """torch's room, left as it was."""
+    pytest.importorskip("torch.distributed")
+    module: Any = sys.modules["torch.distributed.rendezvous"]
+    monkeypatch.setattr(module, "TCPStore", module.TCPStore)
+    return module
+
+
+def free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_a_store_of_the_group_gets_a_socket_that_listens_on_loopback(rendezvous: Any) -> None:
+    """The rest of what it is given stays."""
+    made: list[Any] = []
+    rendezvous.TCPStore = lambda *given, **named: made.append((given, named))
+    keep_local(LOOPBACK)
+    port = free_port()
+    rendezvous.TCPStore(host_name=LOOPBACK, port=port, world_size=2, is_master=True, multi_tenant=True)
+    ((given, named),) = made
+    with socket.socket(fileno=named.pop("master_listen_fd")) as listener:
+        assert listener.getsockname() == (LOOPBACK, port)
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert (given, named) == ((LOOPBACK, port, 2, True), {"multi_tenant": True})
+
+
+@pytest.mark.parametrize("given", [(LOOPBACK, 1, 2, False), (LOOPBACK, 1, 2, False, 9), ("10.0.0.1", 1, 2, True)])
+def test_stores_of_others_are_made_as_ever(rendezvous: Any, given: tuple[Any, ...]) -> None:
+    """A rank that only asks, and a store that is to be reached from elsewhere."""
+    made: list[Any] = []
+    rendezvous.TCPStore = lambda *given, **named: made.append((given, named))
+    keep_local(LOOPBACK)
+    rendezvous.TCPStore(*given)
+    assert made == [(given, {})]
+
+
+def test_a_torch_that_takes_no_socket_makes_its_store_as_ever(rendezvous: Any) -> None:
+    """And ours is closed."""
+    port, made = free_port(), []
+
+    def old(host_name: str, port: int, world_size: int, is_master: bool) -> None:
+        made.append((host_name, port, world_size, is_master))
+
+    rendezvous.TCPStore = old
+    keep_local(LOOPBACK)
+    before = files_of("self")
+    rendezvous.TCPStore(LOOPBACK, port, 2, True)
+    assert made == [(LOOPBACK, port, 2, True)]
+    assert files_of("self") == before
+
+
+def test_without_torch_there_is_nothing_to_do(rendezvous: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group may meet by other means."""
+    before = rendezvous.TCPStore
+    monkeypatch.setitem(sys.modules, "torch.distributed", None)
+    keep_local(LOOPBACK)
+    assert rendezvous.TCPStore is before
