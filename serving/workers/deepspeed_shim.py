@@ -93,7 +93,7 @@ def _over_gloo(init_distributed: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init_distributed)
     def initialise(dist_backend: Any = None, *arguments: Any, **options: Any) -> None:
         if dist_backend == "nccl":
-            _say("init_distributed('nccl') is gloo: there is no CUDA")
+            _note("init_distributed('nccl') is gloo: there is no CUDA")
             dist_backend = "gloo"
         init_distributed(dist_backend, *arguments, **options)
 
@@ -121,7 +121,7 @@ def _modernise(settings: dict[str, Any]) -> None:
         if name in settings and settings[name] is None:
             del settings[name]
     if settings.pop("quantization_setting", None) is not None:
-        _say("quantization_setting is left out: DeepSpeed has dropped it")
+        _note("quantization_setting is left out: DeepSpeed has dropped it")
     if isinstance(settings.get("moe_experts"), int):
         settings["moe_experts"] = [settings["moe_experts"]]
 
@@ -129,13 +129,13 @@ def _modernise(settings: dict[str, Any]) -> None:
 def _keep_to_cpu(settings: dict[str, Any]) -> None:
     for name in ("replace_with_kernel_inject", "kernel_inject", "enable_cuda_graph"):
         if settings.get(name):
-            _say(f"{name} is off: there is no CUDA")
+            _note(f"{name} is off: there is no CUDA")
             settings[name] = False
     torch = sys.modules["torch"]
     accelerator = sys.modules["deepspeed.accelerator"].get_accelerator()
     is_half = settings.get("dtype") in (torch.float16, "fp16", "half", "float16", "torch.float16", "torch.half")
     if is_half and torch.float16 not in accelerator.supported_dtypes():
-        _say("dtype float16 is float32: DeepSpeed has no float16 on this CPU")
+        _note("dtype float16 is float32: DeepSpeed has no float16 on this CPU")
         settings["dtype"] = torch.float32
 
 
@@ -158,6 +158,6 @@ def _open_engine(engine: Any) -> None:
     engine.forward = torch.no_grad()(engine.forward)
 
 
-def _say(what: str) -> None:
+def _note(what: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(f"wharf: deepspeed: {what}", file=sys.stderr, flush=True)  # noqa: T201  the model's log

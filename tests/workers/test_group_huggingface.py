@@ -158,13 +158,14 @@ def test_each_rank_holds_half_of_every_layer(supervisor: Supervisor, make: Make,
                for name in shares.keys() - halves)  # fmt: skip
 
 
-def test_djls_built_in_handler_splits_as_well(supervisor: Supervisor, make: Make) -> None:
-    """djl_python.huggingface with option.tensor_parallel_degree."""
+@pytest.mark.parametrize("entry", ["djl_python.huggingface", "djl_python.deepspeed"])
+def test_djls_built_in_handlers_split_as_well(supervisor: Supervisor, make: Make, entry: str) -> None:
+    """With option.tensor_parallel_degree; by a plan, and by DeepSpeed whatever plan there is."""
     import transformers
 
     whole = transformers.pipeline("text-generation", model=str(make("gptj")))
     greedy = {"do_sample": False, "max_new_tokens": 9}
-    with split(supervisor, make("gptj"), "djl", entryPoint="djl_python.huggingface") as pool:
+    with split(supervisor, make("gptj"), "djl", entryPoint=entry) as pool:
         assert ask(pool, "hello world", **greedy) == whole("hello world", **greedy)
 
 
