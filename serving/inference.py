@@ -11,16 +11,13 @@ it, and `http/tfs`, which speaks TensorFlow Serving's. SageMaker's own routes go
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from serving import outcomes
 from serving.backends.base import HandlerModel, LoadedModel
-from serving.backends.compound import CompoundModel
 from serving.backends.ensemble import Member
 from serving.catalog import Catalog, spec_of
 from serving.codecs import json, v2, v2_raw
@@ -29,14 +26,12 @@ from serving.cores import CoreBudget
 from serving.errors import (
     BadRequestError,
     CancelledError,
-    InvalidArtifactError,
-    ModelNotFoundError,
     ServingError,
     UnavailableError,
     UnsupportedError,
 )
 from serving.fitting import choose, fit
-from serving.lease import Lease
+from serving.holds import Hold, version_of
 from serving.logs import quoted
 from serving.manager import ModelManager
 from serving.model_documents import config_of, metadata_of
@@ -79,36 +74,6 @@ class Answer:
         head: dict[str, Any] = {"id": self.id} if self.id else {}
         head |= {"model_name": self.model, "model_version": self.version}
         return head | ({"parameters": self.parameters} if self.parameters else {})
-
-
-class _Hold:
-    """`with` it and a version of a model is held; of one that cannot be loaded the log says why."""
-
-    __slots__ = ("_is_asked", "_lease", "_name", "_version")
-
-    def __init__(self, lease: Lease, name: str, version: str, is_asked: bool) -> None:
-        self._lease, self._name, self._version, self._is_asked = lease, name, version, is_asked
-
-    def __enter__(self) -> Member:
-        try:
-            resident = self._lease.__enter__()
-        except ModelNotFoundError:
-            raise _unknown(self._name) from None
-        except InvalidArtifactError as error:
-            if not self._is_asked:
-                raise
-            log.warning("event=not_served model=%s error=%r", quoted(self._name), error.message)
-            raise _unknown(self._name) from None
-        try:
-            return _version_of(resident.model, spec_of(resident), self._version)
-        except BaseException:
-            self._lease.__exit__(*sys.exc_info())
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lease.__exit__(kind, error, trace)
 
 
 class Inference:
@@ -165,7 +130,7 @@ class Inference:
 
     def infer_held_as(self, resident: Resident, version: str, signature: str, read: Reader) -> Answer:
         """Answer such a request of a model that the caller holds ready."""
-        member = _version_of(resident.model, spec_of(resident), version)
+        member = version_of(resident.model, spec_of(resident), version)
         return self._answer_as(member, signature, read, monotonic() + self._timeout_s)
 
     def _answer_as(self, member: Member, name: str, read: Reader, deadline: float) -> Answer:
@@ -260,7 +225,7 @@ class Inference:
         self, member: Member, step: Step, tensors: Tensors, about: Mapping[str, Any], deadline: float
     ) -> Tensors:
         """Have a member that an ensemble holds itself answer, as any model does."""
-        return self._answer(_question(step, tensors, about), *_version_of(*member, step.version), deadline).outputs
+        return self._answer(_question(step, tensors, about), *version_of(*member, step.version), deadline).outputs
 
     # ---- what a model is --------------------------------------------------------------------------------------------
 
@@ -299,11 +264,11 @@ class Inference:
             outputs = model.run(tensors)
             return outputs, Spent(began - started, 0, perf_counter_ns() - began, 0, rows)
 
-    def _held(self, name: str, version: str = "", *, is_asked: bool = False) -> _Hold:
+    def _held(self, name: str, version: str = "", *, is_asked: bool = False) -> Hold:
         """Return the hold on a model, to be entered; for who asks it, one that cannot be loaded as it is is none."""
         _check_version(version)
         self.catalog.refuse_unloaded(name)
-        return _Hold(self._manager.ready(name), name, version, is_asked)
+        return Hold(self._manager.ready(name), name, version, is_asked)
 
     # ---- what is there ----------------------------------------------------------------------------------------------
 
@@ -343,15 +308,6 @@ def _check_version(version: str) -> None:
             f"failed to get model version from specified version string '{version}' (details: stol), version should be "
             "an integral value > 0"
         )
-
-
-def _version_of(model: LoadedModel, spec: ModelSpec, version: str) -> Member:
-    """Return the model and the spec of one version, of the highest that is served for "" and -1."""
-    if version in ("", "-1", spec.version):
-        return model, spec
-    if isinstance(model, CompoundModel) and (found := model.version(version)) is not None:
-        return found
-    raise ModelNotFoundError(f"Request for unknown model: '{spec.name}' version {version} is not found")
 
 
 def _question(step: Step, tensors: Tensors, about: Mapping[str, Any]) -> Question:
@@ -409,7 +365,3 @@ def _trace(spec: ModelSpec, question: Question, started: int, spent: Spent) -> N
         *(quoted(spec.name), spec.version, quoted(question.id), spent.queue_ns, spent.input_ns, spent.infer_ns),
         *(spent.output_ns, perf_counter_ns() - started),
     )
-
-
-def _unknown(name: str) -> ModelNotFoundError:
-    return ModelNotFoundError(f"Request for unknown model: '{name}' is not found")

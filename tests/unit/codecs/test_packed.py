@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.codecs.packed import Unread, known_datatype, shown, to_bytes
+from serving.codecs.packed import Unread, known_datatype, shown, to_buffer, to_bytes
 from serving.errors import BadRequestError
+from serving.tensors import Array
 
 ID = "[request id: 7] "
 
@@ -104,3 +105,28 @@ def test_a_shape_is_shown_as_triton_writes_it() -> None:
 def test_texts_of_numpy_are_written_as_bytes_too() -> None:
     """A model may answer with fixed-width strings."""
     assert to_bytes(np.array(["ü"])) == struct.pack("<I", 2) + "ü".encode()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        np.arange(6, dtype=">i4")[::2],
+        np.array(7, np.int64),
+        np.array([True, False]),
+        np.array([1.5], np.float16),
+        np.empty((0, 3), np.float32),
+        np.array(["a", b"bc"], object),
+    ],
+    ids=["rows", "columns", "big-endian", "scalar", "bool", "half", "empty", "strings"],
+)
+def test_a_buffer_has_the_bytes_that_a_copy_has(array: Array) -> None:
+    """Whatever the type, the order of bytes and the way an array lies in memory."""
+    assert bytes(to_buffer(array)) == to_bytes(array)
+
+
+def test_numbers_that_lie_as_they_travel_are_not_copied() -> None:
+    """The buffer is the array's own memory."""
+    array = np.zeros((2, 3), np.float32)
+    assert np.shares_memory(np.frombuffer(to_buffer(array), np.uint8), array)
