@@ -9,10 +9,11 @@ threads in every row:
     two ranks    with --ranks: the same, split over two processes of half the threads. A place in a ranking and no more:
                  on one machine's cores it cannot be faster
 
-One run, in turn, round after round: the time until all tokens are there, until the first is, and between two. Medians,
-and the spread of the rounds' ratios to the baseline. The goal: through the server at most 5 % more of each. `make
-bench-generate` runs it; it writes 200 MB to a temporary folder. Usage: python benchmarks/generate.py [--rounds 15]
-[--tokens 64] [--threads N] [--ranks]
+One run, in turn, round after round: the time until all tokens are there, until the first is, and between two, and
+the processor time of all processes a token. Medians, and the spread of the rounds' ratios to the baseline. The goal:
+through the server at most 5 % more of each. On a busy machine believe the processor time, with one thread: several
+wait for each other at work. `make bench-generate` runs it; it writes 200 MB to a temporary folder. Usage: python
+benchmarks/generate.py [--rounds 15] [--tokens 64] [--threads N] [--ranks]
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -41,6 +43,14 @@ BARE, LOOP, SERVER, RANKS = "generate", "by hand", "server", "two ranks"
 GOAL = 1.05
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 6  # 270 tokens, as a short prompt has them
 Times = list[float]  # when each token came, in seconds from the start
+
+
+@dataclass(frozen=True)
+class Run:
+    """One text: when its tokens came, and the processor time of all the processes that made it."""
+
+    came: Times
+    cpu_s: float
 
 
 def write_model(folder: Path) -> None:
@@ -112,30 +122,37 @@ def served(server: Server, name: str, tokens: int) -> Times:
     return came
 
 
-def rows_of(server: Server, folder: Path, tokens: int, *, has_ranks: bool) -> Iterator[tuple[str, Callable[[], Times]]]:
+def rows_of(server: Server, folder: Path, tokens: int, *, has_ranks: bool) -> Iterator[tuple[str, Callable[[], Run]]]:
     """Yield each row's name, and what runs it once."""
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    yield BARE, partial(bare, model, tokenizer, tokens)
-    yield LOOP, partial(loop, model, tokenizer, tokens)
-    yield SERVER, partial(served, server, "llama", tokens)
+    yield BARE, partial(measured, partial(bare, model, tokenizer, tokens), process_time)
+    yield LOOP, partial(measured, partial(loop, model, tokenizer, tokens), process_time)
+    yield SERVER, partial(measured, partial(served, server, "llama", tokens), server.cpu_s)
     if has_ranks:
-        yield RANKS, partial(served, server, "llama_ranks", tokens)
+        yield RANKS, partial(measured, partial(served, server, "llama_ranks", tokens), server.cpu_s)
 
 
-def ratios(cells: dict[str, list[Times]], name: str, key: Callable[[Times], float]) -> tuple[float, str]:
+def measured(make: Callable[[], Times], cpu_s: Callable[[], float]) -> Run:
+    """Make a text, and look at a clock of processor time before and after."""
+    before = cpu_s()
+    came = make()
+    return Run(came, cpu_s() - before)
+
+
+def ratios(cells: dict[str, list[Run]], name: str, key: Callable[[Run], float]) -> tuple[float, str]:
     """Return the median of a row's ratios to the baseline, round by round, and their spread."""
     found = [key(ours) / key(theirs) for ours, theirs in zip(cells[name], cells[BARE], strict=True)]
     return statistics.median(found), f"({min(found):.3f}-{max(found):.3f})"
 
 
-def print_table(cells: dict[str, list[Times]]) -> None:
+def print_table(cells: dict[str, list[Run]]) -> None:
     """Print a line a row, and how the goal was met."""
     print(f"{'':10}{'tokens/s':>9}" + "".join(f"{name + ' ms':>12}  of the baseline    " for name in MEASURES))
     for name, runs in cells.items():
-        line = f"{name:10}{len(runs[0]) / statistics.median(map(_whole, runs)):9.1f}"
+        line = f"{name:10}{len(runs[0].came) / statistics.median(map(_whole, runs)):9.1f}"
         for key in MEASURES.values():
             ratio, spread = ratios(cells, name, key)
             line += f"{1000 * statistics.median(map(key, runs)):12.2f}  {ratio:5.3f} {spread:14}"
@@ -147,20 +164,24 @@ def print_table(cells: dict[str, list[Times]]) -> None:
     print(f"{SERVER} beside {BARE}: {told}; goal at most {GOAL - 1:+.0%}")
 
 
-def _whole(came: Times) -> float:
-    return came[-1]
+def _whole(run: Run) -> float:
+    return run.came[-1]
 
 
-def _first(came: Times) -> float:
-    return came[0]
+def _first(run: Run) -> float:
+    return run.came[0]
 
 
-def _gap(came: Times) -> float:
+def _gap(run: Run) -> float:
     """The median between two tokens, which a neighbour on the machine moves least."""
-    return statistics.median(later - earlier for earlier, later in itertools.pairwise(came))
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(run.came))
 
 
-MEASURES: dict[str, Callable[[Times], float]] = {"all": _whole, "first": _first, "between": _gap}
+def _cpu(run: Run) -> float:
+    return run.cpu_s / len(run.came)
+
+
+MEASURES: dict[str, Callable[[Run], float]] = {"all": _whole, "first": _first, "between": _gap, "CPU": _cpu}
 
 
 def main() -> None:
@@ -186,7 +207,7 @@ def main() -> None:
             rows = dict(rows_of(server, root / "llama", arguments.tokens, has_ranks=arguments.ranks))
             for run in rows.values():
                 run()
-            cells: dict[str, list[Times]] = {name: [] for name in rows}
+            cells: dict[str, list[Run]] = {name: [] for name in rows}
             for number in range(arguments.rounds):  # there and back, so that nobody always follows the same one
                 for name, run in list(rows.items())[:: -1 if number % 2 else 1]:
                     cells[name].append(run())
