@@ -38,7 +38,7 @@ def watch(device: str) -> None:
     if _NAME in sys.modules:
         _amend(sys.modules[_NAME], is_cpu=is_cpu)
     else:
-        sys.meta_path.insert(0, _Finder(is_cpu=is_cpu))  # type: ignore[arg-type]  # the one method that it needs
+        sys.meta_path.insert(0, _Finder(is_cpu=is_cpu))
 
 
 class _Finder:
