@@ -188,6 +188,12 @@ def test_what_no_plan_is_for_is_split_by_deepspeed(supervisor: Supervisor, tmp_p
     assert (wanted - found).abs().max() < 1e-5
 
 
+def test_half_a_model_is_split_by_deepspeed_on_the_cpu(supervisor: Supervisor, make: Make) -> None:
+    """As float32, so that the parts are held to the whole with half's own precision."""
+    with split(supervisor, make("llama"), "djl", entryPoint="djl_python.deepspeed", dtype="fp16") as pool:
+        assert ask(pool, "hello world", max_new_tokens=3, do_sample=False)
+
+
 def test_a_split_that_deepspeed_gets_wrong_is_refused(supervisor: Supervisor, tmp_path: Path) -> None:
     """It splits Persimmon's fused projections where they must not be, and says nothing."""
     with pytest.raises(LoadFailedError, match="type 'persimmon'.* its parts answer otherwise than the whole model"):

@@ -32,7 +32,7 @@ def split(model: Any, ranks: int) -> Any:
 
     kind = model.config.model_type
     model.eval()
-    wanted = _answer(model)
+    wanted, precision = _answer(model), str(model.dtype)
     try:
         part = deepspeed.init_inference(model, tensor_parallel={"tp_size": ranks}, dtype=model.dtype).module
         found = _answer(part)
@@ -40,7 +40,7 @@ def split(model: Any, ranks: int) -> Any:
         said = str(fault).strip().splitlines() or [type(fault).__name__]
         raise _refusal(kind, ranks, said[-1]) from fault
     apart = float((wanted - found).abs().max() / wanted.abs().max())
-    if not apart <= _TOLERANCES.get(str(part.dtype), 1e-4):
+    if not apart <= _TOLERANCES.get(precision, 1e-4):
         raise _refusal(
             kind, ranks, f"its parts answer otherwise than the whole model, off by {apart:.1e} of the largest"
         )
