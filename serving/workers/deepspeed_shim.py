@@ -63,16 +63,15 @@ class _Finder:
 
 
 def _amend(deepspeed: Any, *, is_cpu: bool) -> None:
-    backend = sys.modules.get("deepspeed.comm.torch")  # as an attribute it is hidden by torch itself
+    if not hasattr(deepspeed, "InferenceEngine"):  # people's own module, by the same name
+        return
+    backend: Any = sys.modules.get("deepspeed.comm.torch")  # as an attribute it is hidden by torch itself
     if hasattr(backend, "build_shm_op"):  # 1
-        backend.build_shm_op = functools.partial(_build_shm_op, backend.build_shm_op)  # type: ignore[union-attr]
-    if is_cpu and hasattr(deepspeed, "init_distributed"):  # 2
-        deepspeed.init_distributed = _over_gloo(deepspeed.init_distributed)
-        deepspeed.comm.init_distributed = deepspeed.init_distributed
-    if hasattr(deepspeed, "init_inference"):  # 2, 3
-        deepspeed.init_inference = _init_inference(deepspeed.init_inference, is_cpu=is_cpu)
-    if hasattr(deepspeed, "InferenceEngine"):  # 4
-        _open_engine(deepspeed.InferenceEngine)
+        backend.build_shm_op = functools.partial(_build_shm_op, backend.build_shm_op)
+    if is_cpu:  # 2
+        deepspeed.init_distributed = deepspeed.comm.init_distributed = _over_gloo(deepspeed.init_distributed)
+    deepspeed.init_inference = _init_inference(deepspeed.init_inference, is_cpu=is_cpu)  # 2, 3
+    _open_engine(deepspeed.InferenceEngine)  # 4
 
 
 # ---- 1: the shared-memory operation ------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ def test_a_handler_may_be_called_like_a_standard_module(load_model: LoadModel) -
         ("", {}, "no .*model.py: add it, or set option.entryPoint"),
         ("def run(i): ...", {}, "no function 'handle' .*run.*: add handle"),
         ("def handle(i): ...", {"handler": "other"}, "no function 'other'"),
-        ("", {"entryPoint": "djl_python.deepspeed"}, "'djl_python.deepspeed', which is not here"),
+        ("", {"entryPoint": "djl_python.tensorrt_llm"}, "'djl_python.tensorrt_llm', which is not here"),
     ],
 )
 def test_a_missing_handler_says_what_to_add(
