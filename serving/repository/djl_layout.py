@@ -33,6 +33,8 @@ from serving.repository.serving_properties import FILE_NAME, Properties, read_pr
 
 DIALECT = "djl"
 BUILT_IN = "djl_python.huggingface"
+# The other one is the same with its model split by DeepSpeed.
+_BUILT_INS = (BUILT_IN, "djl_python.deepspeed")
 
 _MODEL_FILE = HANDLER_FILES[1]
 
@@ -136,10 +138,7 @@ def _java(folder: ModelFolder, properties: Properties, kind: str) -> Found:
     files = [each for each in files if each.stem == stem] or files
     if len(files) != 1:
         names = ", ".join(folder.shown(each) for each in files[:10]) or "none"
-        raise folder.refusal(
-            f"its engine {properties.engine or kind} serves one {kind} file, and found are {names}: name it "
-            "(option.modelName)"
-        )
+        raise folder.refusal(f"{FILE_NAME} means one {kind} file, and found are {names}: name it (option.modelName)")
     return Found(replace(folder.config, file=folder.shown(files[0])))
 
 
@@ -187,7 +186,7 @@ def _handled(folder: ModelFolder, properties: Properties, entry: Path | str) -> 
         # A bare name is DJL's way to say its own interpreter.
         python=properties.python if "/" in properties.python else None,
         options=options,
-        tensor_parallel=_ranks(properties, is_built_in=entry == BUILT_IN),
+        tensor_parallel=_ranks(properties, is_built_in=entry in _BUILT_INS),
         devices=tuple(int(each.partition(":")[2]) for each in properties.devices if each != "cpu"),
         **_figures(properties),
     )
@@ -208,7 +207,7 @@ def _entry_point(folder: ModelFolder, properties: Properties) -> Path | str | No
 
 
 def _named(folder: ModelFolder, wanted: str) -> Path | str:
-    if wanted == BUILT_IN:
+    if wanted in _BUILT_INS:
         return wanted
     if "://" in wanted:
         raise folder.refusal(f"option.entryPoint is '{wanted}', which is not downloaded: put the file into the folder")
@@ -218,7 +217,8 @@ def _named(folder: ModelFolder, wanted: str) -> Path | str:
     if found := folder.find(f"{module}.py") or folder.find(f"{module}/__init__.py"):
         return found
     raise folder.refusal(
-        f"option.entryPoint is '{wanted}', neither a file of the folder nor built in: bring the file, or use {BUILT_IN}"
+        f"option.entryPoint is '{wanted}', neither a file of the folder nor built in: bring the file, or use "
+        + " or ".join(_BUILT_INS)
     )
 
 
@@ -246,7 +246,7 @@ def _figures(properties: Properties) -> dict[str, Any]:
 def _idle(properties: Properties, found: Found) -> list[str]:
     """Say what is set and does nothing: in this version, or for a model that is served in process."""
     said: list[str] = []
-    if found.handler is not None and found.handler.options.get("entryPoint") == BUILT_IN:
+    if found.handler is not None and found.handler.options.get("entryPoint") in _BUILT_INS:
         said += built_in_warnings(found.handler.options)
     if len(properties.devices) > 1 and (found.handler is None or found.handler.tensor_parallel is None):
         said.append(f"{FILE_NAME}: of load_on_devices only {properties.devices[0]} is used in this version.")

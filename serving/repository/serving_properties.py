@@ -12,7 +12,7 @@ finds goes into a `HandlerSpec` and a `MemoryWish`. A key that nobody here acts 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -114,9 +114,7 @@ def read_properties(
     file = {_canonical(key): value for key, value in parse_properties(text).items()}
     given = _Given(_merged(file, environ), device)
     engine = given.engine()
-    least, most = given.count("minWorkers", 0), given.count("maxWorkers", 1)
-    if least is not None and most is not None and least > most:
-        raise InvalidArtifactError(f"{FILE_NAME} has minWorkers = {least} above maxWorkers = {most}: correct either.")
+    least, most = given.workers(file)
     delay_ms, failures = given.count("max_batch_delay", 0), given.count("retry_threshold", 0)
     return Properties(
         engine=engine,
@@ -188,6 +186,20 @@ class _Given:
         if not (value.isascii() and value.isdigit() and least <= int(value[:20]) <= most):
             raise self._wrong(key, value, f"a whole number from {least} to {most}")
         return int(value)
+
+    def workers(self, file: Collection[str]) -> tuple[int | None, int | None]:
+        """Read how many workers there are, least and most; a default of the environment gives way to the file."""
+        least, most = self.count("minWorkers", 0), self.count("maxWorkers", 1)
+        if least is None or most is None or least <= most:
+            return least, most
+        is_own = [key in file or f"{self.device}.{key}" in file for key in ("minWorkers", "maxWorkers")]
+        if is_own == [False, True]:
+            return most, most
+        if is_own == [True, False]:
+            return least, least
+        raise InvalidArtifactError(
+            f"{FILE_NAME} or the environment has minWorkers = {least} above maxWorkers = {most}: correct either."
+        )
 
     def wish(self) -> MemoryWish:
         """Read what is wanted of memory: of a GPU by its own keys, else, as DJL has it, as much as of the host."""

@@ -76,8 +76,8 @@ def _named(entry: str) -> ModuleType:
         if error.name != entry:
             raise
         raise HandlerError(
-            f"option.entryPoint is the module '{entry}', which is not here: of the built-in ones {_BUILT_IN} is; "
-            "name that, or a file of the model."
+            f"option.entryPoint is the module '{entry}', which is not here: of the built-in ones {_BUILT_IN} "
+            "and djl_python.deepspeed are; name one of them, or a file of the model."
         ) from error
 
 

@@ -94,7 +94,7 @@ def test_the_environment_names_the_entry_point(tmp_path: Path, variable: str) ->
         ("../out.py", "outside its folder"),
         ("/etc/passwd.py", "outside its folder"),
         ("https://example.com/model.py", "not downloaded"),
-        ("djl_python.deepspeed", "neither a file of the folder nor built in"),
+        ("djl_python.tensorrt_llm", "neither a file of the folder nor built in"),
     ],
 )
 def test_an_entry_point_that_is_none_is_refused(tmp_path: Path, entry: str, fault: str) -> None:
@@ -161,10 +161,12 @@ def test_a_degree_of_the_environment_counts(tmp_path: Path) -> None:
     assert (found.options["tensor_parallel_degree"], found.tensor_parallel) == ("4", None)
 
 
-def test_the_built_in_handler_has_ranks_under_any_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", ["djl_python.huggingface", "djl_python.deepspeed"])
+def test_the_built_in_handlers_have_ranks_under_any_engine(tmp_path: Path, entry: str) -> None:
     """Its degree is no property that somebody's code reads."""
-    text = "engine=Python\noption.tensor_parallel_degree=2"
-    assert handled(properties(tmp_path / "m", "config.json", text=text)).tensor_parallel == 2
+    text = f"engine=Python\noption.entryPoint={entry}\noption.tensor_parallel_degree=2"
+    handler = handled(properties(tmp_path / "m", "config.json", text=text))
+    assert (handler.tensor_parallel, handler.options["entryPoint"]) == (2, entry)
 
 
 def test_devices_of_a_group_are_those_that_it_names(tmp_path: Path) -> None:

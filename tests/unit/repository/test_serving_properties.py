@@ -226,6 +226,20 @@ def test_the_old_name_of_the_model_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "variable", "wanted"),
+    [
+        ("maxWorkers=2", "SERVING_MIN_WORKERS", (2, 2)),
+        ("cpu.minWorkers=4", "SERVING_MAX_WORKERS", (4, 4)),
+        ("maxWorkers=5", "SERVING_MIN_WORKERS", (3, 5)),
+    ],
+)
+def test_a_default_of_the_environment_contradicts_no_file(text: str, variable: str, wanted: tuple[int, int]) -> None:
+    """It gives way as far as it must."""
+    found = read_properties(text, {variable: "3"})
+    assert (found.min_workers, found.max_workers) == wanted
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("batch_size=many", "batch_size = 'many' and wants a whole number from 1 to 999"),
