@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,27 @@ def test_an_error_in_the_midst_is_raised_there(words: Handler) -> None:
     with pytest.raises(ValueError, match="torn"):
         next(chunks)
     hook.remove()
+
+
+def test_streams_of_a_batch_are_made_one_after_the_other(words: Handler) -> None:
+    """Whole, each from its own seed, as if it were alone."""
+    document = {"inputs": "hello", "stream": True, "parameters": {"max_new_tokens": 12, "do_sample": True, "seed": 7}}
+    request = Request(json.dumps(document).encode())
+    (alone,) = words.call([request])
+    wanted = b"".join(alone.chunks or ())
+    replies = words.call([request, request])
+    assert [(reply.chunks, bytes(reply.body), reply.headers) for reply in replies] == [(None, wanted, alone.headers)] * 2
+
+
+def test_a_bad_request_of_a_batch_leaves_no_stream_behind(words: Handler) -> None:
+    """Neither a thread nor a hook of the model."""
+    made: Any = words
+    before = threading.active_count(), len(made.run.model._forward_pre_hooks)
+    good = Request(json.dumps({"inputs": "hello", "stream": True, "parameters": GREEDY}).encode())
+    kept: list[Any] = []
+    try:
+        words.call([good, Request(b"nope")])
+    except HandlerError as fault:
+        kept.append(fault)  # and with it all that it passed
+    assert len(kept) == 1
+    assert (threading.active_count(), len(made.run.model._forward_pre_hooks)) == before

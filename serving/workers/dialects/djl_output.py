@@ -124,7 +124,9 @@ def _streamed(output: Output, *, is_rank: bool) -> Reply:
     except StopIteration:
         return Reply(b"", output.code, _headers(output))
     except Exception as error:
-        return reply(error_output(error))
+        failed = reply(error_output(error))
+        _close(output.stream_content)
+        return failed
     if is_whole:
         return Reply(first, output.code, _headers(output))
     return Reply(b"", output.code, _headers(output), chunks=_rest(output, first, is_rank=is_rank))
@@ -146,9 +148,13 @@ def _rest(output: Output, first: bytes, *, is_rank: bool) -> Iterator[bytes]:
         _print_exc()
         yield str(error).encode()
     finally:
-        close = getattr(output.stream_content, "close", None)
-        if close is not None:
-            close()
+        _close(output.stream_content)
+
+
+def _close(stream: Any) -> None:
+    close = getattr(stream, "close", None)
+    if close is not None:
+        close()
 
 
 def _formatted(output: Output, chunk: Any) -> bytes:
