@@ -288,7 +288,9 @@ def test_streams_of_a_batch_are_made_one_after_the_other(words: Handler) -> None
     (alone,) = words.call([request])
     wanted = b"".join(alone.chunks or ())
     replies = words.call([request, request])
-    assert [(reply.chunks, bytes(reply.body), reply.headers) for reply in replies] == [(None, wanted, alone.headers)] * 2
+    assert [(reply.chunks, bytes(reply.body), reply.headers) for reply in replies] == [
+        (None, wanted, alone.headers)
+    ] * 2
 
 
 def test_a_bad_request_of_a_batch_leaves_no_stream_behind(words: Handler) -> None:
