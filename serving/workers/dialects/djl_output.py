@@ -32,6 +32,10 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a header's name, RFC 9110
 _FRAMING = ("content-length", "transfer-encoding", "connection")
 
 
+class OneByOne(Exception):  # noqa: N818  a wish and no error
+    """Raised by a handler that takes batches and wants the requests of this one each by itself."""
+
+
 def new_output(code: int = 200, message: str = "OK") -> Output:
     """Build an Output of the class that people's code imports."""
     made: Output = _import("djl_python.outputs").Output(code, message)
