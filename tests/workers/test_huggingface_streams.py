@@ -6,15 +6,17 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from serving.workers.dialects import huggingface
+from serving.workers.dialects import huggingface, huggingface_tokens
+from serving.workers.dialects.huggingface_tokens import Generator
 from serving.workers.handler import Handler, HandlerError, Launch, Reply, Request
 from tests.workers.causal_folders import save_causal
 from tests.workers.huggingface_folders import save
-from tests.workers.spellings import save_bytes
+from tests.workers.spellings import fallback_tokenizer, save_bytes
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("transformers")
@@ -240,6 +242,27 @@ def test_text_to_text_streams(folder: Path) -> None:
     whole = call(handler, {"inputs": "hello world", "parameters": GREEDY})
     assert "".join(each["token"]["text"] for each in found) == json.loads(bytes(whole.body))[0]["generated_text"]
     assert found[-1]["details"]["generated_tokens"] == len(found)
+
+
+def test_what_is_held_back_at_the_end_is_told_although_a_broken_byte_spoiled_the_text() -> None:
+    """A tokenizer that falls back to bytes then makes signs of good ones that were told before."""
+    import torch
+
+    tokenizer = fallback_tokenizer()
+    hello = tokenizer.convert_tokens_to_ids("▁hello")
+    ids = [2 + ord("A"), 2 + 0xC3, hello, 2 + 0xE6]
+    model: Any = torch.nn.Identity()
+    model.generation_config = SimpleNamespace(eos_token_id=1)
+
+    def run(_: Any, parameters: dict[str, Any]) -> Any:
+        parameters["streamer"].put(torch.tensor([[hello]]))
+        for token in ids:
+            model(token)
+            parameters["streamer"].put(torch.tensor([token]))
+        return [{"generated_text": tokenizer.decode(ids)}]
+
+    *_, last = huggingface_tokens.stream(Generator("text2text-generation", run, model, tokenizer), "hello", {})
+    assert (last.text, last.ending and last.ending.text) == ("\ufffd", "\ufffd\ufffd hello\ufffd")
 
 
 # ---- when it stops ---------------------------------------------------------------------------------------------------
