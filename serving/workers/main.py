@@ -13,6 +13,7 @@ import os
 import socket
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from serving.workers import tensor_frames
@@ -188,10 +189,13 @@ def _error_reply(error: HandlerError) -> Reply:
 
 
 def _gather_chunks(replies: Sequence[Reply]) -> None:
-    """Make whole bodies of chunks: several requests cannot be streamed to at once."""
-    for reply in replies:
-        if reply.chunks is not None:
-            reply.body, reply.chunks = b"".join(reply.chunks), None
+    """Make whole bodies of chunks: several requests cannot be streamed to at once. One that fails closes them all."""
+    with ExitStack() as stack:
+        for reply in replies:
+            stack.callback(_run_quietly, getattr(reply.chunks, "close", lambda: None))
+        for reply in replies:
+            if reply.chunks is not None:
+                reply.body, reply.chunks = b"".join(reply.chunks), None
 
 
 def _told(error: BaseException) -> dict[str, Any]:

@@ -178,12 +178,50 @@ def test_tokens_are_streamed_to_who_asks_or_as_the_options_say(
 
 
 @pytest.mark.torch
-def test_of_a_batch_nothing_is_streamed(load_model: LoadModel, letters: str) -> None:
-    """Each is answered whole."""
-    handler = load_model(entryPoint="djl_python.huggingface", model_id=letters)
-    replies = handler.call([Request(STREAM, {"Content-Type": JSON}), Request(SILENT, {"Content-Type": JSON})])
-    assert [reply.chunks for reply in replies] == [None, None]
-    assert bytes(replies[0].body) == bytes(replies[1].body)
+@pytest.mark.parametrize(
+    ("options", "asked", "wanted"),
+    [
+        ({}, [(STREAM, EVENTS), (SILENT, JSON), (STREAM, ""), (b"{", "")], [EVENTS, JSON, LINES, JSON]),
+        ({}, [(SILENT, EVENTS), (WHOLE, LINES)], [EVENTS, JSON]),
+        ({"output_formatter": "jsonlines"}, [(SILENT, ""), (SILENT, ""), (WHOLE, "")], [LINES, LINES, JSON]),
+        ({"enable_streaming": "true"}, [(SILENT, ""), (SILENT, EVENTS)], [LINES, EVENTS]),
+    ],
+)
+def test_a_batch_has_for_each_what_it_would_have_alone(
+    load_model: LoadModel, letters: str, options: dict[str, str], asked: list[tuple[bytes, str]], wanted: list[str]
+) -> None:
+    """A stream goes out whole, in its form; the next batch is a batch again."""
+    handler = load_model(entryPoint="djl_python.huggingface", model_id=letters, **options)
+    requests = [Request(body, {"Content-Type": JSON, "Accept": accept}) for body, accept in asked]
+    replies = handler.call(requests)
+    assert [reply.headers["Content-Type"] for reply in replies] == wanted
+    alone = [handler.call([request])[0] for request in requests]
+    bodies = [bytes(one.body) if one.chunks is None else b"".join(one.chunks) for one in alone]
+    assert [(reply.chunks, reply.status, bytes(reply.body)) for reply in replies] == [
+        (None, one.status, body) for one, body in zip(alone, bodies, strict=True)
+    ]
+    made: Any = handler
+    assert made._takes_batches
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("body", [WHOLE, b'{"inputs": "hello"}'])
+def test_a_whole_answer_is_json_for_who_would_take_events(
+    load_model: LoadModel, folder: Path, letters: str, body: bytes
+) -> None:
+    """Because the body says so, or the model makes no tokens."""
+    handler = load_model(entryPoint="djl_python.huggingface", model_id=letters if body == WHOLE else str(folder))
+    reply = ask(handler, body, Content_Type=JSON, Accept=EVENTS)
+    assert (reply.status, reply.headers["Content-Type"]) == (200, JSON)
+
+
+@pytest.mark.torch
+def test_a_stream_that_cannot_be_had_is_no_error_of_its_neighbours(load_model: LoadModel, folder: Path) -> None:
+    """A model without tokens is asked in a batch."""
+    handler = load_model(entryPoint="djl_python.huggingface", model_id=str(folder))
+    bodies = (b'{"inputs": "hello"}', b'{"inputs": "hello", "stream": true}')
+    replies = handler.call([Request(body, {"Content-Type": JSON}) for body in bodies])
+    assert [reply.status for reply in replies] == [200, 424]
 
 
 @pytest.mark.torch

@@ -253,6 +253,14 @@ def test_an_error_of_generate_is_the_last_chunk() -> None:
         StreamingUtils.get_stream_generator("vllm")
 
 
+def test_an_error_of_generate_in_a_rank_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a chunk it would look like its sister's, and the group would wait for this rank."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    chunks = StreamingUtils.use_hf_default_streamer(SimpleNamespace(generate=_failing), _Tokenizer(), ["x"])
+    with pytest.raises(RuntimeError, match="no memory"):
+        next(chunks)
+
+
 def test_closing_the_stream_ends_the_generation() -> None:
     """After the chunk that was read last; none is made ahead."""
     made: list[int] = []

@@ -91,6 +91,24 @@ def test_a_client_that_leaves_closes_the_generator(load_model: LoadModel, tmp_pa
     assert (tmp_path / "closed").exists()
 
 
+def test_an_error_of_the_formatter_closes_the_generator(load_model: LoadModel, tmp_path: Path) -> None:
+    """At the first chunk, as nobody will read on."""
+    code = """
+    def chunks():
+        try:
+            yield "a"
+        finally:
+            open("closed", "w").close()
+
+    kept = chunks()
+
+    def handle(inputs):
+        return None if inputs.is_empty() else Output().add_stream_content(kept, lambda chunk: 1 / 0)
+    """
+    assert error(ask(load_model(code))) == "division by zero"
+    assert (tmp_path / "closed").exists()
+
+
 def test_finalize_runs_after_the_reply(load_model: LoadModel, tmp_path: Path) -> None:
     """Not before it is sent."""
     reply = ask(load_model("def handle(inputs):\n    return Output().finalize(os.mkdir, str(inputs.is_empty()))"))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from serving.workers.dialects import huggingface
+from serving.workers.dialects import huggingface, huggingface_tokens
+from serving.workers.dialects.huggingface_tokens import Generator
 from serving.workers.handler import Handler, HandlerError, Launch, Reply, Request
 from tests.workers.causal_folders import save_causal
 from tests.workers.huggingface_folders import save
-from tests.workers.spellings import save_bytes
+from tests.workers.spellings import fallback_tokenizer, save_bytes
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("transformers")
@@ -241,6 +244,27 @@ def test_text_to_text_streams(folder: Path) -> None:
     assert found[-1]["details"]["generated_tokens"] == len(found)
 
 
+def test_what_is_held_back_at_the_end_is_told_although_a_broken_byte_spoiled_the_text() -> None:
+    """A tokenizer that falls back to bytes then makes signs of good ones that were told before."""
+    import torch
+
+    tokenizer = fallback_tokenizer()
+    hello = tokenizer.convert_tokens_to_ids("▁hello")
+    ids = [2 + ord("A"), 2 + 0xC3, hello, 2 + 0xE6]
+    model: Any = torch.nn.Identity()
+    model.generation_config = SimpleNamespace(eos_token_id=1)
+
+    def run(_: Any, parameters: dict[str, Any]) -> Any:
+        parameters["streamer"].put(torch.tensor([[hello]]))
+        for token in ids:
+            model(token)
+            parameters["streamer"].put(torch.tensor([token]))
+        return [{"generated_text": tokenizer.decode(ids)}]
+
+    *_, last = huggingface_tokens.stream(Generator("text2text-generation", run, model, tokenizer), "hello", {})
+    assert (last.text, last.ending and last.ending.text) == ("\ufffd", "\ufffd\ufffd hello\ufffd")
+
+
 # ---- when it stops ---------------------------------------------------------------------------------------------------
 
 
@@ -278,3 +302,29 @@ def test_an_error_in_the_midst_is_raised_there(words: Handler) -> None:
     with pytest.raises(ValueError, match="torn"):
         next(chunks)
     hook.remove()
+
+
+def test_streams_of_a_batch_are_made_one_after_the_other(words: Handler) -> None:
+    """Whole, each from its own seed, as if it were alone."""
+    document = {"inputs": "hello", "stream": True, "parameters": {"max_new_tokens": 12, "do_sample": True, "seed": 7}}
+    request = Request(json.dumps(document).encode())
+    (alone,) = words.call([request])
+    wanted = b"".join(alone.chunks or ())
+    replies = words.call([request, request])
+    assert [(reply.chunks, bytes(reply.body), reply.headers) for reply in replies] == [
+        (None, wanted, alone.headers)
+    ] * 2
+
+
+def test_a_bad_request_of_a_batch_leaves_no_stream_behind(words: Handler) -> None:
+    """Neither a thread nor a hook of the model."""
+    made: Any = words
+    before = threading.active_count(), len(made.run.model._forward_pre_hooks)
+    good = Request(json.dumps({"inputs": "hello", "stream": True, "parameters": GREEDY}).encode())
+    kept: list[Any] = []
+    try:
+        words.call([good, Request(b"nope")])
+    except HandlerError as fault:
+        kept.append(fault)  # and with it all that it passed
+    assert len(kept) == 1
+    assert (threading.active_count(), len(made.run.model._forward_pre_hooks)) == before

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -103,3 +105,58 @@ def test_a_function_that_catches_everything_ends_all_the_same() -> None:
     next(values)
     values.close()
     assert list(values) == []
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@pytest.mark.parametrize("is_stubborn", [False, True])
+def test_one_that_is_dropped_ends_its_function(is_wrapped: bool, is_stubborn: bool) -> None:
+    """As a `break` does, or a generator around it that is closed: nobody calls `close`."""
+    has_ended = threading.Event()
+
+    def forever(hand_out: HandOut) -> None:
+        try:
+            while True:
+                hand_out(1)
+        finally:
+            if is_stubborn:
+                with pytest.raises(BaseException):  # noqa: B017  whatever unwinds it
+                    hand_out(2)
+            has_ended.set()
+
+    def pieces(values: Stepwise) -> Iterator[int]:
+        yield from (value + 1 for value in values)
+
+    values = pieces(Stepwise(forever)) if is_wrapped else Stepwise(forever)
+    next(values)
+    del values
+    assert has_ended.wait(10)
+
+
+def test_nothing_of_a_function_that_failed_waits_for_a_garbage_collection() -> None:
+    """A generation's cache is large."""
+
+    class Cache:
+        """What the function holds."""
+
+    made: list[weakref.ref[Cache]] = []
+
+    def fail(_: HandOut) -> None:
+        cache = Cache()
+        made.append(weakref.ref(cache))
+        raise MemoryError
+
+    gc.disable()
+    try:
+        with pytest.raises(StopIteration):  # `pytest.raises` would hold the other one
+            next_quietly(Stepwise(fail))
+        assert made[0]() is None
+    finally:
+        gc.enable()
+
+
+def next_quietly(values: Stepwise) -> None:
+    """Take two values; the first is a MemoryError."""
+    try:
+        next(values)
+    except MemoryError:
+        next(values)

@@ -93,6 +93,28 @@ def test_a_blank_that_may_be_cleaned_away_is_held_back(words: str) -> None:
     assert len(decode(ids)) - len(told) <= 4
 
 
+@pytest.mark.parametrize("seed", range(100))
+def test_blanks_that_are_cleaned_away_take_no_letter_with_them(seed: int) -> None:
+    """Apostrophes, points and half words in any order."""
+    tokenizer = word_tokenizer()
+    draw = random.Random(seed)
+    ids = [draw.randrange(len(tokenizer)) for _ in range(60)]
+    pieces, whole = spelled(ids, tokenizer, clean_up_tokenization_spaces=True)
+    assert whole.startswith("".join(pieces))
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "rest"),
+    [(b"A", "A", ""), (b"A\xe6\x97\xa5", "A日", ""), (b"A\xe6", "A", "\ufffd"), (b"AB\xe6", "AB", "\ufffd")],
+)
+def test_what_was_held_back_is_told_at_the_end(text: bytes, told: str, rest: str) -> None:
+    """As what it is by then."""
+    tokenizer = fallback_tokenizer()
+    texts = TokenTexts(lambda some: str(tokenizer.decode(some)))
+    assert "".join(texts.add(2 + byte) for byte in text) == told
+    assert texts.rest() == rest
+
+
 def test_few_tokens_are_decoded_again() -> None:
     """However long the text is."""
     longest = 0

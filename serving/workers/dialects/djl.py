@@ -169,14 +169,18 @@ class _DjlHandler:
     def _batched(self, requests: list[Request]) -> list[Reply] | None:
         """Call the handler once for all; None where it did not answer each of them.
 
-        Such a handler gets no batch again: it would do everything twice.
+        Such a handler gets no batch again: it would do everything twice. One that asks for them one by one has done
+        nothing yet.
         """
         try:
             items = [djl_input.request_input(each, self._common) for each in requests]
         except HandlerError:
             return None
         batch = djl_input.batch_input(items, self._common)
-        output = self._run(batch)
+        try:
+            output = self._run(batch)
+        except djl_output.OneByOne:
+            return None
         replies = djl_output.batch_replies(output, len(requests), batch.is_batch_aware)
         if replies is None:
             output.execute_finalize()  # nobody gets this answer
@@ -190,5 +194,7 @@ class _DjlHandler:
     def _run(self, inputs: Input) -> Output:
         try:
             return djl_output.checked_output(self._loop.settle(self._function(inputs)))
+        except djl_output.OneByOne:
+            raise
         except Exception as error:
             return djl_output.error_output(error)

@@ -32,6 +32,10 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a header's name, RFC 9110
 _FRAMING = ("content-length", "transfer-encoding", "connection")
 
 
+class OneByOne(Exception):  # noqa: N818  a wish and no error
+    """Raised by a handler that takes batches and wants the requests of this one each by itself."""
+
+
 def new_output(code: int = 200, message: str = "OK") -> Output:
     """Build an Output of the class that people's code imports."""
     made: Output = _import("djl_python.outputs").Output(code, message)
@@ -124,7 +128,9 @@ def _streamed(output: Output, *, is_rank: bool) -> Reply:
     except StopIteration:
         return Reply(b"", output.code, _headers(output))
     except Exception as error:
-        return reply(error_output(error))
+        failed = reply(error_output(error))
+        _close(output.stream_content)
+        return failed
     if is_whole:
         return Reply(first, output.code, _headers(output))
     return Reply(b"", output.code, _headers(output), chunks=_rest(output, first, is_rank=is_rank))
@@ -146,9 +152,13 @@ def _rest(output: Output, first: bytes, *, is_rank: bool) -> Iterator[bytes]:
         _print_exc()
         yield str(error).encode()
     finally:
-        close = getattr(output.stream_content, "close", None)
-        if close is not None:
-            close()
+        _close(output.stream_content)
+
+
+def _close(stream: Any) -> None:
+    close = getattr(stream, "close", None)
+    if close is not None:
+        close()
 
 
 def _formatted(output: Output, chunk: Any) -> bytes:

@@ -202,8 +202,13 @@ class HuggingFaceHandler:
         self.generator = huggingface_tokens.Generator(task, run, model, tokenizer)
 
     def call(self, requests: list[Request]) -> list[Reply]:
-        """Answer each by itself: what shares a batch in transformers is padded, which is no gain on a CPU."""
-        return [self._answer(request) for request in requests]
+        """Answer each by itself: what shares a batch in transformers is padded, which is no gain on a CPU.
+
+        Of several a stream is read to its end before the next answer is begun: it would draw from the other's seed.
+        """
+        if len(requests) == 1:
+            return [self._answer(requests[0])]
+        return [_whole(self._answer(request)) for request in requests]
 
     def close(self) -> None:
         """Nothing to say farewell to."""
@@ -233,3 +238,9 @@ class HuggingFaceHandler:
             raise HandlerError(f"Task '{self.task}' makes no tokens here that could be streamed: omit 'stream'.", 400)
         bodies.check_accept(accept)
         return None
+
+
+def _whole(reply: Reply) -> Reply:
+    if reply.chunks is None:
+        return reply
+    return Reply(b"".join(reply.chunks), reply.status, reply.headers)

@@ -144,12 +144,14 @@ class _Generation:
         return Token(self._count, token, text, _log_prob(scores, token), token in self._special)
 
     def _ended(self, token: Token, answer: Any) -> Token:
-        """Return the last token with the rest of the text: half a character is told as what it is."""
+        """Return the last token with the rest of the text.
+
+        The answer has it, but where a byte that is no character spoiled good ones before it, which were told already.
+        """
         while isinstance(answer, list):
             (answer,) = answer
         text = str(next(iter(answer.values())))
-        if text.startswith(self._told):
-            token.text += text[len(self._told) :]
+        token.text += text[len(self._told) :] if text.startswith(self._told) else self._texts.rest()
         reason = self._reason(token.id, text)
         asked = self._inputs[0] if _is_several(self._inputs) else self._inputs
         if self._is_whole and isinstance(asked, str):

@@ -9,6 +9,7 @@ models; `huggingface_tokens` and `djl_python.streaming_utils` call it.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -20,58 +21,81 @@ class _Left(BaseException):
 
 
 class Stepwise:
-    """An iterator over what `function` hands out by calling its only argument; an exception of its own is ours."""
+    """An iterator over what `function` hands out by calling its only argument; an exception of its own is ours.
+
+    One that is dropped ends its function too, in its own time.
+    """
 
     def __init__(self, function: Callable[[HandOut], object]) -> None:
-        self._thread = threading.Thread(target=self._run, args=[function], daemon=True)
-        self._goes_on, self._has_said = threading.Lock(), threading.Lock()
-        self._goes_on.acquire()
-        self._has_said.acquire()
-        self._value: Any = None
-        self._fault: BaseException | None = None
-        self._is_over = False
-        self._is_left = False
+        self._steps = _Steps()
+        self._thread = threading.Thread(target=self._steps.run, args=[function], daemon=True)
+        weakref.finalize(self, self._steps.leave).atexit = False
 
     def __iter__(self) -> Stepwise:
         return self
 
     def __next__(self) -> Any:
-        if not self._is_over:
+        steps = self._steps
+        if not steps.is_over:
             self._step()
-        if not self._is_over:
-            return self._value
-        fault, self._fault = self._fault, None
-        raise fault or StopIteration
+        if not steps.is_over:
+            return steps.value
+        fault, steps.fault = steps.fault, None
+        try:
+            raise fault or StopIteration
+        finally:
+            del fault  # its traceback has this frame: all that the function held would wait for a garbage collection
 
     def close(self) -> None:
         """End the function, begun or not, and return when it has ended."""
-        self._is_left = True
-        while self._thread.ident and not self._is_over:
+        self._steps.is_left = True
+        if self._thread.ident and not self._steps.is_over:
             self._step()
-        self._is_over = True
+        self._steps.is_over = True
 
     def _step(self) -> None:
         if self._thread.ident:
-            self._goes_on.release()
+            self._steps.goes_on.release()
         else:
             self._thread.start()
-        self._has_said.acquire()
-        if self._is_over:
+        self._steps.has_said.acquire()
+        if self._steps.is_over:
             self._thread.join()
 
-    def _run(self, function: Callable[[HandOut], object]) -> None:
+
+class _Steps:
+    """The function's side, which its thread holds; it knows no reader, so that one who drops the iterator is missed."""
+
+    def __init__(self) -> None:
+        self.goes_on, self.has_said = threading.Lock(), threading.Lock()
+        self.goes_on.acquire()
+        self.has_said.acquire()
+        self.value: Any = None
+        self.fault: BaseException | None = None
+        self.is_over = False
+        self.is_left = False
+
+    def leave(self) -> None:
+        """Unwind the function where it stands, and wait for nothing."""
+        self.is_left = True
+        if self.goes_on.locked():
+            self.goes_on.release()
+
+    def run(self, function: Callable[[HandOut], object]) -> None:
+        """Run the function to its end."""
         try:
             function(self._hand_out)
         except _Left:
             pass
         except BaseException as fault:
-            self._fault = fault
-        self._is_over = True
-        self._has_said.release()
+            self.fault = None if self.is_left else fault
+        self.is_over = True
+        self.has_said.release()
 
     def _hand_out(self, value: Any) -> None:
-        self._value = value
-        self._has_said.release()
-        self._goes_on.acquire()
-        if self._is_left:
+        if not self.is_left:
+            self.value = value
+            self.has_said.release()
+            self.goes_on.acquire()
+        if self.is_left:
             raise _Left

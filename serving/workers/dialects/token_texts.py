@@ -40,9 +40,15 @@ class TokenTexts:
         piece = text[self._given : end]
         self._given = max(self._given, end)
         if end == len(text) and piece:  # special tokens are no text, and a first word has no blank before it
-            self._ids = self._ids[self._fresh :]
-            self._fresh, self._given = len(self._ids), len(self._decode(self._ids))
+            rest = self._ids[self._fresh :]
+            text = self._decode(rest)
+            if not self._unsettled(text):  # by itself, without what was before it
+                self._ids, self._fresh, self._given = rest, len(rest), len(text)
         return piece
+
+    def rest(self) -> str:
+        """Return what was held back, when no token comes any more: half a character is told as what it is."""
+        return self._decode(self._ids)[self._given :]
 
     def _unsettled(self, text: str) -> int:
         """Return how many characters at the end may still become others."""

@@ -2,7 +2,8 @@
 
 People name it as an entry point (`djl_python.huggingface`) or keep a `HuggingFaceService` and replace its
 `parse_input`. It knows no continuous batching and no adapters: requests of a batch run one after the other.
-A request of its own may be answered token by token; `workers.dialects` knows how. transformers is the image's or the
+A request may be answered token by token; `workers.dialects` knows how. A batch with such a one is asked for again,
+request by request. transformers is the image's or the
 model's own; without it the warm-up says so.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.workers.dialects import huggingface_bodies, huggingface_tokens
+from serving.workers.dialects.djl_output import OneByOne
 from serving.workers.dialects.huggingface_lines import JSON_LINES, Form, Lines, by_options, named
 
 from .encode_decode import decode, encode
@@ -89,14 +91,21 @@ class HuggingFaceService:
         return input_data, input_size, parameters, errors, batch
 
     def inference(self, inputs: Input) -> Output:
-        """Answer a request or a batch: a list of the pipeline's results for each request."""
+        """Answer a request or a batch: a list of the pipeline's results for each request.
+
+        Raises `OneByOne` for a batch in which somebody wants a stream: its headers are not the others'.
+        """
         input_data, input_size, parameters, errors, batch = self.parse_input(inputs)
         outputs = Output()
         if errors and not inputs.is_batch():
             return outputs.error(next(iter(errors.values())))
         wishes = [options.pop("stream", None) for options in parameters]
-        if not inputs.is_batch() and (form := self._form(batch[0], wishes[0])):
-            return self._streamed(input_data, parameters[0], form)
+        if not inputs.is_batch():
+            form = self._form(batch[0], wishes[0])
+            if form is not None:
+                return self._streamed(input_data, parameters[0], form)
+        elif self._streams_any([item for index, item in enumerate(batch) if index not in errors], wishes):
+            raise OneByOne
         runs = iter(zip(_sliced(input_data, input_size), parameters))  # noqa: B905  Python 3.9
         for index, item in enumerate(batch):
             key = f"batch_{index:03d}.data" if inputs.is_batch() else None
@@ -111,6 +120,10 @@ class HuggingFaceService:
         found = self.hf_pipeline(values, **_seeded(options))
         rows = found if isinstance(found, list) else [found]
         return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in rows]
+
+    def _streams_any(self, items: list[Input], wishes: list[Any]) -> bool:
+        """Whether one of a batch wants a stream, be it one that cannot be had: that is its own error."""
+        return any(wish or self._form(item, wish) for item, wish in zip(items, wishes))  # noqa: B905  Python 3.9
 
     def _form(self, item: Input, wish: Any) -> Form | None:
         """Return the form of the stream that is wanted, None for a whole answer.
@@ -192,8 +205,9 @@ def _sliced(values: list[Any], sizes: list[int]) -> list[list[Any]]:
 
 
 def _accepted(item: Input) -> str:
+    """Return the media type of a whole answer: JSON too where only a stream would be welcome."""
     accept = item.get_property("Accept") or ""
-    return "application/json" if not accept or "*/*" in accept else accept
+    return "application/json" if not accept or "*/*" in accept or named(accept) else accept
 
 
 _service = HuggingFaceService()

@@ -7,6 +7,7 @@ torch and transformers are the handler's own and are imported by nothing here.
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -88,7 +89,7 @@ class StreamingUtils:
     def use_hf_default_streamer(model: Any, tokenizer: Any, inputs: Any, device: Any = None, **kwargs: Any) -> Any:
         """Return an iterator of lists of new texts for a list of texts; closing it ends the generation.
 
-        An error in the model ends the stream, its words being the last chunk.
+        An error in the model ends the stream, its words being the last chunk; in a rank of a group it is raised.
         """
         if not tokenizer.pad_token:
             tokenizer.pad_token = tokenizer.eos_token
@@ -101,6 +102,8 @@ class StreamingUtils:
             try:
                 model.generate(**arguments, streamer=_Stepping(tokenizer, hand_out))
             except Exception as error:
+                if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a chunk of this rank would look like its sister's
+                    raise
                 hand_out(str(error))
 
         return Stepwise(generate)
