@@ -19,7 +19,7 @@ _OTHER_NAMES = ("localhost", "::1")  # of loopback, for who meets at a place of 
 
 
 def keep_local(address: str) -> None:
-    """Have stores for `address`, which is loopback's, or another name of it listen there alone; without torch do nothing."""
+    """Have stores for loopback, `address` or its other names, listen there alone; without torch do nothing."""
     try:
         importlib.import_module("torch.distributed")
         module: Any = sys.modules[_MODULE]
