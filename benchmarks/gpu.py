@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.networks import NETWORKS
 from benchmarks.rig import Server, tree, wharf
 from serving.devices import DeviceMeter, find_devices
-from serving.settings import parse_bytes
+from serving.setting_values import parse_bytes
 
 FULL = 0.9
 GIB = 1 << 30

@@ -13,7 +13,8 @@ sys.path.insert(0, str(ROOT))
 
 from serving.ledger import format_bytes  # noqa: E402  the source tree is put on the path first
 from serving.lifecycle import diagram  # noqa: E402
-from serving.settings import Settings, Share  # noqa: E402
+from serving.setting_values import Share  # noqa: E402
+from serving.settings import Settings  # noqa: E402
 
 GENERATED = "<!-- Written by scripts/docs.py: change the source and run it again. -->\n"
 SETTINGS = """# Settings
@@ -29,7 +30,6 @@ LIFECYCLE = """# The life of a model
 
 Drawn from the table in `serving/lifecycle.py`; a move that is not in it is an error. A model that is UNAVAILABLE is not
 in memory and takes none of the budget. [architecture.md](architecture.md) walks a load and an unload.
-
 """
 
 
@@ -61,7 +61,7 @@ def settings() -> str:
 
 
 def pages() -> dict[Path, str]:
-    lifecycle = f"{GENERATED}{LIFECYCLE}```mermaid\n{diagram()}```\n"
+    lifecycle = f"{GENERATED}{LIFECYCLE}\n```mermaid\n{diagram()}```\n"
     return {ROOT / "docs/settings.md": settings(), ROOT / "docs/lifecycle.md": lifecycle}
 
 

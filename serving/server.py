@@ -42,7 +42,8 @@ from serving.repository.surroundings import Surroundings
 from serving.residents import Limits
 from serving.runtimes import Runtimes, with_device
 from serving.scales import Scales
-from serving.settings import Settings, Share
+from serving.setting_values import Share
+from serving.settings import Settings
 from serving.shared_memory import Regions
 from serving.statistics import Statistics
 from serving.triton_metrics import triton_families

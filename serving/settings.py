@@ -2,14 +2,13 @@
 
 Read once in `server.py` from an injected mapping and passed down as a frozen value; no other room looks at the
 environment. SageMaker's own names come first, then `WHARF_*`. docs/settings.md is generated from the sentences here. A
-value that cannot be read is an error that names the variable, the value and what was wanted; an unknown `WHARF_*` name
-is warned about.
+value that cannot be read (`setting_values` does that) is an error that names the variable, the value and what was
+wanted; an unknown `WHARF_*` name is warned about.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,103 +17,28 @@ from typing import Any
 from serving.contract import INVOKE_BODY_MAX_BYTES
 from serving.errors import BadRequestError
 from serving.foreign_variables import instead_of
+from serving.setting_values import (
+    Share,
+    one_of,
+    parse_budget,
+    parse_bytes,
+    parse_bytes_or_off,
+    parse_count,
+    parse_flag,
+    parse_log_level,
+    parse_names,
+    parse_port,
+    parse_port_range,
+    parse_seconds,
+    parse_token,
+)
 
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
 # What only tells a container where it runs, or is read by the other verbs, `repository` or people's own code.
 _READ_ELSEWHERE = {"WHARF_URL", "SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"}
 
 
 class SettingError(BadRequestError):
     """A variable of the environment that cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A part of a limit that is known only on the machine: `percent` of it."""
-
-    percent: float
-
-
-def parse_bytes(text: str) -> int:
-    """Read `1073741824`, `512MiB`, `1.5 GiB`, `2g`; units are powers of 1,024. Raises ValueError."""
-    match = _BYTES.fullmatch(text.strip().lower())
-    if match is None:
-        raise ValueError(text)
-    value = float(match[1]) * (1 << 10 * " kmgt".index(match[2] or " "))
-    if not 0 < value < 1 << 63:
-        raise ValueError(text)
-    return int(value)
-
-
-def parse_budget(text: str) -> int | Share:
-    """Read bytes (`parse_bytes`) or a share of the machine's limit (`80%`). Raises ValueError."""
-    if not text.strip().endswith("%"):
-        return parse_bytes(text)
-    percent = float(text.strip()[:-1])
-    if not 0 < percent <= 100:
-        raise ValueError(text)
-    return Share(percent)
-
-
-def _flag(text: str) -> bool:
-    values = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-    return values[text.strip().lower()]
-
-
-def _bytes_or_off(text: str) -> int:
-    return 0 if text.strip().lower() in ("off", "0") else parse_bytes(text)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise ValueError(text)
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError(text)
-    return value
-
-
-def _port_range(text: str) -> tuple[int, int]:
-    low, high = (_port(part) for part in text.split("-"))
-    if low > high:
-        raise ValueError(text)
-    return low, high
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.strip().lower() not in words:
-            raise ValueError(text)
-        return text.strip().lower()
-
-    return parse
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
-
-
-def _token(text: str) -> str:
-    # A secret that comes from a file often ends in a line break.
-    return text.strip()
-
-
-def _log_level(text: str) -> str:
-    # SageMaker's name carries Python's numbers (20 is INFO).
-    names = {"10": "debug", "20": "info", "30": "warning", "40": "error", "50": "critical", "warn": "warning"}
-    return _one_of(*names.values())(names.get(text.strip().lower(), text))
 
 
 def _setting(
@@ -131,21 +55,21 @@ class Settings:
     host: str = _setting("0.0.0.0", "an address", str, "WHARF_HOST")  # noqa: S104  the platform calls from outside
     """Address to listen on; the platform calls from another address, so loopback would fail there."""
 
-    port: int = _setting(8080, "a port, 0 to 65535", _port, "SAGEMAKER_BIND_TO_PORT", "WHARF_PORT")
+    port: int = _setting(8080, "a port, 0 to 65535", parse_port, "SAGEMAKER_BIND_TO_PORT", "WHARF_PORT")
     """Port of the HTTP server; 0 takes a free one and prints it."""
 
     safe_port_range: tuple[int, int] | None = _setting(
-        None, "two ports like 25000-25999", _port_range, "SAGEMAKER_SAFE_PORT_RANGE"
+        None, "two ports like 25000-25999", parse_port_range, "SAGEMAKER_SAFE_PORT_RANGE"
     )
     """Ports that any second listener must lie in; checked against WHARF_GRPC_PORT."""
 
-    grpc_port: int | None = _setting(None, "a port, 0 to 65535", _port, "WHARF_GRPC_PORT")
+    grpc_port: int | None = _setting(None, "a port, 0 to 65535", parse_port, "WHARF_GRPC_PORT")
     """Port of V2 over gRPC, off unless set; 0 takes a free one, which the log names."""
 
-    http_server: str = _setting("granian", "granian or gunicorn", _one_of("granian", "gunicorn"), "WHARF_HTTP_SERVER")
+    http_server: str = _setting("granian", "granian or gunicorn", one_of("granian", "gunicorn"), "WHARF_HTTP_SERVER")
     """HTTP server: granian costs the least CPU a request, gunicorn is what many operators know."""
 
-    is_platform: bool = _setting(False, "true or false", _flag, "SAGEMAKER_MULTI_MODEL")
+    is_platform: bool = _setting(False, "true or false", parse_flag, "SAGEMAKER_MULTI_MODEL")
     """Platform mode.
 
     Models come and go only by the platform's calls; nothing is evicted, a load that does not fit gets 507.
@@ -181,10 +105,10 @@ class Settings:
     )
     """Memory: bytes are for models alone, percent of the cgroup limit (else of RAM) also pay for the server."""
 
-    cores: float | None = _setting(None, "a number above 0", _seconds, "WHARF_CPU_CORES")
+    cores: float | None = _setting(None, "a number above 0", parse_seconds, "WHARF_CPU_CORES")
     """Cores shared by all models; unset: the cgroup's CPU quota, else the processors this process may use."""
 
-    device: str = _setting("cpu", "cpu, cuda or auto", _one_of("cpu", "cuda", "auto"), "WHARF_DEVICE")
+    device: str = _setting("cpu", "cpu, cuda or auto", one_of("cpu", "cuda", "auto"), "WHARF_DEVICE")
     """Where models run that do not say it themselves; auto: cuda where there is a GPU. docs/gpu.md says what ran."""
 
     pinned_memory_bytes: int = _setting(64 << 20, "bytes, 64MiB", parse_bytes, "WHARF_PINNED_MEMORY")
@@ -196,10 +120,10 @@ class Settings:
     CUDA contexts, and what is in use at the start, come on top.
     """
 
-    device_give_back_s: float = _setting(5.0, "seconds", _seconds, "WHARF_DEVICE_GIVE_BACK")
+    device_give_back_s: float = _setting(5.0, "seconds", parse_seconds, "WHARF_DEVICE_GIVE_BACK")
     """Longest wait of an unload for a GPU's bytes (drivers take milliseconds); what is missing then is logged."""
 
-    fast_math: bool = _setting(True, "true or false", _flag, "WHARF_FAST_MATH")
+    fast_math: bool = _setting(True, "true or false", parse_flag, "WHARF_FAST_MATH")
     """Let libraries multiply fp32 in bf16 on Arm CPUs that have it (Graviton3 on): results move by up to 1e-2."""
 
     cache_dir: Path = _setting(Path("/tmp/wharf"), "a folder", Path, "WHARF_CACHE_DIR")  # noqa: S108  created 0700
@@ -211,10 +135,10 @@ class Settings:
     unpack_max_bytes: int = _setting(20 << 30, "bytes, 512MiB, 20GiB", parse_bytes, "WHARF_UNPACK_MAX_BYTES")
     """Largest sum of files that one archive may unpack to; stops a bomb that lies about its size."""
 
-    unpack_max_files: int = _setting(10_000, "a count", _count, "WHARF_UNPACK_MAX_FILES")
+    unpack_max_files: int = _setting(10_000, "a count", parse_count, "WHARF_UNPACK_MAX_FILES")
     """Most members of one archive; an inode bomb costs more than its bytes."""
 
-    unpack_max_ratio: int = _setting(200, "a number above 0", _count, "WHARF_UNPACK_MAX_RATIO")
+    unpack_max_ratio: int = _setting(200, "a number above 0", parse_count, "WHARF_UNPACK_MAX_RATIO")
     """Largest unpacked:packed ratio. Weights compress at most some 10:1, zeros in a bomb 1,000:1."""
 
     max_body_bytes: int = _setting(
@@ -234,30 +158,30 @@ class Settings:
     As much again for tensors that are read from clients' shared memory.
     """
 
-    max_in_flight: int = _setting(240, "a count", _count, "WHARF_MAX_IN_FLIGHT")
+    max_in_flight: int = _setting(240, "a count", parse_count, "WHARF_MAX_IN_FLIGHT")
     """Invocations at once; past it the answer is 503 at once. Each one holds a thread (and mostly waits)."""
 
     request_timeout_s: float = _setting(
-        60.0, "seconds", _seconds, "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "WHARF_REQUEST_TIMEOUT"
+        60.0, "seconds", parse_seconds, "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "WHARF_REQUEST_TIMEOUT"
     )
     """Longest wait of an invocation for its model, room or cores; the platform gives up after 60 s."""
 
-    load_timeout_s: float = _setting(360.0, "seconds", _seconds, "SAGEMAKER_STARTUP_TIMEOUT", "WHARF_LOAD_TIMEOUT")
+    load_timeout_s: float = _setting(360.0, "seconds", parse_seconds, "SAGEMAKER_STARTUP_TIMEOUT", "WHARF_LOAD_TIMEOUT")
     """Longest wait of a load call for a load; the platform gives up after 360 s. The load itself goes on."""
 
-    load_concurrency: int = _setting(4, "a count", _count, "WHARF_LOAD_CONCURRENCY")
+    load_concurrency: int = _setting(4, "a count", parse_count, "WHARF_LOAD_CONCURRENCY")
     """Loads at once; more only fight for the disk and hold more transient memory."""
 
-    drain_timeout_s: float = _setting(300.0, "seconds", _seconds, "WHARF_DRAIN_TIMEOUT")
+    drain_timeout_s: float = _setting(300.0, "seconds", parse_seconds, "WHARF_DRAIN_TIMEOUT")
     """Longest wait of an unload for requests in flight; the platform waits 360 s."""
 
-    shutdown_timeout_s: float = _setting(8.0, "seconds", _seconds, "WHARF_SHUTDOWN_TIMEOUT")
+    shutdown_timeout_s: float = _setting(8.0, "seconds", parse_seconds, "WHARF_SHUTDOWN_TIMEOUT")
     """Longest drain after SIGTERM; `docker stop` kills after 10 s, SageMaker after 30 s."""
 
     preload: tuple[str, ...] = _setting(
         ("numpy", "torch", "torch._dynamo", "sklearn.ensemble", "joblib", "transformers.modeling_utils"),
         "names of modules, with commas",
-        _names,
+        parse_names,
         "WHARF_PRELOAD",
     )
     """Modules that the zygote imports, where installed, before it forks workers: once for all models.
@@ -266,33 +190,33 @@ class Settings:
     when a model is made on its meta device.
     """
 
-    warm_workers: bool = _setting(False, "true or false", _flag, "WHARF_WARM_WORKERS")
+    warm_workers: bool = _setting(False, "true or false", parse_flag, "WHARF_WARM_WORKERS")
     """Start the zygote with the server: the first model that needs Python does not wait for its imports."""
 
     min_workers: int = _setting(
-        1, "a count", _count, "WHARF_MIN_WORKERS", "SERVING_MIN_WORKERS", "SAGEMAKER_NUM_MODEL_WORKERS"
+        1, "a count", parse_count, "WHARF_MIN_WORKERS", "SERVING_MIN_WORKERS", "SAGEMAKER_NUM_MODEL_WORKERS"
     )
     """Workers of a model that needs Python, unless its own configuration says otherwise."""
 
     max_workers: int = _setting(
-        2, "a count", _count, "WHARF_MAX_WORKERS", "SERVING_MAX_WORKERS", "SAGEMAKER_MODEL_SERVER_WORKERS"
+        2, "a count", parse_count, "WHARF_MAX_WORKERS", "SERVING_MAX_WORKERS", "SAGEMAKER_MODEL_SERVER_WORKERS"
     )
     """Workers that such a model may grow to while requests wait and the budget has room (DJL's own number)."""
 
-    worker_idle_s: float = _setting(60.0, "seconds", _seconds, "WHARF_WORKER_IDLE", "SERVING_MAX_IDLE_TIME")
+    worker_idle_s: float = _setting(60.0, "seconds", parse_seconds, "WHARF_WORKER_IDLE", "SERVING_MAX_IDLE_TIME")
     """Workers beyond the least number end after so long without a request (DJL's max_idle_time)."""
 
-    worker_queue: int = _setting(1000, "a count", _count, "WHARF_WORKER_QUEUE", "SERVING_JOB_QUEUE_SIZE")
+    worker_queue: int = _setting(1000, "a count", parse_count, "WHARF_WORKER_QUEUE", "SERVING_JOB_QUEUE_SIZE")
     """Requests that may wait for one model's workers; past it the answer is 503 (DJL's job_queue_size)."""
 
-    worker_deaths: int = _setting(5, "a count", _count, "WHARF_WORKER_DEATHS")
+    worker_deaths: int = _setting(5, "a count", parse_count, "WHARF_WORKER_DEATHS")
     """Deaths in a row, without one answer between them, after which a model is withdrawn with the reason."""
 
-    worker_ping_s: float = _setting(10.0, "seconds", _seconds, "WHARF_WORKER_PING")
+    worker_ping_s: float = _setting(10.0, "seconds", parse_seconds, "WHARF_WORKER_PING")
     """How often a worker that has nothing to do is asked whether it lives: some 0.2 ms of CPU each time."""
 
-    worker_ping_timeout_s: float = _setting(30.0, "seconds", _seconds, "WHARF_WORKER_PING_TIMEOUT")
-    """An idle worker that does not answer for so long hangs, and is replaced.
+    worker_ping_timeout_s: float = _setting(30.0, "seconds", parse_seconds, "WHARF_WORKER_PING_TIMEOUT")
+    """An idle worker that does not answer for so long hangs, and is replaced. A shorter predict timeout counts instead.
 
     Its own threads may hold the GIL that long, and a handler's work after its answer take that long.
     """
@@ -300,41 +224,41 @@ class Settings:
     worker_memory_bytes: int = _setting(0, "bytes, 512MiB, 4GiB", parse_bytes, "WHARF_WORKER_MEMORY")
     """Address space of one worker (RLIMIT_AS); 0 is no limit. torch alone maps several GiB that it never touches."""
 
-    worker_processes: int = _setting(256, "a count", _count, "WHARF_WORKER_PROCESSES")
+    worker_processes: int = _setting(256, "a count", parse_count, "WHARF_WORKER_PROCESSES")
     """Processes and threads that one worker may start; a fork bomb ends here. 64 cores' thread pools fit."""
 
-    worker_files: int = _setting(4096, "a count", _count, "WHARF_WORKER_FILES")
+    worker_files: int = _setting(4096, "a count", parse_count, "WHARF_WORKER_FILES")
     """Files that one worker may hold open."""
 
     max_reply_bytes: int = _setting(64 << 20, "bytes, 64MiB", parse_bytes, "WHARF_MAX_REPLY_BYTES")
     """Largest answer of a worker, held whole in memory (DJL's max_output_size); what is streamed has no limit."""
 
-    install_requirements: bool = _setting(False, "true or false", _flag, "WHARF_INSTALL_REQUIREMENTS")
+    install_requirements: bool = _setting(False, "true or false", parse_flag, "WHARF_INSTALL_REQUIREMENTS")
     """Install a model's requirements.txt into an environment of its own; else it runs with what the image has."""
 
-    admin_token: str | None = _setting(None, "a secret", _token, "WHARF_ADMIN_TOKEN")
+    admin_token: str | None = _setting(None, "a secret", parse_token, "WHARF_ADMIN_TOKEN")
     """Token that management routes want as a Bearer token. Ignored in platform mode, as the platform sends none."""
 
-    load_files: bool = _setting(False, "true or false", _flag, "WHARF_LOAD_FILES")
+    load_files: bool = _setting(False, "true or false", parse_flag, "WHARF_LOAD_FILES")
     """Take files that come with a V2 load (`file:1/model.py`): who may load then runs code of their own here."""
 
     log_level: str = _setting(
         "info",
         "debug, info, warning, error, critical",
-        _log_level,
+        parse_log_level,
         "SAGEMAKER_CONTAINER_LOG_LEVEL",
         "WHARF_LOG_LEVEL",
         ("SAGEMAKER_TRITON_LOG_VERBOSE", lambda text: "info" if text.strip().lower() in ("0", "false") else "debug"),
     )
     """Least level of log lines."""
 
-    log_format: str = _setting("text", "text or json", _one_of("text", "json"), "WHARF_LOG_FORMAT")
+    log_format: str = _setting("text", "text or json", one_of("text", "json"), "WHARF_LOG_FORMAT")
     """key=value text or one JSON object a line."""
 
-    access_log: str = _setting("all", "all, errors or off", _one_of("all", "errors", "off"), "WHARF_ACCESS_LOG")
+    access_log: str = _setting("all", "all, errors or off", one_of("all", "errors", "off"), "WHARF_ACCESS_LOG")
     """Which requests get a line; polls of /ping and GET /models never do unless they fail."""
 
-    shared_memory: bool = _setting(False, "true or false", _flag, "WHARF_SHARED_MEMORY")
+    shared_memory: bool = _setting(False, "true or false", parse_flag, "WHARF_SHARED_MEMORY")
     """Let V2 clients register system shared memory: whoever may do so reads and writes what lies in /dev/shm."""
 
     tritonserver: Path | None = _setting(None, "a file", Path, "WHARF_TRITONSERVER")
@@ -344,17 +268,17 @@ class Settings:
     """
 
     triton_backends: tuple[str, ...] = _setting(
-        (), "names of Triton's backends, with commas", _names, "WHARF_TRITON_BACKENDS"
+        (), "names of Triton's backends, with commas", parse_names, "WHARF_TRITON_BACKENDS"
     )
     """Backends (python, onnxruntime, ...) whose models tritonserver runs though we could run them here."""
 
-    triton_shared_bytes: int = _setting(32 << 20, "bytes, or off", _bytes_or_off, "WHARF_TRITON_SHARED_MEMORY")
+    triton_shared_bytes: int = _setting(32 << 20, "bytes, or off", parse_bytes_or_off, "WHARF_TRITON_SHARED_MEMORY")
     """What tritonserver shares with us at most, in /dev/shm, for large tensors; they go by gRPC where that is full.
 
     Never more than a quarter of /dev/shm, which tritonserver's Python backend needs, too.
     """
 
-    fake_backend: bool = _setting(False, "true or false", _flag, "WHARF_FAKE_BACKEND")
+    fake_backend: bool = _setting(False, "true or false", parse_flag, "WHARF_FAKE_BACKEND")
     """Serve folders with a fake.json: a small real backend with a byte meter, for load tests."""
 
     @classmethod

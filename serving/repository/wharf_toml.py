@@ -36,7 +36,7 @@ from typing import Any
 from serving.errors import InvalidArtifactError
 from serving.repository.model_config import ModelConfig, checked_specs
 from serving.repository.worker_config import WorkerConfig
-from serving.settings import parse_bytes
+from serving.setting_values import parse_bytes
 from serving.tensors import DTYPES, TensorSpec
 
 IN_PROCESS = ("torchscript", "torch_export", "onnx")

@@ -15,10 +15,11 @@ import sys
 from typing import Any
 
 _MODULE = "torch.distributed.rendezvous"
+_OTHER_NAMES = ("localhost", "::1")  # of loopback, for who meets at a place of his own
 
 
 def keep_local(address: str) -> None:
-    """Have stores for `address`, which is loopback's, listen there and nowhere else; without torch do nothing."""
+    """Have stores for loopback, `address` or its other names, listen there alone; without torch do nothing."""
     try:
         importlib.import_module("torch.distributed")
         module: Any = sys.modules[_MODULE]
@@ -29,9 +30,13 @@ def keep_local(address: str) -> None:
     def local(
         host_name: str, port: int, world_size: Any = None, is_master: bool = False, *rest: Any, **more: Any
     ) -> Any:
-        if not is_master or host_name != address:
+        if not is_master or host_name not in (address, *_OTHER_NAMES):
             return make(host_name, port, world_size, is_master, *rest, **more)
-        number = socket.create_server((host_name, port)).detach()  # the store's from now on
+        family = socket.AF_INET6 if ":" in host_name else socket.AF_INET
+        try:
+            number = socket.create_server((host_name, port), family=family).detach()  # the store's from now on
+        except OSError:  # as a rule this process has a store there, which torch shares; else torch says what is wrong
+            return make(host_name, port, world_size, is_master, *rest, **more)
         try:
             return make(host_name, port, world_size, is_master, *rest, master_listen_fd=number, **more)
         except TypeError:  # a torch of before that parameter

@@ -72,18 +72,18 @@ class _Loop:
         self._channel = channel
         self._handler = handler
         self._launch = launch
+        self._is_stopped = False
 
     def run(self) -> None:
-        while True:
+        while not self._is_stopped:
             message = self._channel.receive()
-            if message.kind is Kind.STOP:
-                self._handler.close()
-                return
+            self._is_stopped = message.kind is Kind.STOP
             if message.kind is Kind.CALL:
                 self._answer(message)
             elif message.kind is Kind.PING:  # by the thread that would answer a call, and holding the GIL as it would
                 self._channel.send(Kind.PONG, message.call)
             # A CANCEL for a stream that ended meanwhile needs nothing.
+        self._handler.close()
 
     def _answer(self, message: Message) -> None:
         call = message.call
@@ -146,7 +146,7 @@ class _Loop:
                     break
                 self._channel.send(Kind.CHUNK, call, None, [chunk])
                 # Ranks stop after the same chunk: one that went on alone would wait for the others for ever.
-                if self._launch.ranks and self._channel.receive().kind is not Kind.NEXT:
+                if self._launch.ranks and not self._is_wanted():
                     break
         except ChannelError:
             raise
@@ -159,6 +159,11 @@ class _Loop:
             if close is not None:
                 _run_quietly(close)
         self._channel.send(Kind.END, call, error)
+
+    def _is_wanted(self) -> bool:
+        kind = self._channel.receive().kind
+        self._is_stopped = kind is Kind.STOP  # `run` hears of it when the stream has ended
+        return kind is Kind.NEXT
 
     def _is_cancelled(self) -> bool:
         return self._channel.has_input()

@@ -53,7 +53,7 @@ class Pool:
         self._starting = 0
         self._loading: set[Member] = set()
         self._granted = 0  # workers that memory was asked for
-        self._ready: dict[str, object] = {}
+        self.ready: dict[str, object] = {}  # what the model said of itself when it was
         self._numbers = iter(range(1 << 30))
         self._deaths = Deaths(plan.max_deaths)
         self._gone = ""  # why no request is taken any more
@@ -61,11 +61,6 @@ class Pool:
         self._timer: threading.Timer | None = None  # for the next worker
         self._bytes_each = 0
         self._heard: Callable[[int], None] = lambda _count: None
-
-    @property
-    def ready(self) -> dict[str, object]:
-        """What the model said of itself when it was ready."""
-        return self._ready
 
     @property
     def workers(self) -> int:
@@ -184,7 +179,10 @@ class Pool:
         with self._lock:
             unheard = self._idle.take_unheard(self.plan.ping_s)
         for instance in unheard:
-            threading.Thread(target=self._ping, args=[instance], name="worker-ping", daemon=True).start()
+            try:
+                threading.Thread(target=self._ping, args=[instance], name="worker-ping", daemon=True).start()
+            except RuntimeError:  # no thread is to be had: it is asked another time
+                self._release(instance, is_used=False)
 
     def close(self) -> None:
         """End every worker; return when their memory is back."""
@@ -230,12 +228,12 @@ class Pool:
         job.is_done.wait()
         return False
 
-    def _release(self, instance: Member) -> None:
-        """Give a worker back: to the first in line, else to the idle ones."""
+    def _release(self, instance: Member, *, is_used: bool = True) -> None:
         with self._lock:
-            self._pass_on(instance)
+            self._pass_on(instance, is_used)
 
-    def _pass_on(self, instance: Member, *, is_used: bool = True) -> None:
+    def _pass_on(self, instance: Member, is_used: bool = True) -> None:
+        """Give a worker back, to the first in line, else to the idle ones; under the lock."""
         if instance not in self._live or instance.is_ended:
             instance.let_go()
             return
@@ -248,10 +246,13 @@ class Pool:
             job.lead(self._idle.take())
 
     def _ping(self, instance: Member) -> None:
-        with suppress(ServingError):  # it has ended: `_on_exit` hears of that
-            instance.ping(time.monotonic() + self.plan.ping_timeout_s)
-        with self._lock:
-            self._pass_on(instance, is_used=False)
+        # Whoever waits for it meanwhile waits no longer than for one that got a request and hangs.
+        timeout_s = min(self.plan.ping_timeout_s, self.plan.predict_timeout_s)
+        try:
+            with suppress(ServingError):  # it has ended: `_on_exit` hears of that
+                instance.ping(time.monotonic() + timeout_s)
+        finally:
+            self._release(instance, is_used=False)
 
     # ---- calls ------------------------------------------------------------------------------------------------------
 
@@ -309,7 +310,7 @@ class Pool:
         with self._lock:
             self._starting -= 1
             if not self._gone:
-                self._ready = instance.ready
+                self.ready = instance.ready
                 self._live.add(instance)
                 self._pass_on(instance)
                 self._heard(len(self._live))

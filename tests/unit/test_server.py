@@ -24,7 +24,8 @@ from serving.server import (
     _share,
     threads_of,
 )
-from serving.settings import Settings, Share
+from serving.setting_values import Share
+from serving.settings import Settings
 from tests.models import MIB, make_fake
 from tests.unit.house import others
 from tests.unit.http.wsgi import Answer, ask

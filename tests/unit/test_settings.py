@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.settings import SettingError, Settings, Share, parse_bytes, unknown_settings
+from serving.setting_values import Share, parse_bytes
+from serving.settings import SettingError, Settings, unknown_settings
 
 
 def test_without_an_environment_everything_has_a_default() -> None:

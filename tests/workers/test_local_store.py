@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,36 @@ def test_a_store_of_the_group_gets_a_socket_that_listens_on_loopback(rendezvous:
         assert listener.getsockname() == (LOOPBACK, port)
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     assert (given, named) == ((LOOPBACK, port, 2, True), {"multi_tenant": True})
+
+
+@pytest.mark.parametrize("host", [LOOPBACK, "localhost", "::1"])
+def test_loopback_is_kept_by_every_name(rendezvous: Any, host: str) -> None:
+    """And a real store answers there, by the name that it was given."""
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    keep_local(LOOPBACK)
+    port = free_port()
+    store = rendezvous.TCPStore(host, port, 1, True)
+    store.set("key", "value")
+    listening = {address for address, number in addresses() if number == port}
+    assert listening == {"00000000000000000000000001000000" if host == "::1" else "0100007F"}
+
+
+def addresses() -> list[tuple[str, int]]:
+    """Where somebody listens, as the kernel writes it."""
+    rows = [line.split() for each in ("tcp", "tcp6") for line in Path(f"/proc/net/{each}").read_text().splitlines()[1:]]
+    ends = [row[1].split(":") for row in rows if row[3] == "0A"]
+    return [(address, int(number, 16)) for address, number in ends]
+
+
+def test_a_second_store_shares_the_first_ones_port(rendezvous: Any) -> None:
+    """As torch has it, where something still holds the first."""
+    keep_local(LOOPBACK)
+    port = free_port()
+    first = rendezvous.TCPStore(LOOPBACK, port, 1, True, multi_tenant=True)
+    second = rendezvous.TCPStore(LOOPBACK, port, 1, True, multi_tenant=True)
+    first.set("key", "value")
+    assert second.get("key") == b"value"
 
 
 @pytest.mark.parametrize("given", [(LOOPBACK, 1, 2, False), (LOOPBACK, 1, 2, False, 9), ("10.0.0.1", 1, 2, True)])

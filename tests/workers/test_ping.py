@@ -159,6 +159,42 @@ def test_a_request_that_comes_while_one_is_asked_gets_the_next_worker(supervisor
         assert ask(made, "os.getpid()", 20) != hung
 
 
+def test_a_ping_takes_no_longer_than_a_request_may(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Requests of a short predict timeout would all wait in vain for the end of a long ping."""
+    with pool(supervisor, launch_of(tmp_path), ping_s=0.0, ping_timeout_s=60, predict_timeout_s=0.5) as made:
+        hung = pid(made)
+        os.kill(hung, signal.SIGSTOP)
+        made.ping()
+        until(lambda: not is_alive(hung))
+
+
+def test_a_ping_that_gets_no_thread_loses_no_worker(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may have no more threads for a while."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError(f"can't start new thread {thread.name}")
+
+    with pool(supervisor, launch_of(tmp_path), ping_s=0.0, min_workers=2, max_workers=2) as made:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            made.ping()
+        assert len(made._idle) == 2
+
+
+def test_a_ping_that_fails_loses_no_worker(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the trouble: who lives answers the next request."""
+    with pool(supervisor, launch_of(tmp_path), ping_s=0.0) as made:
+        (member,) = made._live
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(member, "ping", lambda _deadline: bytes(1 << 62))
+            made._ping(made._idle.take())
+        assert ask(made, "1") == 1
+
+
 def test_a_ping_makes_no_worker_less_idle(supervisor: Supervisor, tmp_path: Path) -> None:
     """One beyond the least number ends though it has just said that it lives."""
     with pool(supervisor, launch_of(tmp_path), max_workers=2, idle_s=0.2, ping_s=0.0) as made:
