@@ -20,7 +20,7 @@ from typing import cast
 from serving.backends.base import Backend, HandlerModel, LoadedModel
 from serving.backends.wrapping import WrappedBackend, WrappedModel
 from serving.errors import BadRequestError, ModelFailedError, ServingError
-from serving.repository.engine_layout import ENGINE
+from serving.repository.engine_layout import ENGINE, routes_of
 from serving.repository.layouts import ModelSpec
 from serving.workers.dialects.engine import HOST, IS_SUSPECT, PORT
 from serving.workers.handler import Body, Reply, Request
@@ -45,7 +45,7 @@ class EngineModel(WrappedModel):
         self._timeout_s = timeout_s
         self._reply_max_bytes = reply_max_bytes
         options = spec.handler.options if spec.handler else {}
-        self._routes = (*_ROUTES.values(), *re.split(r"[,\s]+", options.get("routes", "").strip()))
+        self._routes = (*_ROUTES.values(), *routes_of(options))
 
     def invoke(self, request: Request, deadline: float) -> Reply:
         """Have the engine answer, with its own status and words; a stream has as long for each event.
@@ -90,8 +90,8 @@ class EngineModel(WrappedModel):
         named = _ROUTE.search(request.headers.get(_ATTRIBUTES, ""))
         if named is not None:
             if named[1] not in self._routes:
-                known = ", ".join(filter(None, self._routes))
-                raise BadRequestError(f"Model '{self._name}' has no route {named[1]:.80}: name one of {known}.")
+                known = ", ".join(self._routes)
+                raise BadRequestError(f"Model '{self._name}' has no route '{named[1]:.80}': name one of {known}.")
             return named[1]
         keys = _keys(bytes(request.body))
         route = next((path for key, path in _ROUTES.items() if key in keys), None)
@@ -141,19 +141,31 @@ class _Answer:
 
     def whole(self, most: int) -> bytes:
         """Return the body, or one byte more than `most` of it."""
-        assert self._response is not None
-        return self._response.read(most + 1)
+        body = bytearray()
+        while len(body) <= most and (chunk := self._piece(most + 1 - len(body))):
+            body += chunk
+        return bytes(body)
 
     def __iter__(self) -> _Answer:
         return self
 
     def __next__(self) -> bytes:
         """Return what has come, at least a byte; an engine that ends or is late breaks the stream off."""
-        assert self._response is not None
-        if chunk := self._response.read1(_CHUNK_BYTES):
+        if chunk := self._piece(_CHUNK_BYTES):
             return chunk
         self.close()
         raise StopIteration
+
+    def _piece(self, most: int) -> bytes:
+        """Return what has come, nothing at the end; raises `IncompleteRead` for an end before the length that it said.
+
+        http.client itself tells a cut answer in chunks alone.
+        """
+        assert self._response is not None
+        chunk = self._response.read1(most)
+        if not chunk and self._response.length:
+            raise http.client.IncompleteRead(chunk, self._response.length)
+        return chunk
 
     def close(self) -> None:
         """Hang up."""
