@@ -172,6 +172,16 @@ def test_a_request_that_takes_too_long_is_503_and_the_engine_stays(start_server:
     assert engine(server) == pid
 
 
+def test_an_answer_that_trickles_in_has_no_more_time_than_others(start_server: StartServer) -> None:
+    """Each byte comes within the time, the whole does not."""
+    server = start_server(WHARF_PRELOAD="numpy")
+    write(server, "load_timeout_s = 60\npredict_timeout_s = 2\n")
+    assert load(server).status_code == 200
+    began = time.monotonic()
+    late = ask(server, PROMPT | {"takes": 5})
+    assert (late.status_code, time.monotonic() - began < 4) == (503, True)
+
+
 def test_an_engine_that_hangs_is_replaced(start_server: StartServer) -> None:
     """Stopped as a whole it answers neither the request nor for its health."""
     server = start_server(WHARF_PRELOAD="numpy")
