@@ -20,7 +20,7 @@ from typing import cast
 from serving.backends.base import Backend, HandlerModel, LoadedModel
 from serving.backends.wrapping import WrappedBackend, WrappedModel
 from serving.errors import BadRequestError, ModelFailedError, ServingError
-from serving.repository.engine_layout import ENGINE
+from serving.repository.engine_layout import ENGINE, routes_of
 from serving.repository.layouts import ModelSpec
 from serving.workers.dialects.engine import HOST, IS_SUSPECT, PORT
 from serving.workers.handler import Body, Reply, Request
@@ -45,7 +45,7 @@ class EngineModel(WrappedModel):
         self._timeout_s = timeout_s
         self._reply_max_bytes = reply_max_bytes
         options = spec.handler.options if spec.handler else {}
-        self._routes = (*_ROUTES.values(), *re.split(r"[,\s]+", options.get("routes", "").strip()))
+        self._routes = (*_ROUTES.values(), *routes_of(options))
 
     def invoke(self, request: Request, deadline: float) -> Reply:
         """Have the engine answer, with its own status and words; a stream has as long for each event.
@@ -56,7 +56,7 @@ class EngineModel(WrappedModel):
         route = self._route(request)
         deadline = min(deadline, time.monotonic() + self._timeout_s)
         port = int(self._ask(Request(), deadline).headers[PORT])
-        answer = _Answer(port, max(0.001, deadline - time.monotonic()))
+        answer = _Answer(port, deadline)
         try:
             return self._reply(answer, request, route)
         except BaseException as error:
@@ -90,8 +90,8 @@ class EngineModel(WrappedModel):
         named = _ROUTE.search(request.headers.get(_ATTRIBUTES, ""))
         if named is not None:
             if named[1] not in self._routes:
-                known = ", ".join(filter(None, self._routes))
-                raise BadRequestError(f"Model '{self._name}' has no route {named[1]:.80}: name one of {known}.")
+                known = ", ".join(self._routes)
+                raise BadRequestError(f"Model '{self._name}' has no route '{named[1]:.80}': name one of {known}.")
             return named[1]
         keys = _keys(bytes(request.body))
         route = next((path for key, path in _ROUTES.items() if key in keys), None)
@@ -128,32 +128,54 @@ class EngineModel(WrappedModel):
 class _Answer:
     """One request at the engine: its answer whole, or in chunks as they come; closing it takes the request back."""
 
-    def __init__(self, port: int, timeout_s: float) -> None:
-        self._connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
+    def __init__(self, port: int, deadline: float) -> None:
+        self._deadline = deadline
+        self._timeout_s = max(0.001, deadline - time.monotonic())
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=self._timeout_s)
         self._response: http.client.HTTPResponse | None = None
 
     def begin(self, route: str, body: Body, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
         """Send the request; return status and headers of the answer."""
         self._connection.request("POST", route, body, headers)
+        self._socket = self._connection.sock  # http.client forgets it where the engine will hang up
+        self._socket.settimeout(self._left_s())
         self._response = self._connection.getresponse()
         said = {name.title(): value for name, value in self._response.getheaders() if name.lower() not in _NOT_THEIRS}
         return self._response.status, said
 
     def whole(self, most: int) -> bytes:
-        """Return the body, or one byte more than `most` of it."""
-        assert self._response is not None
-        return self._response.read(most + 1)
+        """Return the body, or one byte more than `most` of it, before the deadline."""
+        body = bytearray()
+        while len(body) <= most and (chunk := self._piece(most + 1 - len(body), self._left_s())):
+            body += chunk
+        return bytes(body)
 
     def __iter__(self) -> _Answer:
         return self
 
     def __next__(self) -> bytes:
         """Return what has come, at least a byte; an engine that ends or is late breaks the stream off."""
-        assert self._response is not None
-        if chunk := self._response.read1(_CHUNK_BYTES):
+        if chunk := self._piece(_CHUNK_BYTES, self._timeout_s):
             return chunk
         self.close()
         raise StopIteration
+
+    def _left_s(self) -> float:
+        if (left_s := self._deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        return left_s
+
+    def _piece(self, most: int, timeout_s: float) -> bytes:
+        """Return what has come, nothing at the end; raises `IncompleteRead` for an end before the length that it said.
+
+        http.client itself tells a cut answer in chunks alone.
+        """
+        assert self._response is not None
+        self._socket.settimeout(timeout_s)
+        chunk = self._response.read1(most)
+        if not chunk and self._response.length:
+            raise http.client.IncompleteRead(chunk, self._response.length)
+        return chunk
 
     def close(self) -> None:
         """Hang up."""

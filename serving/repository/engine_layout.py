@@ -12,12 +12,16 @@ One worker owns the one process and takes any number of requests at once. `handl
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Mapping
 
 from serving.repository.model_folder import Found, ModelFolder
 
 ENGINE = "engine"
 _OPTIONS = ("command", "health", "routes")
+# A path as http.client sends it: it has neither controls nor what is not ASCII.
+_PATH = re.compile(r"/[!-~]*")
 
 
 def find_engine(folder: ModelFolder) -> Found:
@@ -35,6 +39,10 @@ def find_engine(folder: ModelFolder) -> Found:
         shlex.split(command)
     except ValueError as error:
         raise folder.refusal(f"the command of its engine is '{command:.80}' ({error}): close its quotes") from error
+    if bad := [each for each in routes_of(workers.options) if not _PATH.fullmatch(each)]:
+        raise folder.refusal(
+            f"the routes of its engine name {bad[0]!a:.80}, and a route begins with / and is visible ASCII: correct it"
+        )
     for key in ("min_workers", "max_workers", "batch_size"):
         if (value := getattr(workers, key)) not in (None, 1):
             raise folder.refusal(
@@ -43,3 +51,8 @@ def find_engine(folder: ModelFolder) -> Found:
             )
     handler = folder.handler(ENGINE, None, min_workers=1, max_workers=1)
     return Found(folder.config, handler)
+
+
+def routes_of(options: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the paths that requests may name besides those that are told from their bodies."""
+    return tuple(filter(None, re.split(r"[,\s]+", options.get("routes", ""))))

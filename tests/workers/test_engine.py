@@ -73,8 +73,10 @@ def test_a_custom_attribute_names_the_route(server: RunningServer) -> None:
     header = "X-Amzn-SageMaker-Custom-Attributes"
     body = {"prompt": "count", "messages": []}
     assert "text" in ask(server, body, **{header: "a=b;route=/v1/completions"}).json()["choices"][0]
-    refused = ask(server, body, **{header: "route=/v1/load_lora_adapter"})
-    assert (refused.status_code, "/v1/chat/completions" in refused.json()["error"]) == (400, True)
+    for named in ("/v1/load_lora_adapter", "", "/"):
+        refused = ask(server, body, **{header: f"route={named}"})
+        assert refused.status_code == 400
+        assert f"no route '{named}': name one of /v1/chat/completions, /v1/" in refused.json()["error"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b'{"text": 1}', b"[" * 100_000])
@@ -137,6 +139,12 @@ def test_an_engine_that_crashes_answers_503_and_is_back(server: RunningServer) -
     assert "illegal memory access" in server.log()
 
 
+def test_an_engine_that_crashes_within_its_answer_is_503(server: RunningServer) -> None:
+    """Its status and length were there; a body that is cut is nobody's answer."""
+    cut = ask(server, PROMPT | {"fail": "cut"})
+    assert (cut.status_code, "ended before it had answered" in cut.json()["error"]) == (503, True)
+
+
 def test_a_stream_breaks_off_when_the_engine_is_killed(server: RunningServer) -> None:
     """The client sees a broken body or an early end, never a hang."""
     pid = engine(server)
@@ -162,6 +170,16 @@ def test_a_request_that_takes_too_long_is_503_and_the_engine_stays(start_server:
     late = ask(server, PROMPT | {"wait_for": 99})
     assert (late.status_code, "predict_timeout_s" in late.json()["error"]) == (503, True)
     assert engine(server) == pid
+
+
+def test_an_answer_that_trickles_in_has_no_more_time_than_others(start_server: StartServer) -> None:
+    """Each byte comes within the time, the whole does not."""
+    server = start_server(WHARF_PRELOAD="numpy")
+    write(server, "load_timeout_s = 60\npredict_timeout_s = 2\n")
+    assert load(server).status_code == 200
+    began = time.monotonic()
+    late = ask(server, PROMPT | {"takes": 5})
+    assert (late.status_code, time.monotonic() - began < 4) == (503, True)
 
 
 def test_an_engine_that_hangs_is_replaced(start_server: StartServer) -> None:

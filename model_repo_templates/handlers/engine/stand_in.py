@@ -2,7 +2,8 @@
 
 Standard library alone. What a request may ask besides, for tests: `"wait_for": 8` begins when so many requests have
 been here at once; `"fail": 429` is answered with that status; `"fail": "crash"` ends this process, as a fault on a GPU
-does. The header `X-Process` tells which process answered.
+does, and `"cut"` does so after the answer's headers; `"takes": 4` sends four bytes of the answer a second apart before
+the others. The header `X-Process` tells which process answered.
 
     python stand_in.py serve MODEL --port 8000 [--host 127.0.0.1] [--served-model-name NAME] [--starts-in SECONDS]
         [--holds-mib MEBIBYTES]
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -39,9 +41,11 @@ class Routes(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     model = ""
+    asked: dict[str, Any]
 
     def do_GET(self) -> None:
         """Tell whether the model is there, or its name."""
+        self.asked = {}
         if self.path == "/health":
             self._answer(200 if _is_up.is_set() else 503, {})
         elif self.path == "/v1/models":
@@ -54,7 +58,8 @@ class Routes(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
             with _one_more():
-                self._complete(json.loads(body))
+                self.asked = json.loads(body)
+                self._complete(self.asked)
         except RefusedError as error:
             self._answer(error.status, error.body)
         except (BrokenPipeError, ConnectionResetError):
@@ -111,6 +116,15 @@ class Routes(BaseHTTPRequestHandler):
         if status in (429, 503):
             self.send_header("Retry-After", "1")
         self.end_headers()
+        self._send(body)
+
+    def _send(self, body: bytes) -> None:
+        if self.asked.get("fail") == "cut":
+            os._exit(3)
+        for _ in range(self.asked.get("takes", 0)):
+            self.wfile.write(body[:1])
+            body = body[1:]
+            time.sleep(1)
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the library's name
@@ -137,7 +151,7 @@ def _misbehave(asked: dict[str, Any]) -> None:
     if asked.get("fail") == "crash":
         print("CUDA error: an illegal memory access was encountered", flush=True)
         os._exit(3)
-    if "fail" in asked:
+    if isinstance(asked.get("fail"), int):
         raise RefusedError(asked["fail"], "OverloadedError", "as you asked")
 
 

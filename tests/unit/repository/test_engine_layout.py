@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import InvalidArtifactError
+from serving.repository.engine_layout import routes_of
 from tests.unit.repository.written import handled, worker, write
 
 COMMAND = "vllm serve {folder} --port {port}"
@@ -36,12 +37,23 @@ def test_one_worker_may_be_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "routes"),
+    [("", ()), (" , ", ()), ("/a", ("/a",)), (" /a, /b  /c ", ("/a", "/b", "/c"))],
+)
+def test_routes_have_blanks_or_commas_between_them(said: str, routes: tuple[str, ...]) -> None:
+    """None is empty: that would be the engine's /."""
+    assert routes_of({"routes": said}) == routes
+
+
+@pytest.mark.parametrize(
     ("lines", "options", "said"),
     [
         ((), {}, "the command of its engine is '', without {port}"),
         ((), {"command": "vllm serve x"}, "without {port}: say it in wharf.toml"),
         ((), {"command": 'vllm "{port}'}, "(No closing quotation): close its quotes"),
         ((), {"command": COMMAND, "port": "1"}, "the option port, and known are command, health, routes"),
+        ((), {"command": COMMAND, "routes": "/a v1/b"}, "name 'v1/b', and a route begins with /"),
+        ((), {"command": COMMAND, "routes": "/a,/é"}, "name '/\\xe9', and a route"),
         (("max_workers = 2",), {"command": COMMAND}, "max_workers = 2, and an engine is one process"),
         (("min_workers = 3",), {"command": COMMAND}, "min_workers = 3"),
         (("batch_size = 8",), {"command": COMMAND}, "batch_size = 8"),
