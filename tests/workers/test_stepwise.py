@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -105,6 +107,30 @@ def test_a_function_that_catches_everything_ends_all_the_same() -> None:
     next(values)
     values.close()
     assert list(values) == []
+
+
+class Cuda(threading.local):
+    """torch.cuda's current device, which each thread has by itself."""
+
+    device = 0
+    is_initialized = staticmethod(lambda: True)
+
+    def set_device(self, device: int) -> None:
+        """Set it for this thread."""
+        self.device = device
+
+    def current_device(self) -> int:
+        """Return this thread's."""
+        return self.device
+
+
+def test_the_function_runs_on_the_readers_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that the first `next` finds: a rank sets its own before it generates."""
+    cuda = Cuda()
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    values = Stepwise(lambda hand_out: hand_out(cuda.current_device()))
+    cuda.set_device(3)
+    assert list(values) == [3]
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])

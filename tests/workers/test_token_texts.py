@@ -93,7 +93,7 @@ def test_a_blank_that_may_be_cleaned_away_is_held_back(words: str) -> None:
     assert len(decode(ids)) - len(told) <= 4
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(60))
 def test_blanks_that_are_cleaned_away_take_no_letter_with_them(seed: int) -> None:
     """Apostrophes, points and half words in any order."""
     tokenizer = word_tokenizer()

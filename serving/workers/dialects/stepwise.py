@@ -3,11 +3,13 @@
 Libraries that report by calling back run in a thread of their own here, one value ahead of nobody: each `next` lets the
 function go on to its next value, and waits for it. `close` unwinds it where it stands, at the value that was handed out
 last; ranks of a group that are closed after the same value have therefore stopped at the same place. Knows nothing of
-models; `huggingface_tokens` and `djl_python.streaming_utils` call it.
+models, but that torch has a current GPU for each thread, which is the caller's here (unverified: more than one GPU).
+`huggingface_tokens` and `djl_python.streaming_utils` call it.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -57,6 +59,7 @@ class Stepwise:
         if self._thread.ident:
             self._steps.goes_on.release()
         else:
+            self._steps.gpu = _current_gpu()
             self._thread.start()
         self._steps.has_said.acquire()
         if self._steps.is_over:
@@ -70,6 +73,7 @@ class _Steps:
         self.goes_on, self.has_said = threading.Lock(), threading.Lock()
         self.goes_on.acquire()
         self.has_said.acquire()
+        self.gpu: int | None = None
         self.value: Any = None
         self.fault: BaseException | None = None
         self.is_over = False
@@ -84,6 +88,8 @@ class _Steps:
     def run(self, function: Callable[[HandOut], object]) -> None:
         """Run the function to its end."""
         try:
+            if self.gpu is not None:
+                sys.modules["torch"].cuda.set_device(self.gpu)
             function(self._hand_out)
         except _Left:
             pass
@@ -99,3 +105,9 @@ class _Steps:
             self.goes_on.acquire()
         if self.is_left:
             raise _Left
+
+
+def _current_gpu() -> int | None:
+    """Return torch's current GPU, where the caller uses torch and GPUs; imports nothing."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return cuda.current_device() if cuda is not None and cuda.is_initialized() else None
