@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import re
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 from serving.backends.base import Backend, HandlerModel, LoadedModel
@@ -22,9 +25,11 @@ from serving.backends.wrapping import WrappedBackend, WrappedModel
 from serving.errors import BadRequestError, ModelFailedError, ServingError
 from serving.repository.engine_layout import ENGINE, routes_of
 from serving.repository.layouts import ModelSpec
-from serving.workers.dialects.engine import HOST, IS_SUSPECT, PORT
+from serving.workers.dialects.engine import END_IT, HOST, PORT, health_of, is_well
 from serving.workers.handler import Body, Reply, Request
 from serving.workers.instance import WorkerLostError, ran
+
+log = logging.getLogger("wharf.workers")
 
 # What tells a request's kind: OpenAI's API reference, which vLLM, SGLang, TGI and llama.cpp's server follow.
 _ROUTES = {"messages": "/v1/chat/completions", "prompt": "/v1/completions", "input": "/v1/embeddings"}
@@ -34,6 +39,8 @@ _PASSED_ON = ("Content-Type", "Accept", "X-Request-Id", "Traceparent")
 # Of the engine's answer these are ours to say.
 _NOT_THEIRS = ("date", "server", "content-length", "transfer-encoding", "connection")
 _CHUNK_BYTES = 64 << 10
+# One that computes answers in milliseconds (vLLM's server is a process apart from its model); one that hangs does not.
+_HEALTH_S = 5.0
 
 
 class EngineModel(WrappedModel):
@@ -45,13 +52,15 @@ class EngineModel(WrappedModel):
         self._timeout_s = timeout_s
         self._reply_max_bytes = reply_max_bytes
         options = spec.handler.options if spec.handler else {}
+        self._health = health_of(options)
+        self._is_looked_at = threading.Lock()
         self._routes = (*_ROUTES.values(), *routes_of(options))
 
     def invoke(self, request: Request, deadline: float) -> Reply:
         """Have the engine answer, with its own status and words; a stream has as long for each event.
 
         Raises `BadRequestError` for a body that tells no route, `UnavailableError` (503) when the engine ends or is
-        late; one that is late and not well is replaced.
+        late; one that was late and is not well either is replaced.
         """
         route = self._route(request)
         deadline = min(deadline, time.monotonic() + self._timeout_s)
@@ -62,6 +71,7 @@ class EngineModel(WrappedModel):
         except BaseException as error:
             answer.close()
             if isinstance(error, TimeoutError):
+                self._look_at(port)
                 raise self._late() from None
             if isinstance(error, (OSError, http.client.HTTPException)):
                 raise self._lost(error) from None
@@ -103,12 +113,21 @@ class EngineModel(WrappedModel):
             )
         return route
 
-    def _late(self) -> ServingError:
-        """Have the worker look at the engine that was late, and return what its caller is told."""
+    def _look_at(self, port: int) -> None:
+        """See after an engine that was late, in a thread of its own: nobody waits for that, and once is enough."""
+        if self._is_looked_at.acquire(blocking=False):
+            threading.Thread(target=self._end_if_unwell, args=[port], name="engine-health", daemon=True).start()
+
+    def _end_if_unwell(self, port: int) -> None:
         try:
-            self._ask(Request(about={IS_SUSPECT: True}), time.monotonic() + self._timeout_s)
-        except ServingError as error:
-            return error
+            if not is_well(port, self._health, _HEALTH_S):
+                log.warning("event=engine_unwell model=%s health=%s within_s=%g", self._name, self._health, _HEALTH_S)
+                with suppress(ServingError):  # its worker ends with it
+                    self._ask(Request(about={END_IT: port}), time.monotonic() + self._timeout_s)
+        finally:
+            self._is_looked_at.release()
+
+    def _late(self) -> ServingError:
         return ran(
             WorkerLostError(
                 f"The engine of '{self._name}' did not answer in time, and the request was taken back: ask for less, "

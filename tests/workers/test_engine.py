@@ -182,17 +182,33 @@ def test_an_answer_that_trickles_in_has_no_more_time_than_others(start_server: S
     assert (late.status_code, time.monotonic() - began < 4) == (503, True)
 
 
-def test_an_engine_that_hangs_is_replaced(start_server: StartServer) -> None:
-    """Stopped as a whole it answers neither the request nor for its health."""
+def test_an_engine_that_hangs_is_replaced_and_nobody_waits_for_that(start_server: StartServer) -> None:
+    """Stopped as a whole it answers neither the requests, which hear that at their deadline, nor for its health."""
     server = start_server(WHARF_PRELOAD="numpy")
-    write(server, "load_timeout_s = 60\npredict_timeout_s = 6\n")
+    write(server, "load_timeout_s = 60\npredict_timeout_s = 2\n")
     assert load(server).status_code == 200
     pid = engine(server)
     os.kill(pid, signal.SIGSTOP)
-    assert ask(server, PROMPT).status_code == 503
+    began = time.monotonic()
+    with in_background(*[lambda: (ask(server, PROMPT).status_code, time.monotonic() - began)] * 4) as found:
+        pass
+    assert [(status, waited_s < 4) for status, waited_s in found] == [(503, True)] * 4
     until(lambda: ask(server, PROMPT).status_code == 200, 60)
     assert engine(server) != pid
     assert not is_alive(pid)
+    assert server.log().count("event=engine_unwell model=big") == 1
+
+
+def test_an_engine_whose_health_takes_longer_than_a_request_may_stays(start_server: StartServer) -> None:
+    """Health has a time of its own, and the worker no part in it."""
+    server = start_server(WHARF_PRELOAD="numpy")
+    write(server, "load_timeout_s = 60\npredict_timeout_s = 1\n")
+    assert load(server).status_code == 200
+    pid = engine(server)
+    assert ask(server, PROMPT | {"wait_for": 99, "health_takes": 2}).status_code == 503
+    until(lambda: "slow, and well" in server.log())
+    assert engine(server) == pid
+    assert "event=worker_hung" not in server.log()
 
 
 def test_an_unload_leaves_no_process(server: RunningServer) -> None:
