@@ -11,12 +11,12 @@ as they come. A client that leaves, or a deadline, closes the connection: engine
 from __future__ import annotations
 
 import http.client
-import json
+import itertools
 import logging
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import cast
 
@@ -36,6 +36,11 @@ _ROUTES = {"messages": "/v1/chat/completions", "prompt": "/v1/completions", "inp
 _ATTRIBUTES = "X-Amzn-Sagemaker-Custom-Attributes"
 _ROUTE = re.compile(r"(?:^|[;,\s])route=([^;,\s]*)")
 _PASSED_ON = ("Content-Type", "Accept", "X-Request-Id", "Traceparent")
+# JSON as far as its depth shows: strings, with the colon behind a key, brackets that open, those that close. A string
+# that never ends goes to the end, and `++` and its like keep what they took: no byte is read again and again.
+_TOKENS = re.compile(rb'"(?P<text>(?:[^"\\]++|\\.)*+)"?(?P<colon>\s*+:)?|[\[{]++|[\]}]++', re.DOTALL)
+# So far the key that tells the route is looked for: some 60 ms.
+_TOKENS_MAX = 100_000
 # Of the engine's answer these are ours to say.
 _NOT_THEIRS = ("date", "server", "content-length", "transfer-encoding", "connection")
 _CHUNK_BYTES = 64 << 10
@@ -103,15 +108,16 @@ class EngineModel(WrappedModel):
                 known = ", ".join(self._routes)
                 raise BadRequestError(f"Model '{self._name}' has no route '{named[1]:.80}': name one of {known}.")
             return named[1]
-        keys = _keys(bytes(request.body))
-        route = next((path for key, path in _ROUTES.items() if key in keys), None)
-        if route is None:
-            raise BadRequestError(
-                f"Model '{self._name}' tells a request's route from its body, a JSON object with one of "
-                f"{', '.join(_ROUTES)}; found {', '.join(keys)[:80] or 'none'}: send that, or the custom attribute "
-                "route=PATH."
-            )
-        return route
+        found = []
+        for key in _keys(request.body):
+            if key in _ROUTES:
+                return _ROUTES[key]
+            found.append(key)
+        raise BadRequestError(
+            f"Model '{self._name}' tells a request's route from its body, a JSON object with one of "
+            f"{', '.join(_ROUTES)}; found {', '.join(found)[:80] or 'none'}: send that, or the custom attribute "
+            "route=PATH."
+        )
 
     def _look_at(self, port: int) -> None:
         """See after an engine that was late, in a thread of its own: nobody waits for that, and once is enough."""
@@ -220,9 +226,14 @@ class EngineBackend(WrappedBackend):
         return EngineModel(spec, model, handler.predict_timeout_s or self._timeout_s, self._reply_max_bytes)
 
 
-def _keys(body: bytes) -> Sequence[str]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(document) if isinstance(document, dict) else ()
+def _keys(body: Body) -> Iterator[str]:
+    """Yield the keys of the outermost object as they come; the values are passed over, for the engine to judge."""
+    depth = 0
+    for token in itertools.islice(_TOKENS.finditer(body), _TOKENS_MAX):
+        start, end = token.span()
+        if body[start] in b"[{":
+            depth += end - start
+        elif body[start] in b"]}":
+            depth -= end - start
+        elif depth == 1 and token["colon"]:
+            yield token["text"].decode("utf-8", "replace")

@@ -8,12 +8,14 @@ import re
 import shutil
 import signal
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from serving.backends.engine import _keys
 from serving.workers.dialects.engine import _environ, _filled
 from serving.workers.process_tree import families
 from tests.conftest import StartServer
@@ -84,6 +86,27 @@ def test_a_body_that_tells_no_route_is_400_with_what_was_wanted(server: RunningS
     """It never reaches the engine."""
     answer = server.client.post("/models/big/invoke", content=body)
     assert (answer.status_code, "messages, prompt, input" in answer.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "keys"),
+    [
+        (b'{"model": "a", "prompt" : "messages", "n": 1}', ["model", "prompt", "n"]),
+        (b' {"a": {"b": [{"c": 1}]}, "d": "\\"e\\": {", "f\\"g": "\\\\", "h": []}', ["a", "d", 'f\\"g', "h"]),
+        (b'[{"a": 1}]', []),
+        (b'"a": 1', []),
+        (b'{"a": "' + b'\\"' * 1_000_000, ["a"]),
+        (b'{"a": [' + b"[]," * 1_000_000 + b'1], "b": 1}', ["a"]),
+    ],
+)
+def test_only_the_outermost_keys_of_a_body_are_looked_for(body: bytes, keys: list[str]) -> None:
+    """Strings and brackets are passed over, up to a number, and nothing is built of them."""
+    tracemalloc.start()
+    try:
+        assert list(_keys(body)) == keys
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_engines_errors_come_with_their_status_and_words(server: RunningServer) -> None:
