@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from serving.backends.engine import _keys
-from serving.workers.dialects.engine import _environ, _filled
+from serving.workers.dialects.engine import _claimed, _environ, _filled, _free_port
 from serving.workers.process_tree import families
 from tests.conftest import StartServer
 from tests.server import RunningServer
@@ -291,6 +291,16 @@ def test_an_engine_that_does_not_start_is_told(start_server: StartServer, comman
     (server.root / "big" / "wharf.toml").write_text(toml)
     answer = load(server)
     assert (answer.status_code, said in answer.json()["error"]) == (500, True)
+
+
+def test_no_two_engines_have_one_port() -> None:
+    """Whether its engine listens there yet or not, a port is one worker's until that ends."""
+    port, claim = _free_port()
+    assert _claimed(port) is None
+    claim.close()
+    again = _claimed(port)
+    assert again is not None
+    again.close()
 
 
 def test_of_a_command_only_the_four_words_are_filled_in() -> None:

@@ -46,7 +46,7 @@ class _Engine:
     def __init__(self, launch: Launch) -> None:
         self._name = launch.name
         self._health = health_of(launch.options)
-        self._port = _free_port()
+        self._port, self._claim = _free_port()
         self._is_closed = False
         words = {"port": str(self._port), "name": launch.name, "folder": launch.folder, "python": sys.executable}
         self._command = [_filled(each, words) for each in shlex.split(launch.options["command"])]
@@ -117,10 +117,29 @@ def _log(line: str) -> None:
     os.write(2, f"{line}\n".encode())  # the worker's log
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def _free_port() -> tuple[int, socket.socket]:
+    """Return a port, and the claim that keeps it from the engines of other workers until this one ends."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = int(probe.getsockname()[1])
+        if (claim := _claimed(port)) is not None:
+            return port, claim
+
+
+def _claimed(port: int) -> socket.socket | None:
+    """Claim a port that its engine opens later; None where another worker has.
+
+    Two engines that share ports (SO_REUSEPORT) would else answer for each other. The claim is an abstract name, which
+    ends with its process and is known as far as the port is, in one network namespace.
+    """
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0wharf-engine-{port}")
+    except OSError:
+        claim.close()
+        return None
+    return claim
 
 
 def _filled(word: str, values: dict[str, str]) -> str:
