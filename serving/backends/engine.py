@@ -11,10 +11,13 @@ as they come. A client that leaves, or a deadline, closes the connection: engine
 from __future__ import annotations
 
 import http.client
-import json
+import itertools
+import logging
 import re
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import cast
 
 from serving.backends.base import Backend, HandlerModel, LoadedModel
@@ -22,18 +25,27 @@ from serving.backends.wrapping import WrappedBackend, WrappedModel
 from serving.errors import BadRequestError, ModelFailedError, ServingError
 from serving.repository.engine_layout import ENGINE, routes_of
 from serving.repository.layouts import ModelSpec
-from serving.workers.dialects.engine import HOST, IS_SUSPECT, PORT
+from serving.workers.dialects.engine import END_IT, HOST, PORT, health_of, is_well
 from serving.workers.handler import Body, Reply, Request
 from serving.workers.instance import WorkerLostError, ran
+
+log = logging.getLogger("wharf.workers")
 
 # What tells a request's kind: OpenAI's API reference, which vLLM, SGLang, TGI and llama.cpp's server follow.
 _ROUTES = {"messages": "/v1/chat/completions", "prompt": "/v1/completions", "input": "/v1/embeddings"}
 _ATTRIBUTES = "X-Amzn-Sagemaker-Custom-Attributes"
 _ROUTE = re.compile(r"(?:^|[;,\s])route=([^;,\s]*)")
 _PASSED_ON = ("Content-Type", "Accept", "X-Request-Id", "Traceparent")
+# JSON as far as its depth shows: strings, with the colon behind a key, brackets that open, those that close. A string
+# that never ends goes to the end, and `++` and its like keep what they took: no byte is read again and again.
+_TOKENS = re.compile(rb'"(?P<text>(?:[^"\\]++|\\.)*+)"?(?P<colon>\s*+:)?|[\[{]++|[\]}]++', re.DOTALL)
+# So far the key that tells the route is looked for: some 60 ms.
+_TOKENS_MAX = 100_000
 # Of the engine's answer these are ours to say.
 _NOT_THEIRS = ("date", "server", "content-length", "transfer-encoding", "connection")
 _CHUNK_BYTES = 64 << 10
+# One that computes answers in milliseconds (vLLM's server is a process apart from its model); one that hangs does not.
+_HEALTH_S = 5.0
 
 
 class EngineModel(WrappedModel):
@@ -45,13 +57,15 @@ class EngineModel(WrappedModel):
         self._timeout_s = timeout_s
         self._reply_max_bytes = reply_max_bytes
         options = spec.handler.options if spec.handler else {}
+        self._health = health_of(options)
+        self._is_looked_at = threading.Lock()
         self._routes = (*_ROUTES.values(), *routes_of(options))
 
     def invoke(self, request: Request, deadline: float) -> Reply:
         """Have the engine answer, with its own status and words; a stream has as long for each event.
 
         Raises `BadRequestError` for a body that tells no route, `UnavailableError` (503) when the engine ends or is
-        late; one that is late and not well is replaced.
+        late; one that was late and is not well either is replaced.
         """
         route = self._route(request)
         deadline = min(deadline, time.monotonic() + self._timeout_s)
@@ -62,6 +76,7 @@ class EngineModel(WrappedModel):
         except BaseException as error:
             answer.close()
             if isinstance(error, TimeoutError):
+                self._look_at(port)
                 raise self._late() from None
             if isinstance(error, (OSError, http.client.HTTPException)):
                 raise self._lost(error) from None
@@ -93,22 +108,32 @@ class EngineModel(WrappedModel):
                 known = ", ".join(self._routes)
                 raise BadRequestError(f"Model '{self._name}' has no route '{named[1]:.80}': name one of {known}.")
             return named[1]
-        keys = _keys(bytes(request.body))
-        route = next((path for key, path in _ROUTES.items() if key in keys), None)
-        if route is None:
-            raise BadRequestError(
-                f"Model '{self._name}' tells a request's route from its body, a JSON object with one of "
-                f"{', '.join(_ROUTES)}; found {', '.join(keys)[:80] or 'none'}: send that, or the custom attribute "
-                "route=PATH."
-            )
-        return route
+        found = []
+        for key in _keys(request.body):
+            if key in _ROUTES:
+                return _ROUTES[key]
+            found.append(key)
+        raise BadRequestError(
+            f"Model '{self._name}' tells a request's route from its body, a JSON object with one of "
+            f"{', '.join(_ROUTES)}; found {', '.join(found)[:80] or 'none'}: send that, or the custom attribute "
+            "route=PATH."
+        )
+
+    def _look_at(self, port: int) -> None:
+        """See after an engine that was late, in a thread of its own: nobody waits for that, and once is enough."""
+        if self._is_looked_at.acquire(blocking=False):
+            threading.Thread(target=self._end_if_unwell, args=[port], name="engine-health", daemon=True).start()
+
+    def _end_if_unwell(self, port: int) -> None:
+        try:
+            if not is_well(port, self._health, _HEALTH_S):
+                log.warning("event=engine_unwell model=%s health=%s within_s=%g", self._name, self._health, _HEALTH_S)
+                with suppress(ServingError):  # its worker ends with it
+                    self._ask(Request(about={END_IT: port}), time.monotonic() + self._timeout_s)
+        finally:
+            self._is_looked_at.release()
 
     def _late(self) -> ServingError:
-        """Have the worker look at the engine that was late, and return what its caller is told."""
-        try:
-            self._ask(Request(about={IS_SUSPECT: True}), time.monotonic() + self._timeout_s)
-        except ServingError as error:
-            return error
         return ran(
             WorkerLostError(
                 f"The engine of '{self._name}' did not answer in time, and the request was taken back: ask for less, "
@@ -201,9 +226,14 @@ class EngineBackend(WrappedBackend):
         return EngineModel(spec, model, handler.predict_timeout_s or self._timeout_s, self._reply_max_bytes)
 
 
-def _keys(body: bytes) -> Sequence[str]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(document) if isinstance(document, dict) else ()
+def _keys(body: Body) -> Iterator[str]:
+    """Yield the keys of the outermost object as they come; the values are passed over, for the engine to judge."""
+    depth = 0
+    for token in itertools.islice(_TOKENS.finditer(body), _TOKENS_MAX):
+        start, end = token.span()
+        if body[start] in b"[{":
+            depth += end - start
+        elif body[start] in b"]}":
+            depth -= end - start
+        elif depth == 1 and token["colon"]:
+            yield token["text"].decode("utf-8", "replace")

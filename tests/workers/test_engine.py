@@ -8,13 +8,15 @@ import re
 import shutil
 import signal
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from serving.workers.dialects.engine import _environ, _filled
+from serving.backends.engine import _keys
+from serving.workers.dialects.engine import _claimed, _environ, _filled, _free_port
 from serving.workers.process_tree import families
 from tests.conftest import StartServer
 from tests.server import RunningServer
@@ -84,6 +86,27 @@ def test_a_body_that_tells_no_route_is_400_with_what_was_wanted(server: RunningS
     """It never reaches the engine."""
     answer = server.client.post("/models/big/invoke", content=body)
     assert (answer.status_code, "messages, prompt, input" in answer.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "keys"),
+    [
+        (b'{"model": "a", "prompt" : "messages", "n": 1}', ["model", "prompt", "n"]),
+        (b' {"a": {"b": [{"c": 1}]}, "d": "\\"e\\": {", "f\\"g": "\\\\", "h": []}', ["a", "d", 'f\\"g', "h"]),
+        (b'[{"a": 1}]', []),
+        (b'"a": 1', []),
+        (b'{"a": "' + b'\\"' * 1_000_000, ["a"]),
+        (b'{"a": [' + b"[]," * 1_000_000 + b'1], "b": 1}', ["a"]),
+    ],
+)
+def test_only_the_outermost_keys_of_a_body_are_looked_for(body: bytes, keys: list[str]) -> None:
+    """Strings and brackets are passed over, up to a number, and nothing is built of them."""
+    tracemalloc.start()
+    try:
+        assert list(_keys(body)) == keys
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_engines_errors_come_with_their_status_and_words(server: RunningServer) -> None:
@@ -182,17 +205,33 @@ def test_an_answer_that_trickles_in_has_no_more_time_than_others(start_server: S
     assert (late.status_code, time.monotonic() - began < 4) == (503, True)
 
 
-def test_an_engine_that_hangs_is_replaced(start_server: StartServer) -> None:
-    """Stopped as a whole it answers neither the request nor for its health."""
+def test_an_engine_that_hangs_is_replaced_and_nobody_waits_for_that(start_server: StartServer) -> None:
+    """Stopped as a whole it answers neither the requests, which hear that at their deadline, nor for its health."""
     server = start_server(WHARF_PRELOAD="numpy")
-    write(server, "load_timeout_s = 60\npredict_timeout_s = 6\n")
+    write(server, "load_timeout_s = 60\npredict_timeout_s = 2\n")
     assert load(server).status_code == 200
     pid = engine(server)
     os.kill(pid, signal.SIGSTOP)
-    assert ask(server, PROMPT).status_code == 503
+    began = time.monotonic()
+    with in_background(*[lambda: (ask(server, PROMPT).status_code, time.monotonic() - began)] * 4) as found:
+        pass
+    assert [(status, waited_s < 4) for status, waited_s in found] == [(503, True)] * 4
     until(lambda: ask(server, PROMPT).status_code == 200, 60)
     assert engine(server) != pid
     assert not is_alive(pid)
+    assert server.log().count("event=engine_unwell model=big") == 1
+
+
+def test_an_engine_whose_health_takes_longer_than_a_request_may_stays(start_server: StartServer) -> None:
+    """Health has a time of its own, and the worker no part in it."""
+    server = start_server(WHARF_PRELOAD="numpy")
+    write(server, "load_timeout_s = 60\npredict_timeout_s = 1\n")
+    assert load(server).status_code == 200
+    pid = engine(server)
+    assert ask(server, PROMPT | {"wait_for": 99, "health_takes": 2}).status_code == 503
+    until(lambda: "slow, and well" in server.log())
+    assert engine(server) == pid
+    assert "event=worker_hung" not in server.log()
 
 
 def test_an_unload_leaves_no_process(server: RunningServer) -> None:
@@ -252,6 +291,16 @@ def test_an_engine_that_does_not_start_is_told(start_server: StartServer, comman
     (server.root / "big" / "wharf.toml").write_text(toml)
     answer = load(server)
     assert (answer.status_code, said in answer.json()["error"]) == (500, True)
+
+
+def test_no_two_engines_have_one_port() -> None:
+    """Whether its engine listens there yet or not, a port is one worker's until that ends."""
+    port, claim = _free_port()
+    assert _claimed(port) is None
+    claim.close()
+    again = _claimed(port)
+    assert again is not None
+    again.close()
 
 
 def test_of_a_command_only_the_four_words_are_filled_in() -> None:

@@ -3,7 +3,7 @@
 Standard library alone. What a request may ask besides, for tests: `"wait_for": 8` begins when so many requests have
 been here at once; `"fail": 429` is answered with that status; `"fail": "crash"` ends this process, as a fault on a GPU
 does, and `"cut"` does so after the answer's headers; `"takes": 4` sends four bytes of the answer a second apart before
-the others. The header `X-Process` tells which process answered.
+the others; `"health_takes": 2` makes its health slow. The header `X-Process` tells which process answered.
 
     python stand_in.py serve MODEL --port 8000 [--host 127.0.0.1] [--served-model-name NAME] [--starts-in SECONDS]
         [--holds-mib MEBIBYTES]
@@ -41,12 +41,16 @@ class Routes(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     model = ""
+    health_takes = 0.0
     asked: dict[str, Any]
 
     def do_GET(self) -> None:
         """Tell whether the model is there, or its name."""
         self.asked = {}
         if self.path == "/health":
+            if Routes.health_takes:
+                time.sleep(Routes.health_takes)
+                print("slow, and well", flush=True)
             self._answer(200 if _is_up.is_set() else 503, {})
         elif self.path == "/v1/models":
             self._answer(200, {"object": "list", "data": [{"id": self.model, "object": "model"}]})
@@ -146,6 +150,7 @@ class _one_more:  # noqa: N801  read as a word: with _one_more()
 
 
 def _misbehave(asked: dict[str, Any]) -> None:
+    Routes.health_takes = asked.get("health_takes", 0.0)
     with _here:
         _here.wait_for(lambda: _peaks[0] >= asked.get("wait_for", 0))
     if asked.get("fail") == "crash":

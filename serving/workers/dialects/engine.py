@@ -14,17 +14,16 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from serving.workers.handler import Handler, HandlerError, Launch, Reply, Request
 
 HOST = "127.0.0.1"
-PORT, IS_SUSPECT = "port", "is_suspect"
-"""What a reply tells in its headers, and what a request says of itself where the engine was late."""
+PORT, END_IT = "port", "end_it"
+"""What a reply tells in its headers, and what a request says with the port of an engine that is not well."""
 # Until it is well; as long as a request of a minute's load would not notice.
 _LOOK_S = 0.05
-# One that computes answers in milliseconds (vLLM's server is a process apart from its model); one that hangs does not.
-_HEALTH_S = 5.0
 # Less than what a worker has for its farewell; what is left then is killed.
 _FAREWELL_S = 2.0
 
@@ -46,8 +45,8 @@ class _Engine:
 
     def __init__(self, launch: Launch) -> None:
         self._name = launch.name
-        self._health = launch.options.get("health", "/health")
-        self._port = _free_port()
+        self._health = health_of(launch.options)
+        self._port, self._claim = _free_port()
         self._is_closed = False
         words = {"port": str(self._port), "name": launch.name, "folder": launch.folder, "python": sys.executable}
         self._command = [_filled(each, words) for each in shlex.split(launch.options["command"])]
@@ -62,7 +61,7 @@ class _Engine:
             ) from None
 
     def wait_until_well(self) -> None:
-        while not self._is_well(1.0):
+        while not is_well(self._port, self._health, 1.0):
             try:
                 status = self._process.wait(_LOOK_S)
             except subprocess.TimeoutExpired:
@@ -74,8 +73,8 @@ class _Engine:
         threading.Thread(target=self._end_with_it, daemon=True).start()
 
     def call(self, requests: list[Request]) -> list[Reply]:
-        """Say where the engine listens; where it was late, look at it first."""
-        if any(each.about.get(IS_SUSPECT) for each in requests) and not self._is_well(_HEALTH_S):
+        """Say where the engine listens; end it where the server found that it is not well."""
+        if any(each.about.get(END_IT) == self._port for each in requests):
             _log(f"The engine of '{self._name}' is not well: it is ended.")
             self._process.kill()
             self._process.wait()
@@ -90,16 +89,6 @@ class _Engine:
         except subprocess.TimeoutExpired:
             _log(f"The engine of '{self._name}' did not end within {_FAREWELL_S} s: it is killed.")
 
-    def _is_well(self, timeout_s: float) -> bool:
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=timeout_s)
-        try:
-            connection.request("GET", self._health)
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
     def _end_with_it(self) -> None:
         status = self._process.wait()
         if not self._is_closed:
@@ -107,14 +96,50 @@ class _Engine:
             os._exit(1)
 
 
+def health_of(options: Mapping[str, str]) -> str:
+    """Return the path that answers 200 when the engine is well."""
+    return options.get("health", "/health")
+
+
+def is_well(port: int, health: str, timeout_s: float) -> bool:
+    """Ask the engine on `port` for its health; one that hangs is not well, after `timeout_s`."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
+    try:
+        connection.request("GET", health)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def _log(line: str) -> None:
     os.write(2, f"{line}\n".encode())  # the worker's log
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def _free_port() -> tuple[int, socket.socket]:
+    """Return a port, and the claim that keeps it from the engines of other workers until this one ends."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = int(probe.getsockname()[1])
+        if (claim := _claimed(port)) is not None:
+            return port, claim
+
+
+def _claimed(port: int) -> socket.socket | None:
+    """Claim a port that its engine opens later; None where another worker has.
+
+    Two engines that share ports (SO_REUSEPORT) would else answer for each other. The claim is an abstract name, which
+    ends with its process and is known as far as the port is, in one network namespace.
+    """
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0wharf-engine-{port}")
+    except OSError:
+        claim.close()
+        return None
+    return claim
 
 
 def _filled(word: str, values: dict[str, str]) -> str:
