@@ -68,7 +68,7 @@ class _Engine:
                 continue
             raise HandlerError(
                 f"The engine ended with status {status} before its {self._health} was well: what it printed is in the "
-                f"log; its command was {' '.join(self._command)[:200]}"
+                f"log; its program was {self._command[0]:.200}"
             )
         threading.Thread(target=self._end_with_it, daemon=True).start()
 
