@@ -85,6 +85,12 @@ class Reply:
     after: Any = None
     spent: Any = None
 
+    def whole(self) -> Reply:
+        """Make one body of its chunks, if it has any; return this very reply."""
+        if self.chunks is not None:
+            self.body, self.chunks = b"".join(self.chunks), None
+        return self
+
 
 class HandlerError(Exception):
     """A failure with a status of its own: 415 for a Content-Type, 400 for a body, 507 for memory.

@@ -199,8 +199,7 @@ def _gather_chunks(replies: Sequence[Reply]) -> None:
         for reply in replies:
             stack.callback(_run_quietly, getattr(reply.chunks, "close", lambda: None))
         for reply in replies:
-            if reply.chunks is not None:
-                reply.body, reply.chunks = b"".join(reply.chunks), None
+            reply.whole()
 
 
 def _told(error: BaseException) -> dict[str, Any]:

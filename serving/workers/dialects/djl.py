@@ -162,7 +162,7 @@ class _DjlHandler:
     def _lenient(self, request: Request) -> Reply:
         """Answer one of several: what is wrong with it is no other's error, and a stream goes out whole."""
         try:
-            return djl_output.whole(self._single(request))
+            return self._single(request).whole()
         except HandlerError as error:
             return djl_output.reply(djl_output.new_output(error.status, str(error)))
 

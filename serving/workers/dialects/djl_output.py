@@ -73,13 +73,6 @@ def reply(output: Output, *, is_rank: bool = False) -> Reply:
     return made
 
 
-def whole(made: Reply) -> Reply:
-    """Return a reply whose stream, if it has one, is joined to a body."""
-    if made.chunks is None:
-        return made
-    return Reply(b"".join(made.chunks), made.status, made.headers, after=made.after)
-
-
 def bodies(first: Output, rest: Iterator[Output]) -> Iterator[Body]:
     """Yield the body of each Output of an asynchronous stream."""
     yield _body(first.content)

@@ -208,7 +208,7 @@ class HuggingFaceHandler:
         """
         if len(requests) == 1:
             return [self._answer(requests[0])]
-        return [_whole(self._answer(request)) for request in requests]
+        return [self._answer(request).whole() for request in requests]
 
     def close(self) -> None:
         """Nothing to say farewell to."""
@@ -238,9 +238,3 @@ class HuggingFaceHandler:
             raise HandlerError(f"Task '{self.task}' makes no tokens here that could be streamed: omit 'stream'.", 400)
         bodies.check_accept(accept)
         return None
-
-
-def _whole(reply: Reply) -> Reply:
-    if reply.chunks is None:
-        return reply
-    return Reply(b"".join(reply.chunks), reply.status, reply.headers)
