@@ -10,10 +10,11 @@ threads in every row:
                  on one machine's cores it cannot be faster
 
 One run, in turn, round after round: the time until all tokens are there, until the first is, and between two, and
-the processor time of all processes a token. Medians, and the spread of the rounds' ratios to the baseline. The goal:
-through the server at most 5 % more of each. On a busy machine believe the processor time, with one thread: several
-wait for each other at work. `make bench-generate` runs it; it writes 200 MB to a temporary folder. Usage: python
-benchmarks/generate.py [--rounds 15] [--tokens 64] [--threads N] [--ranks]
+the processor time of all processes a token. Server and model are loaded anew several times: where a process's memory
+happens to lie makes it up to 10 % faster or slower for as long as it lives. Medians, and the spread of the loads'
+median ratios to the baseline. The goal: through the server at most 5 % more of each. On a busy machine believe the
+processor time, with one thread: several wait for each other at work. `make bench-generate` runs it; it writes 200 MB to
+a temporary folder. Usage: python benchmarks/generate.py [--loads 7] [--rounds 5] [--tokens 64] [--threads N] [--ranks]
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ class Run:
 
     came: Times
     cpu_s: float
+
+
+Cells = dict[str, list[Run]]  # of each row, what was measured between two loads
 
 
 def write_model(folder: Path) -> None:
@@ -142,22 +146,26 @@ def measured(make: Callable[[], Times], cpu_s: Callable[[], float]) -> Run:
     return Run(came, cpu_s() - before)
 
 
-def ratios(cells: dict[str, list[Run]], name: str, key: Callable[[Run], float]) -> tuple[float, str]:
-    """Return the median of a row's ratios to the baseline, round by round, and their spread."""
-    found = [key(ours) / key(theirs) for ours, theirs in zip(cells[name], cells[BARE], strict=True)]
+def ratios(loads: list[Cells], name: str, key: Callable[[Run], float]) -> tuple[float, str]:
+    """Return the median of a row's ratios to the baseline, a load its rounds' median, and their spread."""
+    found = [
+        statistics.median(key(ours) / key(theirs) for ours, theirs in zip(cells[name], cells[BARE], strict=True))
+        for cells in loads
+    ]
     return statistics.median(found), f"({min(found):.3f}-{max(found):.3f})"
 
 
-def print_table(cells: dict[str, list[Run]]) -> None:
+def print_table(loads: list[Cells]) -> None:
     """Print a line a row, and how the goal was met."""
     print(f"{'':10}{'tokens/s':>9}" + "".join(f"{name + ' ms':>12}  of the baseline    " for name in MEASURES))
-    for name, runs in cells.items():
+    for name in loads[0]:
+        runs = [run for cells in loads for run in cells[name]]
         line = f"{name:10}{len(runs[0].came) / statistics.median(map(_whole, runs)):9.1f}"
         for key in MEASURES.values():
-            ratio, spread = ratios(cells, name, key)
+            ratio, spread = ratios(loads, name, key)
             line += f"{1000 * statistics.median(map(key, runs)):12.2f}  {ratio:5.3f} {spread:14}"
         print(line)
-    found = {what: ratios(cells, SERVER, key)[0] for what, key in MEASURES.items()}
+    found = {what: ratios(loads, SERVER, key)[0] for what, key in MEASURES.items()}
     told = ", ".join(
         f"{what} {ratio - 1:+.1%} ({'met' if ratio <= GOAL else 'missed'})" for what, ratio in found.items()
     )
@@ -184,10 +192,27 @@ def _cpu(run: Run) -> float:
 MEASURES: dict[str, Callable[[Run], float]] = {"all": _whole, "first": _first, "between": _gap, "CPU": _cpu}
 
 
+def measure(root: Path, rounds: int, tokens: int, *, has_ranks: bool) -> Cells:
+    """Load the model anew on both sides, and run every row in turn."""
+    server = wharf(root, is_pinned=False)
+    try:
+        rows = dict(rows_of(server, root / "llama", tokens, has_ranks=has_ranks))
+        for run in rows.values():
+            run()
+        cells: Cells = {name: [] for name in rows}
+        for number in range(rounds):  # there and back, so that nobody always follows the same one
+            for name, run in list(rows.items())[:: -1 if number % 2 else 1]:
+                cells[name].append(run())
+    finally:
+        server.stop()
+    return cells
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--loads", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5, help="after each load")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="torch's, in every row")
     parser.add_argument("--ranks", action="store_true", help="the model in two ranks, too")
@@ -202,19 +227,15 @@ def main() -> None:
         (root / "llama/wharf.toml").write_text(f"max_workers = 1\nthreads = {arguments.threads}\n")
         halves = f"threads = {max(1, arguments.threads // 2)}\ntensor_parallel_degree = 2\n"
         (root / "llama_ranks/wharf.toml").write_text(halves)
-        server = wharf(root, is_pinned=False)
-        try:
-            rows = dict(rows_of(server, root / "llama", arguments.tokens, has_ranks=arguments.ranks))
-            for run in rows.values():
-                run()
-            cells: dict[str, list[Run]] = {name: [] for name in rows}
-            for number in range(arguments.rounds):  # there and back, so that nobody always follows the same one
-                for name, run in list(rows.items())[:: -1 if number % 2 else 1]:
-                    cells[name].append(run())
-        finally:
-            server.stop()
-    print(f"{arguments.threads} threads, {len(PROMPT)} tokens of prompt, {arguments.tokens} made, medians")
-    print_table(cells)
+        loads: list[Cells] = []
+        for number in range(arguments.loads):
+            print(f"load {number + 1} of {arguments.loads} ...", file=sys.stderr)
+            loads.append(measure(root, arguments.rounds, arguments.tokens, has_ranks=arguments.ranks))
+    print(
+        f"{arguments.threads} threads, {len(PROMPT)} tokens of prompt, {arguments.tokens} made, medians of "
+        f"{arguments.loads} loads, {arguments.rounds} rounds each"
+    )
+    print_table(loads)
 
 
 if __name__ == "__main__":
