@@ -39,8 +39,9 @@ _OTHERS = 16
 _WITH_ONE_ARENA = ("djl", "huggingface")
 # mallopt's numbers, from malloc.h: what freed memory stays at an arena's end, from which size a block is a mapping of
 # its own, and how many arenas there are. A thread's own arena is handed back after each text and faulted in again for
-# the next: 6,000 page faults of a 50 million parameters' 8 tokens, 200 with these. The sizes are the largest that glibc
-# itself comes to in a process that has freed a block as large.
+# the next: 6,000 page faults for 8 tokens of a model of 50 million parameters, 300 with these. The sizes are the
+# largest that glibc itself comes to in a process that has freed a block as large. The server's own are in
+# `serving.memory`, which Python 3.9 cannot import.
 _MALLOC = {-1: 64 << 20, -3: 32 << 20, -8: 1}
 # What shares the core budget: OpenMP, OpenBLAS, MKL and numexpr each read their own variable.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
