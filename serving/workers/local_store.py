@@ -1,9 +1,10 @@
-"""Has torch's store, at which the ranks of a group meet, listen on loopback alone.
+"""Has torch's store, at which the ranks of a group meet, listen on loopback alone, and who comes early wait briefly.
 
 torch listens on all interfaces and asks for no password, and has no setting for that; but its store takes a socket that
-listens already. So in the ranks the name by which `torch.distributed.rendezvous` makes stores is another function; who
-makes a store by himself gets torch's. Runs in workers, under foreign interpreters too: standard library alone, CPython
-3.9 on. `process_setup` calls it.
+listens already. A rank that comes before the store listens torch sends to sleep for 0.25 to 0.75 s, which is several
+times what a small group takes to load. So in the ranks the name by which `torch.distributed.rendezvous` makes stores is
+another function; who makes a store by himself gets torch's. Runs in workers, under foreign interpreters too: standard
+library alone, CPython 3.9 on. `process_setup` calls it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ import importlib
 import os
 import socket
 import sys
+import time
 from typing import Any
 
 _MODULE = "torch.distributed.rendezvous"
 _OTHER_NAMES = ("localhost", "::1")  # of loopback, for who meets at a place of his own
+# How often, and how long, a rank looks whether the store listens; after that torch waits, for as long as it was told.
+_LOOK_S = 0.005
+_LOOKS_S = 10.0
 
 
 def keep_local(address: str) -> None:
-    """Have stores for loopback, `address` or its other names, listen there alone; without torch do nothing."""
+    """Have stores for loopback, `address` or its other names, listen there alone and be found at once.
+
+    Without torch do nothing.
+    """
     try:
         importlib.import_module("torch.distributed")
         module: Any = sys.modules[_MODULE]
@@ -30,7 +38,10 @@ def keep_local(address: str) -> None:
     def local(
         host_name: str, port: int, world_size: Any = None, is_master: bool = False, *rest: Any, **more: Any
     ) -> Any:
-        if not is_master or host_name not in (address, *_OTHER_NAMES):
+        if host_name not in (address, *_OTHER_NAMES):
+            return make(host_name, port, world_size, is_master, *rest, **more)
+        if not is_master:
+            _await_listener(host_name, port)
             return make(host_name, port, world_size, is_master, *rest, **more)
         family = socket.AF_INET6 if ":" in host_name else socket.AF_INET
         try:
@@ -44,3 +55,16 @@ def keep_local(address: str) -> None:
             return make(host_name, port, world_size, is_master, *rest, **more)
 
     module.TCPStore = local
+
+
+def _await_listener(host_name: str, port: int) -> None:
+    """Return when somebody listens there, or when it was looked for long enough."""
+    until = time.monotonic() + _LOOKS_S
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host_name, port), timeout=_LOOKS_S).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(_LOOK_S)
+        except OSError:  # no such address here: torch says so
+            return

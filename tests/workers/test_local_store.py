@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving.workers import local_store
 from serving.workers.local_store import keep_local
-from tests.workers.processes import files_of
+from tests.workers.processes import files_of, in_background
 
 pytestmark = pytest.mark.torch
 
@@ -75,9 +79,33 @@ def test_a_second_store_shares_the_first_ones_port(rendezvous: Any) -> None:
     assert second.get("key") == b"value"
 
 
-@pytest.mark.parametrize("given", [(LOOPBACK, 1, 2, False), (LOOPBACK, 1, 2, False, 9), ("10.0.0.1", 1, 2, True)])
-def test_stores_of_others_are_made_as_ever(rendezvous: Any, given: tuple[Any, ...]) -> None:
-    """A rank that only asks, and a store that is to be reached from elsewhere."""
+def test_who_comes_before_the_store_finds_it_at_once(rendezvous: Any) -> None:
+    """Each time; torch alone sleeps for 0.25 to 0.75 s."""
+    keep_local(LOOPBACK)
+    for port in [free_port() for _ in range(4)]:
+        with in_background(partial(arrive, rendezvous, port)) as found:
+            threading.Event().wait(0.1)
+            store = rendezvous.TCPStore(LOOPBACK, port, 2, True, wait_for_workers=False)
+            listens = time.monotonic()
+        early, arrived = found[0]
+        assert arrived - listens < 0.2
+        store.set("key", "value")
+        assert early.get("key") == b"value"
+
+
+def arrive(rendezvous: Any, port: int) -> tuple[Any, float]:
+    """Make the store of a rank that is not the first; return it, and when that was."""
+    return rendezvous.TCPStore(LOOPBACK, port, 2, False), time.monotonic()
+
+
+@pytest.mark.parametrize(
+    "given", [(LOOPBACK, 1, 2, False), (LOOPBACK, 1, 2, False, 9), ("10.0.0.1", 1, 2, True), ("10.0.0.1", 1, 2, False)]
+)
+def test_stores_of_others_are_made_as_ever(
+    rendezvous: Any, given: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that only asks, whose wait in vain is torch's after a while, and a store that is elsewhere."""
+    monkeypatch.setattr(local_store, "_LOOKS_S", 0.05)
     made: list[Any] = []
     rendezvous.TCPStore = lambda *given, **named: made.append((given, named))
     keep_local(LOOPBACK)
