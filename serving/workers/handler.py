@@ -73,8 +73,10 @@ class Request:
 class Reply:
     """One answer: `tensors` for dialects that take them, else a status with headers and a body, whole or in chunks.
 
-    `chunks` yields bytes and is closed when the client leaves; `after` runs once the answer is sent. `spent` is the
-    server's own note of where the time went (`serving.statistics.Spent`); it never travels.
+    `chunks` yields bytes and is closed when the client leaves. One that has `push(send)` can make all of them in the
+    caller's thread instead: `send(chunk)` says whether more are wanted; what fails before the first of them fails the
+    whole call. `after` runs once the answer is sent. `spent` is the server's own note of where the time went
+    (`serving.statistics.Spent`); it never travels.
     """
 
     body: Body = b""

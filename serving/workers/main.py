@@ -87,32 +87,39 @@ class _Loop:
 
     def _answer(self, message: Message) -> None:
         call = message.call
+        opening = None
         try:
-            requests = [_request(item, message.body) for item in message.meta["items"]]
-            message.body = b""
-            if "seed" in message.meta:  # all ranks of a group draw the same numbers
-                reseed(message.meta["seed"])
-            replies = self._handler.call(requests)
-            if len(replies) != len(requests):
-                raise HandlerError(f"The handler gave {len(replies)} answers to {len(requests)} requests.")
-            if len(replies) > 1:
-                _gather_chunks(replies)
-            items, buffers = self._pack(replies)
-        except (SystemExit, KeyboardInterrupt) as end:
-            self._channel.send(Kind.ERROR, call, {"status": 503, "message": _said(end), "is_last": True})
-            raise
+            replies = self._replies(message)
+            opening = _Opening(self._channel, call, *self._pack(replies))
+            chunks = replies[0].chunks
+            if not hasattr(chunks, "push"):
+                opening.send()
+            if chunks is not None:
+                self._stream(call, chunks, opening)
         except BaseException as error:
+            if isinstance(error, ChannelError) or (opening is not None and opening.is_sent):
+                raise
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                self._channel.send(Kind.ERROR, call, {"status": 503, "message": _said(error), "is_last": True})
+                raise
             self._channel.release()
             self._channel.send(Kind.ERROR, call, _told(error))
             return
-        requests.clear()
-        self._channel.release()
-        self._channel.send(Kind.REPLY, call, {"items": items}, buffers)
-        if replies[0].chunks is not None:
-            self._stream(call, replies[0])
         for reply in replies:
             if reply.after is not None:
                 _run_quietly(reply.after)
+
+    def _replies(self, message: Message) -> list[Reply]:
+        requests = [_request(item, message.body) for item in message.meta["items"]]
+        message.body = b""
+        if "seed" in message.meta:  # all ranks of a group draw the same numbers
+            reseed(message.meta["seed"])
+        replies = self._handler.call(requests)
+        if len(replies) != len(requests):
+            raise HandlerError(f"The handler gave {len(replies)} answers to {len(requests)} requests.")
+        if len(replies) > 1:
+            _gather_chunks(replies)
+        return replies
 
     def _pack(self, replies: Sequence[Reply]) -> tuple[list[dict[str, Any]], list[Body]]:
         """Describe replies and collect their bodies; one of several that is too large becomes an error of its own."""
@@ -137,20 +144,26 @@ class _Loop:
             "(WHARF_MAX_REPLY_BYTES): answer less, or stream it."
         )
 
-    def _stream(self, call: int, reply: Reply) -> None:
-        chunks = reply.chunks
+    def _stream(self, call: int, chunks: Any, opening: _Opening) -> None:
+        """Send the chunks and the end; what fails before anything was sent is raised."""
         error: dict[str, Any] | None = None
+
+        def send(chunk: bytes) -> bool:
+            opening.send()
+            return self._send(call, chunk)
+
         try:
-            for chunk in chunks or ():
-                if not self._launch.ranks and self._is_cancelled():
-                    break
-                self._channel.send(Kind.CHUNK, call, None, [chunk])
-                # Ranks stop after the same chunk: one that went on alone would wait for the others for ever.
-                if self._launch.ranks and not self._is_wanted():
-                    break
+            if hasattr(chunks, "push"):
+                chunks.push(send)
+            else:
+                for chunk in chunks:
+                    if not self._send(call, chunk):
+                        break
         except ChannelError:
             raise
         except BaseException as fault:
+            if not opening.is_sent:
+                raise
             error = _told(fault)
             if isinstance(fault, (SystemExit, KeyboardInterrupt)):
                 raise
@@ -158,15 +171,40 @@ class _Loop:
             close = getattr(chunks, "close", None)
             if close is not None:
                 _run_quietly(close)
+        opening.send()
         self._channel.send(Kind.END, call, error)
+
+    def _send(self, call: int, chunk: bytes) -> bool:
+        """Send a chunk, unless it is wanted no more, and return whether the next one is.
+
+        Ranks stop after the same chunk: one that went on alone would wait for the others for ever.
+        """
+        if not self._launch.ranks and self._channel.has_input():
+            return False
+        self._channel.send(Kind.CHUNK, call, None, [chunk])
+        return not self._launch.ranks or self._is_wanted()
 
     def _is_wanted(self) -> bool:
         kind = self._channel.receive().kind
         self._is_stopped = kind is Kind.STOP  # `run` hears of it when the stream has ended
         return kind is Kind.NEXT
 
-    def _is_cancelled(self) -> bool:
-        return self._channel.has_input()
+
+class _Opening:
+    """A reply but for its chunks: it is sent once, before them."""
+
+    def __init__(self, channel: Channel, call: int, items: list[dict[str, Any]], buffers: list[Body]) -> None:
+        self._channel = channel
+        self._call = call
+        self._items, self._buffers = items, buffers
+        self.is_sent = False
+
+    def send(self) -> None:
+        """Let go of the request, and send it, if that is still to be done."""
+        if not self.is_sent:
+            self.is_sent = True
+            self._channel.release()
+            self._channel.send(Kind.REPLY, self._call, {"items": self._items}, self._buffers)
 
 
 def _request(item: dict[str, Any], body: Body) -> Request:

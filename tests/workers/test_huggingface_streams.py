@@ -17,6 +17,7 @@ from serving.workers.handler import Handler, HandlerError, Launch, Reply, Reques
 from tests.workers.causal_folders import save_causal
 from tests.workers.huggingface_folders import save
 from tests.workers.spellings import fallback_tokenizer, save_bytes
+from tests.workers.takers import taking
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("transformers")
@@ -56,15 +57,16 @@ def call(handler: Handler, document: Any, accept: str = "*/*") -> Reply:
 
 
 def lines(handler: Handler, inputs: Any, accept: str = LINES, **parameters: Any) -> list[Any]:
-    """Return the documents of a stream, of lines or of events."""
-    reply = call(handler, {"inputs": inputs, "parameters": parameters}, accept)
-    assert reply.chunks is not None
-    return [json.loads(bytes(chunk).removeprefix(b"data:")) for chunk in reply.chunks]
+    """Return the documents of a stream, of lines or of events, pushed as the worker has it."""
+    chunks: Any = call(handler, {"inputs": inputs, "parameters": parameters}, accept).chunks
+    found: list[bytes] = []
+    chunks.push(taking(found))
+    return [json.loads(chunk.removeprefix(b"data:")) for chunk in found]
 
 
 def refused(handler: Handler, document: Any, accept: str = "*/*") -> tuple[int, str]:
     with pytest.raises(HandlerError) as refusal:
-        call(handler, document, accept)
+        call(handler, document, accept).whole()
     return refusal.value.status, str(refusal.value)
 
 
@@ -261,7 +263,9 @@ def test_what_is_held_back_at_the_end_is_told_although_a_broken_byte_spoiled_the
             parameters["streamer"].put(torch.tensor([token]))
         return [{"generated_text": tokenizer.decode(ids)}]
 
-    *_, last = huggingface_tokens.stream(Generator("text2text-generation", run, model, tokenizer), "hello", {})
+    tokens: list[Any] = []
+    huggingface_tokens.stream(Generator("text2text-generation", run, model, tokenizer), "hello", {})(tokens.append)
+    last = tokens[-1]
     assert (last.text, last.ending and last.ending.text) == ("\ufffd", "\ufffd\ufffd hello\ufffd")
 
 
@@ -275,7 +279,7 @@ def test_a_token_is_made_when_it_is_asked_for_and_none_after_the_reader_left(wor
     hook = made.run.model.register_forward_hook(lambda *_: runs.append(1))
     reply = call(words, {"inputs": "hello", "parameters": {"do_sample": False, "max_new_tokens": 50}}, LINES)
     chunks: Any = reply.chunks
-    assert len(runs) == 1  # the first is made before the answer begins
+    assert not runs  # who answers decides when
     for number in range(1, 5):
         next(chunks)
         assert len(runs) == number
@@ -284,6 +288,47 @@ def test_a_token_is_made_when_it_is_asked_for_and_none_after_the_reader_left(wor
     assert list(chunks) == []
     hook.remove()
     assert lines(words, "hello", **GREEDY)
+
+
+def test_what_is_pushed_is_what_is_read_and_ends_where_nobody_wants_more(words: Handler) -> None:
+    """Without a thread, with no run of the model after the last chunk that was taken."""
+    made: Any = words
+    document = {"inputs": "hello", "parameters": {"do_sample": True, "seed": 7, "max_new_tokens": 12}}
+    read = list(call(words, document, LINES).chunks or ())
+    threads: set[int] = set()
+    runs: list[int] = []
+
+    def note(*_: Any) -> None:
+        runs.append(1)
+        threads.add(threading.get_ident())
+
+    hook = made.run.model.register_forward_hook(note)
+    pushed: list[bytes] = []
+    chunks: Any = call(words, document, LINES).chunks
+    chunks.push(taking(pushed, 5))
+    hook.remove()
+    assert pushed == read[:5]
+    assert (len(runs), threads) == (5, {threading.get_ident()})
+
+
+@pytest.mark.parametrize(("at", "raised"), [(1, HandlerError), (3, ValueError)])
+def test_a_push_explains_what_fails_before_the_first_token(words: Handler, at: int, raised: type[Exception]) -> None:
+    """That is the request's failure; a later one is the stream's."""
+    made: Any = words
+    runs: list[int] = []
+
+    def fail(*_: Any) -> None:
+        runs.append(1)
+        if len(runs) == at:
+            raise ValueError("torn")
+
+    hook = made.run.model.register_forward_hook(fail)
+    chunks: Any = call(words, {"inputs": "hello", "parameters": GREEDY}, LINES).chunks
+    pushed: list[bytes] = []
+    with pytest.raises(raised, match="torn"):
+        chunks.push(taking(pushed))
+    hook.remove()
+    assert len(pushed) == at - 1
 
 
 def test_an_error_in_the_midst_is_raised_there(words: Handler) -> None:

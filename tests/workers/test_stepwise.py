@@ -7,11 +7,13 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
-from serving.workers.dialects.stepwise import HandOut, Stepwise
+from serving.workers.dialects.stepwise import HandOut, Stepwise, push
+from tests.workers.takers import taking
 
 
 def counting(made: list[int], count: int = 10) -> Callable[[HandOut], None]:
@@ -186,3 +188,58 @@ def next_quietly(values: Stepwise) -> None:
         next(values)
     except MemoryError:
         next(values)
+
+
+# ---- pushed ----------------------------------------------------------------------------------------------------------
+
+
+def test_pushed_values_come_in_order_in_the_callers_thread() -> None:
+    """And the function ends by itself."""
+    made: list[int] = []
+    taken: list[int] = []
+    threads: list[int] = []
+
+    def count(hand_out: HandOut) -> None:
+        threads.append(threading.get_ident())
+        counting(made, 3)(hand_out)
+
+    push(count, taking(taken))
+    assert (taken, threads) == ([0, 1, 2], [threading.get_ident()])
+    assert made == [0, 1, 2, -1]
+
+
+def test_who_wants_no_more_unwinds_the_function_where_it_stands() -> None:
+    """Whatever it raises then; who is stubborn is told again."""
+    made: list[int] = []
+    push(counting(made), lambda value: value < 2)
+    assert made == [0, 1, 2, -1]
+
+    taken: list[int] = []
+
+    def stubborn(hand_out: HandOut) -> None:
+        for number in range(3):
+            with suppress(BaseException):
+                hand_out(number)
+        raise ValueError("late")
+
+    push(stubborn, taking(taken, 1))
+    assert taken == [0]
+
+
+@pytest.mark.parametrize("fault", [ValueError("torn"), SystemExit(3)])
+def test_exceptions_of_both_sides_pass_through_a_push(fault: BaseException) -> None:
+    """The taker's after the function has unwound, though it catches everything."""
+    made: list[int] = []
+
+    def take(_: int) -> bool:
+        raise fault
+
+    def fail(hand_out: HandOut) -> None:
+        hand_out(1)
+        raise fault
+
+    with pytest.raises(type(fault)):
+        push(counting(made), take)
+    assert made == [0, -1]
+    with pytest.raises(type(fault)):
+        push(fail, lambda _: True)

@@ -14,11 +14,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from serving.workers.dialects import huggingface_bodies
 from serving.workers.dialects.huggingface_tokens import Token
+from serving.workers.dialects.stepwise import Function, Stepwise, push
 from serving.workers.handler import HandlerError
 
 _dumps = json.dumps  # people's code may replace it
@@ -37,24 +39,55 @@ class Form:
         return {"Content-Type": self.media, "X-Accel-Buffering": "no"}
 
 
-class Lines:
-    """The pieces of a body, one a token. The first is made at once, so that what is wrong is known before an answer."""
+def _as_it_is(fault: Exception) -> Exception:
+    return fault
 
-    def __init__(self, tokens: Iterator[Token], form: Form) -> None:
-        self._tokens = tokens
+
+class Lines:
+    """The pieces of a body, one a token that `generate` hands out: to be read, or pushed. Nothing is made before that.
+
+    `explain` makes of an exception before the first token what is raised for it.
+    """
+
+    def __init__(self, generate: Function, form: Form, explain: Callable[[Exception], Exception] = _as_it_is) -> None:
+        self._generate = generate
         self._write = form.write
-        self._first = next(tokens, None)
+        self._explain = explain
+        self._tokens = Stepwise(generate)
+        self._is_begun = False
 
     def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> bytes:
-        token, self._first = self._first, None
-        return self._write(next(self._tokens) if token is None else token)
+        with self._explained():
+            token = next(self._tokens)
+        self._is_begun = True
+        return self._write(token)
+
+    def push(self, send: Callable[[bytes], bool]) -> None:
+        """Make all of them here, in place of reading: `send` gets each, and says whether more are wanted."""
+
+        def take(token: Token) -> bool:
+            self._is_begun = True
+            return send(self._write(token))
+
+        with self._explained():
+            push(self._generate, take)
 
     def close(self) -> None:
         """End the generation."""
-        getattr(self._tokens, "close", lambda: None)()
+        self._tokens.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as fault:
+            told = fault if self._is_begun else self._explain(fault)
+            if told is fault:
+                raise
+            raise told from fault
 
 
 def _json_line(token: Token) -> bytes:

@@ -1,19 +1,20 @@
-"""Text generation as an iterator of tokens: each `next` makes one, the last one comes with how it ended.
+"""Text generation that hands out its tokens, the last one with how it ended.
 
-The task's own runner does the work, as for a whole answer, in a `Stepwise`: whatever the request's parameters, the
-tokens are those of the whole answer, and their texts together are its generated part. `generate` tells of a token when
-it has chosen it. The token is handed out when the model is about to run again, or has ended: only then is it known
-whether it was the last. Works with transformers 4 and 5; `huggingface` and `djl_python.huggingface` call it.
+The task's own runner does the work, as for a whole answer, and nothing runs while a token is handed out: whatever the
+request's parameters, the tokens are those of the whole answer, and their texts together are its generated part.
+`generate` tells of a token when it has chosen it. The token is handed out when the model is about to run again, or has
+ended: only then is it known whether it was the last. Works with transformers 4 and 5; `huggingface` and
+`djl_python.huggingface` call it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from serving.workers.dialects.stepwise import HandOut, Stepwise
+from serving.workers.dialects.stepwise import Function, HandOut
 from serving.workers.dialects.token_texts import TokenTexts
 
 # Tokens of a prompt that are enough to tell how a text goes on after it; Text Generation Inference takes as many.
@@ -59,14 +60,14 @@ class Generator:
         return self.task.partition("_")[0] in TASKS and self.tokenizer is not None
 
 
-def stream(generator: Generator, inputs: Any, parameters: dict[str, Any]) -> Iterator[Token]:
-    """Return the tokens of one text; closing the iterator ends the generation after the last token that it gave.
+def stream(generator: Generator, inputs: Any, parameters: dict[str, Any]) -> Function:
+    """Return what hands out the tokens (`Token`) of one text; it raises what the runner does.
 
-    Raises `ValueError` for more than one text; its first `next` raises what the runner does.
+    Raises `ValueError` for more than one text.
     """
     if _is_several(inputs) and len(inputs) != 1:
         raise ValueError(f"a stream is of one text, and inputs has {len(inputs)}")
-    return Stepwise(_Generation(generator, inputs, dict(parameters)).run)
+    return _Generation(generator, inputs, dict(parameters)).run
 
 
 def _is_several(inputs: Any) -> bool:

@@ -2,9 +2,10 @@
 
 Libraries that report by calling back run in a thread of their own here, one value ahead of nobody: each `next` lets the
 function go on to its next value, and waits for it. `close` unwinds it where it stands, at the value that was handed out
-last; ranks of a group that are closed after the same value have therefore stopped at the same place. Knows nothing of
-models, but that torch has a current GPU for each thread, which is the caller's here (unverified: more than one GPU).
-`huggingface_tokens` and `djl_python.streaming_utils` call it.
+last; ranks of a group that are closed after the same value have therefore stopped at the same place. Who can be called
+back himself needs neither iterator nor thread: `push`. Knows nothing of models, but that torch has a current GPU for
+each thread, which is the caller's here (unverified: more than one GPU).
+`huggingface_lines` and `djl_python.streaming_utils` call it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,42 @@ from collections.abc import Callable
 from typing import Any
 
 HandOut = Callable[[Any], None]
+Function = Callable[[HandOut], object]
+"""What hands out values: it calls its only argument with each."""
 
 
 class _Left(BaseException):
     """Nobody reads any more; no `Exception`, so that what the function calls does not catch it."""
+
+
+def push(function: Function, take: Callable[[Any], bool]) -> None:
+    """Run a function in this thread, and have `take` called with each value, which says whether to go on.
+
+    Where it does not, or raises, the function is unwound; `take`'s exception is raised then, the function's own always.
+    """
+    fault: BaseException | None = None
+    is_left = False
+
+    def hand_out(value: Any) -> None:
+        nonlocal fault, is_left
+        if not is_left:
+            try:
+                is_left = not take(value)
+            except BaseException as error:
+                fault, is_left = error, True
+        if is_left:
+            raise _Left
+
+    try:
+        function(hand_out)
+    except BaseException:
+        if not is_left:
+            raise
+    try:
+        if fault is not None:
+            raise fault
+    finally:
+        fault = None  # its traceback has this frame: all that the function held would wait for a garbage collection
 
 
 class Stepwise:
@@ -28,7 +61,7 @@ class Stepwise:
     One that is dropped ends its function too, in its own time.
     """
 
-    def __init__(self, function: Callable[[HandOut], object]) -> None:
+    def __init__(self, function: Function) -> None:
         self._steps = _Steps()
         self._thread = threading.Thread(target=self._steps.run, args=[function], daemon=True)
         weakref.finalize(self, self._steps.leave).atexit = False
@@ -85,7 +118,7 @@ class _Steps:
         if self.goes_on.locked():
             self.goes_on.release()
 
-    def run(self, function: Callable[[HandOut], object]) -> None:
+    def run(self, function: Function) -> None:
         """Run the function to its end."""
         try:
             if self.gpu is not None:
