@@ -28,7 +28,7 @@ class _Left(BaseException):
 def push(function: Function, take: Callable[[Any], bool]) -> None:
     """Run a function in this thread, and have `take` called with each value, which says whether to go on.
 
-    Where it does not, or raises, the function is unwound; `take`'s exception is raised then, the function's own always.
+    Where it does not, or raises, the function is unwound, and what it still raises is dropped for `take`'s exception.
     """
     fault: BaseException | None = None
     is_left = False
