@@ -41,7 +41,8 @@ def keep_local(address: str) -> None:
         if host_name not in (address, *_OTHER_NAMES):
             return make(host_name, port, world_size, is_master, *rest, **more)
         if not is_master:
-            _await_listener(host_name, port)
+            timeout: Any = more.get("timeout", rest[0] if rest else None)
+            _await_listener(host_name, port, timeout.total_seconds() if hasattr(timeout, "total_seconds") else _LOOKS_S)
             return make(host_name, port, world_size, is_master, *rest, **more)
         family = socket.AF_INET6 if ":" in host_name else socket.AF_INET
         try:
@@ -57,12 +58,12 @@ def keep_local(address: str) -> None:
     module.TCPStore = local
 
 
-def _await_listener(host_name: str, port: int) -> None:
+def _await_listener(host_name: str, port: int, most_s: float) -> None:
     """Return when somebody listens there, or when it was looked for long enough."""
-    until = time.monotonic() + _LOOKS_S
-    while time.monotonic() < until:
+    until = time.monotonic() + min(most_s, _LOOKS_S)
+    while (left_s := until - time.monotonic()) > 0:
         try:
-            socket.create_connection((host_name, port), timeout=_LOOKS_S).close()
+            socket.create_connection((host_name, port), timeout=left_s).close()
             return
         except ConnectionRefusedError:
             time.sleep(_LOOK_S)

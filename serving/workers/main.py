@@ -202,9 +202,9 @@ class _Opening:
     def send(self) -> None:
         """Let go of the request, and send it, if that is still to be done."""
         if not self.is_sent:
-            self.is_sent = True
             self._channel.release()
             self._channel.send(Kind.REPLY, self._call, {"items": self._items}, self._buffers)
+            self.is_sent = True
 
 
 def _request(item: dict[str, Any], body: Body) -> Request:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -294,7 +297,7 @@ def test_what_is_pushed_is_what_is_read_and_ends_where_nobody_wants_more(words: 
     """Without a thread, with no run of the model after the last chunk that was taken."""
     made: Any = words
     document = {"inputs": "hello", "parameters": {"do_sample": True, "seed": 7, "max_new_tokens": 12}}
-    read = list(call(words, document, LINES).chunks or ())
+    all_read = list(call(words, document, LINES).chunks or ())
     threads: set[int] = set()
     runs: list[int] = []
 
@@ -303,11 +306,11 @@ def test_what_is_pushed_is_what_is_read_and_ends_where_nobody_wants_more(words: 
         threads.add(threading.get_ident())
 
     hook = made.run.model.register_forward_hook(note)
-    pushed: list[bytes] = []
+    taken: list[bytes] = []
     chunks: Any = call(words, document, LINES).chunks
-    chunks.push(taking(pushed, 5))
+    chunks.push(taking(taken, 5))
     hook.remove()
-    assert pushed == read[:5]
+    assert taken == all_read[:5]
     assert (len(runs), threads) == (5, {threading.get_ident()})
 
 
@@ -324,11 +327,66 @@ def test_a_push_explains_what_fails_before_the_first_token(words: Handler, at: i
 
     hook = made.run.model.register_forward_hook(fail)
     chunks: Any = call(words, {"inputs": "hello", "parameters": GREEDY}, LINES).chunks
-    pushed: list[bytes] = []
+    taken: list[bytes] = []
     with pytest.raises(raised, match="torn"):
-        chunks.push(taking(pushed))
+        chunks.push(taking(taken))
     hook.remove()
-    assert len(pushed) == at - 1
+    assert len(taken) == at - 1
+
+
+def whole(reply: Reply) -> None:
+    reply.whole()
+
+
+def read(reply: Reply) -> None:
+    assert list(reply.chunks or ())
+
+
+def pushed(reply: Reply) -> None:
+    chunks: Any = reply.chunks
+    chunks.push(taking([]))
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """Memory comes back when the last one lets go of it, or not at all."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("fault", [ValueError, MemoryError])
+@pytest.mark.parametrize(("accept", "ask"), [("*/*", whole), (LINES, read), (LINES, pushed)])
+@pytest.mark.usefixtures("no_collections")
+def test_what_a_failed_run_held_is_free_with_its_exception(
+    words: Handler, fault: type[Exception], accept: str, ask: Callable[[Reply], None]
+) -> None:
+    """Gigabytes, it may be; an idle worker makes no collection."""
+    made: Any = words
+    held: list[weakref.ref[Any]] = []
+
+    def fail(*_: Any) -> None:
+        activations: set[int] = set()
+        held.append(weakref.ref(activations))
+        raise fault("torn")
+
+    hook = made.run.model.register_forward_hook(fail)
+    with suppress(HandlerError, MemoryError):
+        ask(call(words, {"inputs": "hello", "parameters": GREEDY}, accept))
+    hook.remove()
+    assert [each() for each in held] == [None]
+
+
+@pytest.mark.parametrize("ask", [read, pushed])
+@pytest.mark.usefixtures("no_collections")
+def test_a_stream_leaves_nothing_for_a_collection(words: Handler, ask: Callable[[Reply], None]) -> None:
+    """Neither the run nor who read it."""
+    reply = call(words, {"inputs": "hello", "parameters": GREEDY}, LINES)
+    ask(reply)
+    lines = weakref.ref(reply.chunks)
+    reply.chunks = None
+    assert lines() is None
 
 
 def test_an_error_in_the_midst_is_raised_there(words: Handler) -> None:

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,18 +100,36 @@ def arrive(rendezvous: Any, port: int) -> tuple[Any, float]:
 
 
 @pytest.mark.parametrize(
-    "given", [(LOOPBACK, 1, 2, False), (LOOPBACK, 1, 2, False, 9), ("10.0.0.1", 1, 2, True), ("10.0.0.1", 1, 2, False)]
+    ("given", "looks"),
+    [
+        ((LOOPBACK, 1, 2, False), [(LOOPBACK, 1, local_store._LOOKS_S)]),
+        ((LOOPBACK, 1, 2, False, 9), [(LOOPBACK, 1, local_store._LOOKS_S)]),
+        ((LOOPBACK, 1, 2, False, timedelta(seconds=3)), [(LOOPBACK, 1, 3.0)]),
+        (("10.0.0.1", 1, 2, True), []),
+        (("10.0.0.1", 1, 2, False), []),
+    ],
 )
 def test_stores_of_others_are_made_as_ever(
-    rendezvous: Any, given: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    rendezvous: Any, given: tuple[Any, ...], looks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rank that only asks, whose wait in vain is torch's after a while, and a store that is elsewhere."""
-    monkeypatch.setattr(local_store, "_LOOKS_S", 0.05)
+    """A rank that only asks looks before, no longer than it would wait; one that is elsewhere is torch's business."""
     made: list[Any] = []
+    looked: list[Any] = []
     rendezvous.TCPStore = lambda *given, **named: made.append((given, named))
+    monkeypatch.setattr(local_store, "_await_listener", lambda *where: looked.append(where))
     keep_local(LOOPBACK)
     rendezvous.TCPStore(*given)
     assert made == [(given, {})]
+    assert looked == looks
+
+
+def test_a_look_in_vain_ends_in_time() -> None:
+    """Where nobody listens, and where there is no such address."""
+    began = time.monotonic()
+    local_store._await_listener(LOOPBACK, free_port(), 0.1)
+    assert 0.1 <= time.monotonic() - began < 1
+    local_store._await_listener("no.such.host.invalid", 1, 0.1)
+    assert time.monotonic() - began < 5
 
 
 def test_a_torch_that_takes_no_socket_makes_its_store_as_ever(rendezvous: Any) -> None:

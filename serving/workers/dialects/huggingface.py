@@ -220,21 +220,19 @@ class HuggingFaceHandler:
         try:
             if form is not None:
                 tokens = huggingface_tokens.stream(self.generator, inputs, parameters)
-                return Reply(headers=form.headers, chunks=huggingface_lines.Lines(tokens, form, self._explain))
+                return Reply(headers=form.headers, chunks=huggingface_lines.Lines(tokens, form, self._refuse))
             answer = self.run(inputs, parameters)
         except Exception as fault:
-            told = self._explain(fault)
-            if told is fault:
-                raise
-            raise told from fault
+            self._refuse(fault)
+            raise
         return Reply(bodies.write(answer), headers={"Content-Type": "application/json"})
 
-    def _explain(self, fault: Exception) -> Exception:
-        """Return the refusal of a request that the task does not take; any other exception as it is."""
+    def _refuse(self, fault: Exception) -> None:
+        """Raise what is told of a request that the task does not take; any other exception is the caller's to raise."""
         # PipelineException is for a text without its [MASK] and the like; its room has moved between versions.
-        if not isinstance(fault, (ValueError, TypeError, KeyError)) and type(fault).__name__ != "PipelineException":
-            return fault
-        return HandlerError(f"Task '{self.task}' does not take this request: {bodies.last_line(fault)}", 400)
+        if isinstance(fault, (ValueError, TypeError, KeyError)) or type(fault).__name__ == "PipelineException":
+            said = bodies.last_line(fault)
+            raise HandlerError(f"Task '{self.task}' does not take this request: {said}", 400) from fault
 
     def _form(self, accept: str, wish: Any) -> huggingface_lines.Form | None:
         """Return the form of the stream that is wanted, None for a whole answer."""

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,29 +38,38 @@ class Form:
         return {"Content-Type": self.media, "X-Accel-Buffering": "no"}
 
 
-def _as_it_is(fault: Exception) -> Exception:
-    return fault
-
-
 class Lines:
     """The pieces of a body, one a token that `generate` hands out: to be read, or pushed. Nothing is made before that.
 
-    `explain` makes of an exception before the first token what is raised for it.
+    `refuse` gets an exception before the first token, and may raise a better one.
     """
 
-    def __init__(self, generate: Function, form: Form, explain: Callable[[Exception], Exception] = _as_it_is) -> None:
+    def __init__(self, generate: Function, form: Form, refuse: Callable[[Exception], None] = lambda _: None) -> None:
         self._generate = generate
         self._write = form.write
-        self._explain = explain
+        self._refuse = refuse
         self._tokens = Stepwise(generate)
+        self._first: bytes | None = None
         self._is_begun = False
+
+    def begin(self) -> Lines:
+        """Make the first piece, which is kept for who reads; raises what is wrong before anything is answered."""
+        self._first = next(self, None)
+        return self
 
     def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> bytes:
-        with self._explained():
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        try:
             token = next(self._tokens)
+        except Exception as fault:
+            if not self._is_begun:
+                self._refuse(fault)
+            raise
         self._is_begun = True
         return self._write(token)
 
@@ -72,22 +80,16 @@ class Lines:
             self._is_begun = True
             return send(self._write(token))
 
-        with self._explained():
+        try:
             push(self._generate, take)
+        except Exception as fault:
+            if not self._is_begun:
+                self._refuse(fault)
+            raise
 
     def close(self) -> None:
         """End the generation."""
         self._tokens.close()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as fault:
-            told = fault if self._is_begun else self._explain(fault)
-            if told is fault:
-                raise
-            raise told from fault
 
 
 def _json_line(token: Token) -> bytes:

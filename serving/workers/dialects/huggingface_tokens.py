@@ -103,6 +103,8 @@ class _Generation:
             answer = self._generator.run(self._inputs, {**self._parameters, **ours})
         finally:
             hook.remove()
+            del self._hand_out  # it knows its reader, who knows this run
+            self._scores.clear()
         if self._last is not None:
             hand_out(self._ended(self._last, answer))
 

@@ -143,7 +143,7 @@ class HuggingFaceService:
         for name, value in form.headers.items():
             output.add_property(name, value)
         tokens = huggingface_tokens.stream(self._generator(), values, _seeded(options))
-        return output.add_stream_content(Lines(tokens, form), output_formatter=None)
+        return output.add_stream_content(Lines(tokens, form).begin(), output_formatter=None)
 
     def _generator(self) -> huggingface_tokens.Generator:
         task = getattr(self.hf_pipeline, "task", "")
