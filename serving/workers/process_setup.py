@@ -35,7 +35,7 @@ _WITH_COMPAT_LAST = ("sagemaker", "tensorflow")
 _FIRST_NAMESPACE = "pid:[4026531836]"
 # Of one limit: what all workers of a server may come to while each stays within its own.
 _OTHERS = 16
-# Dialects whose texts are made in a thread beside the main one, with blocks of megabytes for each token.
+# Dialects whose texts may be made in a thread beside the main one (`stepwise`), with megabytes of blocks a token.
 _WITH_ONE_ARENA = ("djl", "huggingface")
 # mallopt's numbers, from malloc.h: what freed memory stays at an arena's end, from which size a block is a mapping of
 # its own, and how many arenas there are. A thread's own arena is handed back after each text and faulted in again for

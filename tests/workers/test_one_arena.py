@@ -1,4 +1,4 @@
-"""Texts are made in a thread beside the main one: its memory is kept for the next text, as the main thread's is."""
+"""Texts may be made in a thread beside the main one: its memory is kept for the next text, as the main thread's is."""
 
 from __future__ import annotations
 

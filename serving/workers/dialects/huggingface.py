@@ -17,6 +17,7 @@ from typing import Any
 from serving.workers.dialects import huggingface_bodies as bodies
 from serving.workers.dialects import huggingface_lines, huggingface_ranks, huggingface_tasks, huggingface_tokens
 from serving.workers.dialects.rows import missing
+from serving.workers.dialects.stepwise import Function, HandOut
 from serving.workers.handler import HandlerError, Launch, Reply, Request
 
 _loads = json.loads  # people's code may replace it
@@ -219,13 +220,33 @@ class HuggingFaceHandler:
         bodies.use_seed(parameters)
         try:
             if form is not None:
-                tokens = huggingface_tokens.stream(self.generator, inputs, parameters)
-                return Reply(headers=form.headers, chunks=huggingface_lines.Lines(tokens, form, self._refuse))
+                generate = self._refusing(huggingface_tokens.stream(self.generator, inputs, parameters))
+                return Reply(headers=form.headers, chunks=huggingface_lines.Lines(generate, form))
             answer = self.run(inputs, parameters)
         except Exception as fault:
             self._refuse(fault)
             raise
         return Reply(bodies.write(answer), headers={"Content-Type": "application/json"})
+
+    def _refusing(self, generate: Function) -> Function:
+        """Return a function that hands out the same, and raises as a whole answer would before its first token."""
+
+        def run(hand_out: HandOut) -> None:
+            is_begun = False
+
+            def begin(token: Any) -> None:
+                nonlocal is_begun
+                is_begun = True
+                hand_out(token)
+
+            try:
+                generate(begin)
+            except Exception as fault:
+                if not is_begun:
+                    self._refuse(fault)
+                raise
+
+        return run
 
     def _refuse(self, fault: Exception) -> None:
         """Raise what is told of a request that the task does not take; any other exception is the caller's to raise."""

@@ -39,18 +39,13 @@ class Form:
 
 
 class Lines:
-    """The pieces of a body, one a token that `generate` hands out: to be read, or pushed. Nothing is made before that.
+    """The pieces of a body, one a token that `generate` hands out: to be read, or pushed; none is made before."""
 
-    `refuse` gets an exception before the first token, and may raise a better one.
-    """
-
-    def __init__(self, generate: Function, form: Form, refuse: Callable[[Exception], None] = lambda _: None) -> None:
+    def __init__(self, generate: Function, form: Form) -> None:
         self._generate = generate
         self._write = form.write
-        self._refuse = refuse
         self._tokens = Stepwise(generate)
         self._first: bytes | None = None
-        self._is_begun = False
 
     def begin(self) -> Lines:
         """Make the first piece, which is kept for who reads; raises what is wrong before anything is answered."""
@@ -61,31 +56,12 @@ class Lines:
         return self
 
     def __next__(self) -> bytes:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        try:
-            token = next(self._tokens)
-        except Exception as fault:
-            if not self._is_begun:
-                self._refuse(fault)
-            raise
-        self._is_begun = True
-        return self._write(token)
+        first, self._first = self._first, None
+        return self._write(next(self._tokens)) if first is None else first
 
     def push(self, send: Callable[[bytes], bool]) -> None:
         """Make all of them here, in place of reading: `send` gets each, and says whether more are wanted."""
-
-        def take(token: Token) -> bool:
-            self._is_begun = True
-            return send(self._write(token))
-
-        try:
-            push(self._generate, take)
-        except Exception as fault:
-            if not self._is_begun:
-                self._refuse(fault)
-            raise
+        push(self._generate, lambda token: send(self._write(token)))
 
     def close(self) -> None:
         """End the generation."""
